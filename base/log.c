@@ -1,0 +1,15 @@
+#include "base/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+void vv_log(const vv_logger *lg, vv_log_level level, const char *fmt, ...) {
+    if (!lg || !lg->write || level < lg->least)
+        return;
+    char line[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    lg->write(lg->arg, level, line);
+}

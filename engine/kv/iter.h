@@ -1,0 +1,51 @@
+/*
+ * iter.h - a cursor over entries in internal order (entry.h). Memtables, SSTables and merges of them
+ * implement it; the merged and filtered view that users see is built from it.
+ *
+ * Not thread-safe; each thread makes its own. An iterator sees a state at least as new as when it was made,
+ * and never a half-made entry.
+ */
+#ifndef VV_ENGINE_KV_ITER_H
+#define VV_ENGINE_KV_ITER_H
+
+#include "base/assert.h"
+#include "base/status.h"
+#include "engine/kv/entry.h"
+
+typedef struct vv_iter vv_iter;
+
+typedef struct vv_iter_ops {
+    void (*destroy)(vv_iter *it);
+    void (*seek_first)(vv_iter *it);
+    void (*seek)(vv_iter *it, vv_slice key, uint64_t lsn);
+    void (*next)(vv_iter *it);
+} vv_iter_ops;
+
+/* The common head of every implementation. */
+struct vv_iter {
+    const vv_iter_ops *ops;
+    bool valid;       /* `entry` is the current entry */
+    vv_status status; /* why the iterator is not valid: OK at the end, else the failure, which is final */
+    vv_entry entry;   /* borrowed until the next call on the iterator */
+};
+
+static inline void vv_iter_destroy(vv_iter *it) {
+    if (it)
+        it->ops->destroy(it);
+}
+
+static inline void vv_iter_seek_first(vv_iter *it) {
+    it->ops->seek_first(it);
+}
+
+/* To the first entry at or behind (key, lsn) in internal order: lsn VV_LSN_MAX for the newest version. */
+static inline void vv_iter_seek(vv_iter *it, vv_slice key, uint64_t lsn) {
+    it->ops->seek(it, key, lsn);
+}
+
+static inline void vv_iter_next(vv_iter *it) {
+    VV_ASSERT(it->valid);
+    it->ops->next(it);
+}
+
+#endif

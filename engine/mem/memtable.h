@@ -1,0 +1,85 @@
+/*
+ * memtable.h - the sorted set of recent entries, in memory: one interface, chosen by MEMTABLE_TYPE.
+ *
+ * Ordering     internal order (engine/kv/entry.h).
+ * Duplicates   no two entries share an LSN, so every entry is distinct; older versions of a key stay.
+ * Concurrency  one writer at a time adds; any number of readers get and iterate without locks, beside it. A
+ *              reader sees an entry whole or not at all, and sees it for certain when it learnt of the
+ * entry's LSN after add() returned (the database publishes LSNs with release order). Life time    counted
+ * references; keys and values live in the memtable's own arena until the last reference goes, and then all at
+ * once. What get() and iterators return stays valid as long as the caller's reference. Memory       reserve()
+ * is the only call that can run out of memory, so that a write which the log has taken can always be applied.
+ */
+#ifndef VV_ENGINE_MEM_MEMTABLE_H
+#define VV_ENGINE_MEM_MEMTABLE_H
+
+#include <stdatomic.h>
+
+#include "engine/kv/entry.h"
+#include "engine/kv/iter.h"
+
+typedef struct vv_memtable vv_memtable;
+
+typedef enum vv_memtable_type { VV_MEMTABLE_SKIPLIST } vv_memtable_type;
+
+typedef struct vv_memtable_ops {
+    const char *name;
+    void (*destroy)(vv_memtable *m);
+    vv_status (*reserve)(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes);
+    void (*add)(vv_memtable *m, const vv_entry *e);
+    bool (*get)(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out);
+    vv_status (*iter_create)(vv_memtable *m, vv_iter **out);
+    uint64_t (*bytes)(const vv_memtable *m);
+} vv_memtable_ops;
+
+/* The common head of every implementation. */
+struct vv_memtable {
+    const vv_memtable_ops *ops;
+    _Atomic uint32_t refs;
+    _Atomic uint64_t entry_count;
+    uint64_t first_lsn; /* of the first entry, 0 while empty; writer's, or anyone's once sealed */
+    uint64_t last_lsn;
+};
+
+/* One reference for the caller. seed: of the random tower heights, so that tests can repeat a run. NO_MEMORY.
+ */
+vv_status vv_memtable_create(vv_memtable_type type, uint64_t seed, vv_memtable **out) VV_CHECKED;
+
+static inline void vv_memtable_ref(vv_memtable *m) {
+    atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
+}
+
+/* Drops everything with the last reference. NULL is fine. */
+void vv_memtable_unref(vv_memtable *m);
+
+/* Make sure that adding entry_count entries with data_bytes of keys and values can't fail. Writer only. */
+static inline VV_CHECKED
+vv_status vv_memtable_reserve(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes) {
+    return m->ops->reserve(m, entry_count, data_bytes);
+}
+
+/* Copy an entry in. LSNs ascend from call to call. Writer only, within what was reserved. */
+void vv_memtable_add(vv_memtable *m, const vv_entry *e);
+
+/* The newest version of `key` with an LSN at or below `lsn`, a tombstone included. */
+static inline bool vv_memtable_get(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out) {
+    return m->ops->get(m, key, lsn, out);
+}
+
+/* Borrows the caller's reference: destroy the iterator first. */
+static inline VV_CHECKED
+vv_status vv_memtable_iter_create(vv_memtable *m, vv_iter **out) {
+    *out = NULL;
+    return m->ops->iter_create(m, out);
+}
+
+/* Real memory behind the memtable. Any thread. */
+static inline uint64_t vv_memtable_bytes(const vv_memtable *m) {
+    return m->ops->bytes(m);
+}
+
+static inline uint64_t vv_memtable_count(vv_memtable *m) {
+    return atomic_load_explicit(&m->entry_count, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,115 @@
+/*
+ * sst.h - sorted string tables: immutable files of entries in internal order. Layout: engine/FORMAT.md
+ * section 2.
+ *
+ * Three parts: a writer that takes entries in order; a reader that holds index and filter of one open file in
+ * memory and answers which block may hold a key; and functions on the bytes of one block. Nothing in the read
+ * path does I/O behind the caller's back: a lookup names the block it wants, the caller brings it from cache
+ * or disk, blocking or not (engine/lsm/get.h drives this).
+ */
+#ifndef VV_ENGINE_SST_SST_H
+#define VV_ENGINE_SST_SST_H
+
+#include <stdatomic.h>
+
+#include "base/log.h"
+#include "engine/kv/iter.h"
+#include "io/io.h"
+
+#define VV_SST_BLOCK_BYTES_MIN 4096
+#define VV_SST_BLOCK_BYTES_MAX 65536
+
+/* ---- writer ---- */
+
+typedef struct vv_sst_writer vv_sst_writer;
+
+typedef struct vv_sst_writer_options {
+    vv_io_queue *queue; /* the calling thread's, with a pool of at least 2 buffers of 64 KiB or more */
+    vv_io_backend *backend;
+    const char *path;
+    uint32_t block_bytes;  /* BLOCK_SIZE */
+    double filter_fp_rate; /* BLOOM_FILTER_FALSE_POSITIVE_RATE; 0: no filter */
+} vv_sst_writer_options;
+
+/* What the manifest keeps of a finished table. */
+typedef struct vv_sst_summary {
+    uint64_t file_bytes;
+    uint64_t item_count;
+    uint64_t min_lsn;
+    uint64_t max_lsn;
+    uint8_t *first_key; /* user keys, owned by the summary */
+    uint8_t *last_key;
+    uint32_t first_key_bytes;
+    uint32_t last_key_bytes;
+} vv_sst_summary;
+
+void vv_sst_summary_deinit(vv_sst_summary *s);
+
+/* Creates the file; EXISTS if it is there. */
+vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **out, vv_error *err) VV_CHECKED;
+
+/* Entries strictly ascend in internal order. Bytes are copied. A failure is final: destroy the writer. */
+vv_status vv_sst_writer_add(vv_sst_writer *w, const vv_entry *e) VV_CHECKED;
+
+/* Write the rest and sync the file; its name is durable only after the caller syncs the directory. At least
+ * one entry was added. *out is the caller's to deinit. */
+vv_status vv_sst_writer_finish(vv_sst_writer *w, vv_sst_summary *out, vv_error *err) VV_CHECKED;
+
+/* Bytes written so far, for splitting outputs. */
+uint64_t vv_sst_writer_bytes(const vv_sst_writer *w);
+
+/* After finish, or to give up: then the file stays for the caller to unlink. NULL is fine. */
+void vv_sst_writer_destroy(vv_sst_writer *w);
+
+/* ---- reader ---- */
+
+typedef struct vv_sst_reader vv_sst_reader;
+
+/* Where one block is. bytes is a multiple of the table's block_bytes. */
+typedef struct vv_block_handle {
+    uint64_t offset;
+    uint32_t bytes;
+} vv_block_handle;
+
+/*
+ * Open a table: footer, index and filter are read, verified against their checksums and kept.
+ * CORRUPTION (CHECKSUM, BAD_MAGIC, TRUNCATED, BAD_LAYOUT) with words that name file and offset;
+ * UNSUPPORTED/FORMAT_NEWER.
+ */
+vv_status vv_sst_reader_open(vv_io_backend *b, const char *path, uint64_t file_number, vv_sst_reader **out,
+                             vv_error *err) VV_CHECKED;
+void vv_sst_reader_close(vv_sst_reader *r);
+
+vv_file *vv_sst_reader_file(const vv_sst_reader *r);
+uint64_t vv_sst_reader_file_number(const vv_sst_reader *r);
+const char *vv_sst_reader_path(const vv_sst_reader *r);
+uint64_t vv_sst_reader_item_count(const vv_sst_reader *r);
+uint64_t vv_sst_reader_max_lsn(const vv_sst_reader *r);
+/* Index and filter in memory. */
+uint64_t vv_sst_reader_memory_bytes(const vv_sst_reader *r);
+
+/* False: no version of the key is in the table. key_hash: vv_hash_key() of the user key. */
+bool vv_sst_reader_may_contain(const vv_sst_reader *r, uint64_t key_hash);
+
+/* The one block that would hold the first entry at or behind (key, lsn); false: there is none. */
+bool vv_sst_reader_find(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_block_handle *out);
+
+uint64_t vv_sst_reader_block_count(const vv_sst_reader *r);
+/* The index-th block, 0 to block_count - 1. */
+vv_block_handle vv_sst_reader_block(const vv_sst_reader *r, uint64_t index);
+
+/* ---- the bytes of one block ---- */
+
+/* Check a block as read from `h`: checksum, bound to file and offset, and layout, so that search may trust
+ * it. */
+vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const void *bytes) VV_CHECKED;
+
+/* The first entry at or behind (key, lsn) in a verified block; borrowed from it. False: none in this block.
+ */
+bool vv_sst_block_seek(const void *bytes, vv_slice key, uint64_t lsn, vv_entry *out);
+
+uint32_t vv_sst_block_count(const void *bytes);
+/* The index-th entry of a verified block. */
+void vv_sst_block_entry(const void *bytes, uint32_t index, vv_entry *out);
+
+#endif

@@ -1,0 +1,274 @@
+/*
+ * varve.h - the public interface of libvarve, a persistent key-value store.
+ *
+ *     #include <varve.h>
+ *     #include <stdio.h>
+ *
+ *     int main(void) {
+ *         varve_db *db;
+ *         varve_error err;
+ *         if (!varve_ok(varve_open("data", NULL, &db, &err)))
+ *             return fprintf(stderr, "%s\n", err.text), 1;
+ *         varve_status st = varve_put(db, "key", 3, "value", 5, NULL, NULL);
+ *         varve_close(db);
+ *         return varve_ok(st) ? 0 : 1;
+ *     }
+ *
+ * Keys are 1 to 65,535 bytes, any bytes, ordered bytewise. Values are 0 bytes to MAX_VALUE_SIZE. Every write
+ * gets a log sequence number (LSN); LSNs are contiguous and start at 1. A write is durable when its call
+ * returns OK, unless it asked for less.
+ *
+ * All functions are thread-safe except varve_close(), and the functions on one batch. Bytes given to
+ * a call are borrowed until it returns, unless its comment says more.
+ */
+#ifndef VARVE_H
+#define VARVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define VARVE_API     __attribute__((visibility("default")))
+#define VARVE_CHECKED __attribute__((warn_unused_result))
+#else
+#define VARVE_API
+#define VARVE_CHECKED
+#endif
+
+#define VARVE_VERSION_MAJOR  0
+#define VARVE_VERSION_MINOR  1
+#define VARVE_VERSION_PATCH  0
+#define VARVE_VERSION_STRING "0.1.0"
+
+#define VARVE_KEY_BYTES_MAX   65535
+#define VARVE_VALUE_BYTES_MAX ((uint64_t)1 << 30) /* the upper limit of MAX_VALUE_SIZE */
+
+/* ---- status ---- */
+
+/* Values never change their meaning; new ones may be added. */
+typedef enum varve_code {
+    VARVE_OK = 0,
+    VARVE_INVALID_ARGUMENT = 1, /* see reason; nothing changed */
+    VARVE_NOT_FOUND = 2,
+    VARVE_CORRUPTION = 3, /* bytes on disk fail their checksum or make no sense */
+    VARVE_IO = 4,         /* the device failed; sys is the errno */
+    VARVE_NO_SPACE = 5,   /* nothing changed; works again once there is space */
+    VARVE_NO_MEMORY = 6,
+    VARVE_BUSY = 7, /* nothing changed; try again */
+    VARVE_TIMED_OUT = 8,
+    VARVE_WAL_FAILED = 9, /* the log failed: outcome of this write unknown, later ones refused, reads go on */
+    VARVE_SHUTTING_DOWN = 10,
+    VARVE_UNSUPPORTED = 11, /* a newer format, or not available on this kernel */
+    VARVE_LOCKED = 12,      /* another process has the directory open */
+    VARVE_PERMISSION = 13,
+    VARVE_EXISTS = 14,
+    VARVE_TRIMMED = 15,
+    VARVE_END = 16,
+    VARVE_CONDITION_FAILED = 17,
+    VARVE_INTERNAL = 18
+} varve_code;
+
+typedef struct varve_status {
+    uint16_t code;   /* a varve_code */
+    uint16_t reason; /* finer; varve_reason_name() tells */
+    int32_t sys;     /* errno behind it, or 0 */
+} varve_status;
+
+static inline bool varve_ok(varve_status st) {
+    return st.code == VARVE_OK;
+}
+
+/* Static texts, never NULL. "NO_SPACE", "no space left on device"; "KEY_EMPTY", "key is empty". */
+VARVE_API const char *varve_code_name(uint16_t code);
+VARVE_API const char *varve_code_text(uint16_t code);
+VARVE_API const char *varve_reason_name(uint16_t reason);
+VARVE_API const char *varve_reason_text(uint16_t reason);
+
+/* The words of a failure, in the caller's storage; parameters of this type may be NULL. */
+typedef struct varve_error {
+    char text[512];
+} varve_error;
+
+/* ---- options ---- */
+
+typedef struct varve_options varve_options;
+
+typedef enum varve_log_level {
+    VARVE_LOG_DEBUG,
+    VARVE_LOG_INFO,
+    VARVE_LOG_WARN,
+    VARVE_LOG_ERROR
+} varve_log_level;
+
+/* One line without its newline, from any thread. Must not call back into the database. */
+typedef void (*varve_log_fn)(void *arg, varve_log_level level, const char *line);
+
+/* Defaults; NULL only when there is no memory. Owned by the caller, who destroys it; varve_open() copies it.
+ */
+VARVE_API varve_options *varve_options_create(void);
+VARVE_API void varve_options_destroy(varve_options *options);
+
+/* Set one key of the configuration table ("MEMTABLE_SIZE", "64MiB"): any case, '-' or '_'. INVALID_ARGUMENT
+ * names the key, the value and what is allowed. */
+VARVE_API varve_status varve_options_set(varve_options *options, const char *key, const char *value,
+                                         varve_error *err) VARVE_CHECKED;
+
+/* The index-th key of the table with its meaning, default and what is allowed; false behind the last.
+ * Texts are static. */
+typedef struct varve_option_info {
+    const char *key;
+    const char *default_value;
+    const char *allowed;
+    const char *meaning;
+} varve_option_info;
+VARVE_API bool varve_options_describe(size_t index, varve_option_info *out);
+
+/* The value of a key as text, in the form that varve_options_set takes, into buf; false if unknown. */
+VARVE_API bool varve_options_get(const varve_options *options, const char *key, char *buf, size_t buf_bytes);
+
+VARVE_API void varve_options_set_log(varve_options *options, varve_log_fn fn, void *arg,
+                                     varve_log_level least);
+
+/*
+ * Called on the committing thread after the callbacks of one commit group have all been called: the place to
+ * wake sleepers once a group instead of once a write. Must not block.
+ */
+typedef void (*varve_group_fn)(void *arg);
+VARVE_API void varve_options_set_group_callback(varve_options *options, varve_group_fn fn, void *arg);
+
+/* ---- the database ---- */
+
+typedef struct varve_db varve_db;
+
+/*
+ * Open the directory, creating it (one level) and the database in it if there is none. options NULL:
+ * defaults.
+ *
+ * LOCKED           another process has it open.
+ * PERMISSION, INVALID_ARGUMENT/NOT_DIRECTORY, NO_SPACE, IO   as they say.
+ * CORRUPTION       a file is damaged in a way that would lose acknowledged data; nothing was changed.
+ * UNSUPPORTED/FORMAT_NEWER   written by a newer Varve; nothing was changed.
+ */
+VARVE_API varve_status varve_open(const char *path, const varve_options *options, varve_db **db_out,
+                                  varve_error *err) VARVE_CHECKED;
+
+/* Finish writes under way, make asynchronous ones durable, stop all threads, release everything. No call on
+ * db may be under way or follow. The status says whether everything reached the disk. NULL is fine. */
+VARVE_API varve_status varve_close(varve_db *db);
+
+/* ---- writing ---- */
+
+typedef enum varve_durability {
+    VARVE_DURABILITY_SYNC = 0, /* returns when the write survives power loss */
+    VARVE_DURABILITY_ASYNC = 1 /* returns when readable; durable later, in order */
+} varve_durability;
+
+typedef struct varve_write_options {
+    varve_durability durability;
+    uint64_t client_id; /* 0: none. With sequence, carried in the log for retry safety */
+    uint64_t sequence;
+} varve_write_options;
+
+/*
+ * Write one entry. options may be NULL. lsn_out may be NULL.
+ *
+ * OK                 done, and as durable as asked.
+ * INVALID_ARGUMENT   KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_LARGE; nothing changed.
+ * NO_SPACE, BUSY     nothing changed.
+ * WAL_FAILED         outcome unknown; the database takes no more writes until it is opened again.
+ */
+VARVE_API varve_status varve_put(varve_db *db, const void *key, size_t key_bytes, const void *value,
+                                 size_t value_bytes, const varve_write_options *options,
+                                 uint64_t *lsn_out) VARVE_CHECKED;
+
+/* Deleting a key that is not there is OK and writes a tombstone all the same. */
+VARVE_API varve_status varve_delete(varve_db *db, const void *key, size_t key_bytes,
+                                    const varve_write_options *options, uint64_t *lsn_out) VARVE_CHECKED;
+
+/* An ordered list of puts and deletes that becomes visible and durable as one. Copies what is added.
+ * Not thread-safe. */
+typedef struct varve_batch varve_batch;
+VARVE_API varve_batch *varve_batch_create(void); /* NULL: no memory */
+VARVE_API void varve_batch_destroy(varve_batch *batch);
+VARVE_API void varve_batch_clear(varve_batch *batch);
+VARVE_API varve_status varve_batch_put(varve_batch *batch, const void *key, size_t key_bytes,
+                                       const void *value, size_t value_bytes) VARVE_CHECKED;
+VARVE_API varve_status varve_batch_delete(varve_batch *batch, const void *key,
+                                          size_t key_bytes) VARVE_CHECKED;
+VARVE_API size_t varve_batch_count(const varve_batch *batch);
+
+/* Apply a batch atomically: one LSN for each operation, in order, one log record; *lsn_out is the last. If
+ * two operations name one key, the later wins. The batch is borrowed until return and unchanged.
+ * INVALID_ARGUMENT: BATCH_EMPTY, BATCH_TOO_LARGE, or a value above MAX_VALUE_SIZE. */
+VARVE_API varve_status varve_write(varve_db *db, const varve_batch *batch, const varve_write_options *options,
+                                   uint64_t *lsn_out) VARVE_CHECKED;
+
+/*
+ * As varve_write() without waiting: `done` is called exactly once, on the committing thread or, where the
+ * write is refused at once (INVALID_ARGUMENT, SHUTTING_DOWN, WAL_FAILED), on this one before the call
+ * returns. It must not block nor call into the database. The batch is borrowed until then. lsn is 0 unless
+ * OK.
+ */
+typedef void (*varve_write_fn)(void *arg, varve_status status, uint64_t lsn);
+VARVE_API void varve_write_async(varve_db *db, const varve_batch *batch, const varve_write_options *options,
+                                 varve_write_fn done, void *arg);
+
+/* ---- reading ---- */
+
+/* A value that was read, pinned until released. */
+typedef struct varve_value {
+    const void *data;
+    size_t bytes;
+    uint64_t lsn;             /* of the write that it comes from */
+    uint64_t expires_unix_ms; /* 0: never */
+    void *pin[2];             /* the engine's */
+} varve_value;
+
+/* NOT_FOUND is a status, not an error of the call. CORRUPTION: a block on the way to this key is damaged. On
+ * OK the caller releases *out; otherwise it is zeroed and releasing it is harmless. All values must be
+ * released before varve_close(). */
+VARVE_API varve_status varve_get(varve_db *db, const void *key, size_t key_bytes,
+                                 varve_value *out) VARVE_CHECKED;
+VARVE_API void varve_value_release(varve_value *value);
+
+/* ---- running it ---- */
+
+/* Seal the memtable and wait until all that was written before the call is in SSTables. */
+VARVE_API varve_status varve_flush(varve_db *db) VARVE_CHECKED;
+
+typedef struct varve_stats {
+    uint64_t last_lsn;        /* newest LSN that reads see */
+    uint64_t durable_lsn;     /* newest LSN that survives power loss */
+    uint64_t flushed_lsn;     /* everything up to here is in SSTables */
+    uint64_t memtable_bytes;  /* active */
+    uint64_t immutable_count; /* sealed, waiting for flush */
+    uint64_t immutable_bytes;
+    uint64_t sstable_count;
+    uint64_t sstable_bytes;
+    uint64_t wal_segment_count;
+    uint64_t wal_bytes;   /* bytes of log frames written since open */
+    uint64_t wal_commits; /* log writes that were synced since open */
+    uint64_t wal_records; /* batches in them */
+    uint64_t flushes;
+    uint64_t write_stalls; /* writes that had to wait for a flush */
+    uint64_t cache_bytes;
+    uint64_t cache_hits;
+    uint64_t cache_misses;
+    uint64_t open_tables;
+    bool wal_failed;        /* latched: no more writes until reopened */
+    const char *io_backend; /* "uring" or "posix"; static */
+} varve_stats;
+VARVE_API void varve_stats_get(varve_db *db, varve_stats *out);
+
+VARVE_API const char *varve_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
