@@ -123,8 +123,8 @@ VARVE_API varve_status varve_options_set(varve_options *options, const char *key
 typedef struct varve_option_info {
     const char *key;
     const char *default_value;
-    const char *allowed;
     const char *meaning;
+    char allowed[160];
 } varve_option_info;
 VARVE_API bool varve_options_describe(size_t index, varve_option_info *out);
 
