@@ -1,0 +1,41 @@
+# vv_flags: warnings, hardening and sanitizers, linked privately by every target of ours.
+
+# No NDEBUG and no -O3: our own assertions stay on in every build, and -g costs nothing at run time.
+set(CMAKE_C_FLAGS_RELEASE "-O2 -g")
+set(CMAKE_C_FLAGS_DEBUG "-Og -g3")
+# Only what is marked VARVE_API leaves the shared library.
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+
+add_library(vv_flags INTERFACE)
+target_compile_definitions(vv_flags INTERFACE _GNU_SOURCE $<$<CONFIG:Debug>:VV_DEBUG>)
+target_compile_options(vv_flags INTERFACE
+    -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual
+    -Wwrite-strings -Wformat=2 -Wundef -Wvla -Walloca -Wdouble-promotion -Wnull-dereference -Wconversion
+    -Wno-sign-conversion -Wimplicit-fallthrough -Wredundant-decls -Wold-style-definition -Wnested-externs
+    -Wlogical-op -Wduplicated-cond -Wtrampolines -Wdate-time -Winit-self
+    -Wframe-larger-than=65536
+    -Wno-format-truncation # words of errors are cut on purpose
+    -fno-strict-aliasing -fno-common
+    -fmacro-prefix-map=${CMAKE_SOURCE_DIR}/= # a failed assertion names base/x.c, whoever built it
+)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+    target_compile_options(vv_flags INTERFACE -march=x86-64-v2)
+endif()
+
+if(VARVE_SANITIZE)
+    target_compile_options(vv_flags INTERFACE -fsanitize=${VARVE_SANITIZE} -fno-omit-frame-pointer -O1
+                                              -fno-sanitize-recover=all)
+    target_link_options(vv_flags INTERFACE -fsanitize=${VARVE_SANITIZE})
+else()
+    target_compile_options(vv_flags INTERFACE
+        -fstack-protector-strong -fstack-clash-protection
+        $<$<CONFIG:Release>:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3>)
+    if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+        target_compile_options(vv_flags INTERFACE -fcf-protection)
+    endif()
+    target_link_options(vv_flags INTERFACE -Wl,-z,relro,-z,now,-z,noexecstack)
+endif()
+
+# Position-independent executables, so that the loader may place them anywhere.
+include(CheckPIESupported)
+check_pie_supported(LANGUAGES C)
