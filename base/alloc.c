@@ -10,7 +10,7 @@ static _Atomic bool armed;
 static _Atomic uint64_t count;
 static _Atomic uint64_t fail_at;
 
-static bool must_fail(void) {
+bool vv_alloc_must_fail(void) {
     if (VV_LIKELY(!atomic_load_explicit(&armed, memory_order_relaxed)))
         return false;
     uint64_t n = atomic_fetch_add_explicit(&count, 1, memory_order_relaxed) + 1;
@@ -28,19 +28,19 @@ uint64_t vv_alloc_count(void) {
 }
 
 void *vv_alloc(size_t bytes) {
-    return must_fail() ? NULL : malloc(bytes);
+    return vv_alloc_must_fail() ? NULL : malloc(bytes);
 }
 
 void *vv_alloc_zeroed(size_t bytes) {
-    return must_fail() ? NULL : calloc(1, bytes);
+    return vv_alloc_must_fail() ? NULL : calloc(1, bytes);
 }
 
 void *vv_realloc(void *old, size_t bytes) {
-    return must_fail() ? NULL : realloc(old, bytes);
+    return vv_alloc_must_fail() ? NULL : realloc(old, bytes);
 }
 
 void *vv_alloc_aligned(size_t alignment, size_t bytes) {
-    if (must_fail())
+    if (vv_alloc_must_fail())
         return NULL;
     void *ptr = NULL;
     return posix_memalign(&ptr, alignment, bytes) == 0 ? ptr : NULL;

@@ -5,6 +5,7 @@
 #ifndef VV_BASE_ALLOC_H
 #define VV_BASE_ALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,5 +31,8 @@ void vv_free(void *ptr);
  */
 void vv_alloc_fail_at(uint64_t n);
 uint64_t vv_alloc_count(void);
+
+/* For allocators beside malloc (arena.h): counts one allocation, and says whether it is the one to fail. */
+bool vv_alloc_must_fail(void) VV_CHECKED;
 
 #endif

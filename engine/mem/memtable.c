@@ -1,0 +1,41 @@
+/*
+ * memtable.c - what all memtable types share: references, and the book-keeping of LSNs and counts.
+ */
+#include "engine/mem/memtable.h"
+
+#include "engine/mem/mem_impl.h"
+
+vv_status vv_memtable_create(vv_memtable_type type, uint64_t seed, vv_memtable **out) {
+    *out = NULL;
+    vv_memtable *m = NULL;
+    switch (type) {
+    case VV_MEMTABLE_SKIPLIST: VV_TRY(vv_skiplist_create(seed, &m)); break;
+    }
+    VV_ASSERT(m);
+    atomic_init(&m->refs, 1);
+    atomic_init(&m->entry_count, 0);
+    m->first_lsn = 0;
+    m->last_lsn = 0;
+    *out = m;
+    return VV_STATUS_OK;
+}
+
+void vv_memtable_unref(vv_memtable *m) {
+    if (!m)
+        return;
+    /* acq_rel: what other holders did before they let go happens before the destruction. */
+    if (atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) == 1)
+        m->ops->destroy(m);
+}
+
+void vv_memtable_add(vv_memtable *m, const vv_entry *e) {
+    VV_ASSERT(e->lsn > m->last_lsn);
+    VV_ASSERT(e->key.bytes >= 1 && e->key.bytes <= VV_KEY_BYTES_MAX && e->value.bytes <= UINT32_MAX);
+    m->ops->add(m, e);
+    if (m->first_lsn == 0)
+        m->first_lsn = e->lsn;
+    m->last_lsn = e->lsn;
+    /* relaxed: a gauge; only the writer changes it. */
+    uint64_t count = atomic_load_explicit(&m->entry_count, memory_order_relaxed);
+    atomic_store_explicit(&m->entry_count, count + 1, memory_order_relaxed);
+}
