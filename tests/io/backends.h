@@ -1,0 +1,28 @@
+/*
+ * backends.h - the backends that the conformance suite runs over. A further one is a line in the list.
+ */
+#ifndef VV_TESTS_IO_BACKENDS_H
+#define VV_TESTS_IO_BACKENDS_H
+
+#include <criterion/criterion.h>
+
+#include "io/io.h"
+#include "tests/support/tempdir.h"
+
+typedef struct test_backend {
+    const char *name;
+    vv_status (*create)(vv_io_backend **out, vv_error *err); /* UNSUPPORTED skips the test, with its words */
+    const char *(*root)(void); /* a path below which the backend can make directories; called once a test */
+} test_backend;
+
+static vv_status create_posix(vv_io_backend **out, vv_error *err) {
+    return vv_io_backend_create(VV_IO_CHOICE_POSIX, NULL, out, err);
+}
+
+static const test_backend test_backends[] = {
+    {"posix", create_posix, vv_tempdir},
+};
+
+#define TEST_BACKEND_COUNT (sizeof test_backends / sizeof test_backends[0])
+
+#endif
