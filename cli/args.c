@@ -1,0 +1,305 @@
+/*
+ * args.c - the command line of varve, from three tables: options, commands, and which goes with which.
+ */
+#include "cli/args.h"
+
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "base/config.h"
+#include "engine/varve.h"
+
+#define DEFAULT_SERVER  "127.0.0.1:7700"
+#define DEFAULT_TIMEOUT "30s"
+
+/* ---- tables ---- */
+
+enum { OPT_SERVER = 256, OPT_DATA, OPT_TIMEOUT, OPT_JSON, OPT_HEX, OPT_ASYNC, OPT_VALUE_FILE };
+
+static const struct option long_options[] = {
+    {"server", required_argument, NULL, OPT_SERVER},
+    {"data", required_argument, NULL, OPT_DATA},
+    {"timeout", required_argument, NULL, OPT_TIMEOUT},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"hex", no_argument, NULL, OPT_HEX},
+    {"async", no_argument, NULL, OPT_ASYNC},
+    {"value-file", required_argument, NULL, OPT_VALUE_FILE},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {0},
+};
+
+typedef struct command {
+    const char *name;
+    vv_cli_verb verb;
+    int operands_min;
+    int operands_max;
+    bool with_server;
+    bool with_data;
+    bool takes_hex;
+    bool takes_async;
+    const char *usage;
+    const char *summary;
+    const char *help;
+} command;
+
+static const command commands[] = {
+    {"put", VV_CLI_PUT, 1, 2, true, true, true, true, "put KEY VALUE", "store a value under a key",
+     "Store VALUE under KEY, in place of what was there. A VALUE of - is read from standard input, and with\n"
+     "--value-file FILE from a file, as it is, any bytes. Done means: it survives the loss of power.\n"
+     "\n"
+     "  --value-file FILE  the value is what FILE holds (then there is no VALUE)\n"
+     "  --async            done when it can be read; durable soon after\n"
+     "  --hex              KEY and VALUE are hexadecimal digits (--hex 2d is the value -);\n"
+     "                     what is read from standard input or a file is still taken as it is\n"
+     "  --json             print {\"lsn\": N}\n"},
+    {"get", VV_CLI_GET, 1, 1, true, true, true, false, "get KEY", "write the value of a key to stdout",
+     "Write the value of KEY to standard output as it is, with no newline behind it. If there is no such "
+     "key,\n"
+     "nothing is written and the exit code is 1.\n"
+     "\n"
+     "  --hex              KEY is hexadecimal digits, and the value is written so, with a newline\n"
+     "  --json             print {\"found\", \"key\", \"value\", \"lsn\"}; key and value are base64, with "
+     "--hex\n"
+     "                     hexadecimal digits; \"expires_unix_ms\" stands there if the key expires\n"},
+    {"delete", VV_CLI_DELETE, 1, 1, true, true, true, true, "delete KEY", "remove a key",
+     "Remove KEY. That there is no such key is no error.\n"
+     "\n"
+     "  --async            done when it is gone for readers; durable soon after\n"
+     "  --hex              KEY is hexadecimal digits\n"
+     "  --json             print {\"lsn\": N}\n"},
+    {"batch", VV_CLI_BATCH, 0, 0, true, true, true, true, "batch", "puts and deletes from stdin, all or none",
+     "Read a script from standard input and carry it out as one: all of it or, on failure, nothing.\n"
+     "\n"
+     "    # a comment; empty lines are fine\n"
+     "    put KEY VALUE\n"
+     "    delete KEY\n"
+     "\n"
+     "Words are separated by spaces and tabs. A word may be quoted, wholly or in part: in \"...\" as in "
+     "bare\n"
+     "words, \\\\ \\\" \\' \\# \\n \\r \\t \\0, a backslash before a space, and \\xNN (any byte) are "
+     "escapes; in '...' every\n"
+     "byte stands for itself. \"\" is an empty value. If two lines name one key, the later wins.\n"
+     "\n"
+     "  --async            done when it can be read; durable soon after\n"
+     "  --hex              each KEY and VALUE is hexadecimal digits\n"
+     "  --json             print {\"lsn\": N, \"operations\": N}\n"},
+    {"health", VV_CLI_HEALTH, 0, 1, true, false, false, false, "health [SERVICE]",
+     "ask whether the server serves",
+     "Print SERVING, NOT_SERVING, SERVICE_UNKNOWN or UNKNOWN, of one service (varve.v1.KV) or the whole "
+     "server.\n"
+     "The exit code is 0 only for SERVING, and 1 for the others.\n"
+     "\n"
+     "  --json             print {\"status\": \"SERVING\"}\n"},
+    {"flush", VV_CLI_FLUSH, 0, 0, false, true, false, false, "flush",
+     "move all that is in memory to SSTables",
+     "Seal the memtable and wait until all that was written before is in SSTables. With --data only.\n"
+     "\n"
+     "  --json             print {}\n"},
+    {"stats", VV_CLI_STATS, 0, 0, false, true, false, false, "stats", "numbers about the database",
+     "Print a line \"name value\" for each number. With --data only.\n"
+     "\n"
+     "  --json             print one object\n"},
+};
+
+static const char general_options[] =
+    "  --server ADDR      HOST:PORT or unix:PATH (default: $VARVE_SERVER, else " DEFAULT_SERVER ")\n"
+    "  --data DIR         open the database in DIR in this process instead of asking a server\n"
+    "  --timeout TIME     give up on a call after TIME (500ms, 5s; default " DEFAULT_TIMEOUT
+    "), for --server\n"
+    "  --help, --version\n";
+
+static const command *find_command(const char *name) {
+    for (size_t i = 0; i < VV_ARRAY_COUNT(commands); i++) {
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+/* ---- texts ---- */
+
+static void show_help(FILE *out) {
+    fprintf(out, "varve - store and read data in Varve, a durable key-value store\n\n"
+                 "Usage: varve [OPTION]... COMMAND [ARGUMENT]...\n\nCommands:\n");
+    for (size_t i = 0; i < VV_ARRAY_COUNT(commands); i++)
+        fprintf(out, "  %-18s %s%s\n", commands[i].usage, commands[i].summary,
+                commands[i].with_server ? "" : " (with --data)");
+    fprintf(
+        out,
+        "\nOptions:\n%s"
+        "  --json             answer in JSON, for scripts\n"
+        "  --hex              keys and values on the command line and in the answer are hexadecimal digits\n"
+        "\nvarve COMMAND --help tells more about one. Options may stand anywhere; behind -- everything is "
+        "an\n"
+        "argument, such as a key that begins with '-'.\n"
+        "\nExit codes: 0 done, 1 key not found (or not serving), 2 usage, 3 the call failed.\n",
+        general_options);
+}
+
+static void show_command_help(FILE *out, const command *c) {
+    fprintf(out, "Usage: varve [OPTION]... %s\n\n%s\nOptions of every command:\n%s", c->usage, c->help,
+            general_options);
+}
+
+typedef struct parse {
+    vv_cli_args *args;
+    const command *command;
+    const char *server; /* as given by --server */
+    const char *timeout;
+    bool help;
+    bool version;
+    FILE *err;
+} parse;
+
+static vv_cli_parsed bad(const parse *p, const char *fmt, ...) VV_PRINTF(2, 3);
+
+static vv_cli_parsed bad(const parse *p, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("varve: ", p->err);
+    vfprintf(p->err, fmt, ap);
+    fprintf(p->err, "\nTry 'varve %s%s--help'.\n", p->command ? p->command->name : "", p->command ? " " : "");
+    va_end(ap);
+    return VV_CLI_BAD;
+}
+
+/* ---- checks ---- */
+
+static bool is_address(const char *text) {
+    if (strncmp(text, "unix:", 5) == 0)
+        return text[5] != '\0';
+    const char *colon = strrchr(text, ':');
+    if (!colon || colon == text)
+        return false;
+    char *end;
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    return colon[1] >= '0' && colon[1] <= '9' && *end == '\0' && port >= 1 && port <= 65535;
+}
+
+static vv_cli_parsed check_timeout(const parse *p) {
+    static const vv_option option = {.key = "TIMEOUT",
+                                     .type = VV_OPTION_DURATION,
+                                     .default_value = DEFAULT_TIMEOUT,
+                                     .min = 1000,
+                                     .max = UINT64_C(24) * 3600 * 1000000};
+    const vv_option_table table = {&option, 1};
+    vv_error err;
+    uint64_t timeout_us;
+    vv_config_defaults(table, &timeout_us);
+    if (p->timeout && !vv_ok(vv_config_set(table, &timeout_us, option.key, p->timeout, &err)))
+        return bad(p, "%s", err.text);
+    p->args->timeout_us = timeout_us;
+    return VV_CLI_RUN;
+}
+
+/* Who is asked: the server or the directory. */
+static vv_cli_parsed check_target(const parse *p, const char *server_env) {
+    vv_cli_args *args = p->args;
+    if (args->data) {
+        if (!p->command->with_data)
+            return bad(p, "%s asks a server; it does not go with --data", p->command->name);
+        if (p->server || p->timeout)
+            return bad(p, "--data opens the directory in this process; %s does not go with it",
+                       p->server ? "--server" : "--timeout");
+        return VV_CLI_RUN;
+    }
+    if (!p->command->with_server)
+        return bad(p, "%s needs --data DIR", p->command->name);
+    args->server = p->server ? p->server : server_env && *server_env ? server_env : DEFAULT_SERVER;
+    if (!is_address(args->server))
+        return bad(p, "%s '%s': allowed is HOST:PORT or unix:PATH", p->server ? "--server" : "VARVE_SERVER",
+                   args->server);
+    return check_timeout(p);
+}
+
+static vv_cli_parsed check_options(const parse *p) {
+    const vv_cli_args *args = p->args;
+    const command *c = p->command;
+    if (args->operand_count < c->operands_min)
+        return bad(p, "%s: too few arguments; it is: varve %s", c->name, c->usage);
+    if (args->operand_count > c->operands_max)
+        return bad(p, "%s: too many arguments at '%s'; it is: varve %s", c->name,
+                   args->operands[c->operands_max], c->usage);
+    if (c->verb == VV_CLI_PUT && (args->operand_count == 2) == (args->value_file != NULL))
+        return bad(p, "put: the value is either an argument or in --value-file");
+    if (args->value_file && c->verb != VV_CLI_PUT)
+        return bad(p, "%s does not take --value-file", c->name);
+    if (args->async && !c->takes_async)
+        return bad(p, "%s does not take --async", c->name);
+    if (args->hex && !c->takes_hex)
+        return bad(p, "%s does not take --hex", c->name);
+    return VV_CLI_RUN;
+}
+
+/* ---- parsing ---- */
+
+static vv_cli_parsed take_option(parse *p, int option, char **argv) {
+    switch (option) {
+    case OPT_SERVER: p->server = optarg; break;
+    case OPT_DATA: p->args->data = optarg; break;
+    case OPT_TIMEOUT: p->timeout = optarg; break;
+    case OPT_JSON: p->args->json = true; break;
+    case OPT_HEX: p->args->hex = true; break;
+    case OPT_ASYNC: p->args->async = true; break;
+    case OPT_VALUE_FILE: p->args->value_file = optarg; break;
+    case 'h': p->help = true; break;
+    case 'V': p->version = true; break;
+    case ':': return bad(p, "option '%s' needs a value", argv[optind - 1]);
+    default:
+        if (optopt != 0 && optopt < 256)
+            return bad(p, "unknown option '-%c'; an argument that begins with '-' goes behind --", optopt);
+        if (optopt != 0)
+            return bad(p, "option '%s' takes no value", argv[optind - 1]);
+        return bad(p, "unknown or ambiguous option '%s'; an argument that begins with '-' goes behind --",
+                   argv[optind - 1]);
+    }
+    return VV_CLI_RUN;
+}
+
+static vv_cli_parsed shown(const parse *p, const char *topic, FILE *out) {
+    const command *c = topic ? find_command(topic) : p->command;
+    if (topic && !c)
+        return bad(p, "there is no command '%s'", topic);
+    if (c)
+        show_command_help(out, c);
+    else
+        show_help(out);
+    return VV_CLI_SHOWN;
+}
+
+vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const char *server_env, vv_cli_args *args, FILE *out,
+                                FILE *err) {
+    parse p = {.args = args, .err = err};
+    *args = (vv_cli_args){0};
+    optind = 0; /* starts afresh, whatever was parsed before */
+    opterr = 0;
+    int option;
+    while ((option = getopt_long(argc, argv, ":hV", long_options, NULL)) != -1) {
+        if (take_option(&p, option, argv) != VV_CLI_RUN)
+            return VV_CLI_BAD;
+    }
+    if (p.version) {
+        fprintf(out, "varve %s\n", VARVE_VERSION_STRING);
+        return VV_CLI_SHOWN;
+    }
+    if (optind == argc)
+        return p.help ? shown(&p, NULL, out) : bad(&p, "which command?");
+    if (strcmp(argv[optind], "help") == 0)
+        return shown(&p, argv[optind + 1], out);
+    p.command = find_command(argv[optind]);
+    if (!p.command)
+        return bad(&p, "there is no command '%s'", argv[optind]);
+    if (p.help)
+        return shown(&p, NULL, out);
+    args->verb = p.command->verb;
+    args->name = p.command->name;
+    args->operands = argv + optind + 1;
+    args->operand_count = argc - optind - 1;
+    if (check_options(&p) != VV_CLI_RUN)
+        return VV_CLI_BAD;
+    return check_target(&p, server_env);
+}

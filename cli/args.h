@@ -1,0 +1,57 @@
+/*
+ * args.h - the command line: what was asked for, or what is wrong with it, and the help texts.
+ */
+#ifndef VV_CLI_ARGS_H
+#define VV_CLI_ARGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Part of the contract with scripts. */
+typedef enum vv_cli_exit {
+    VV_CLI_DONE = 0,
+    VV_CLI_NOT_FOUND = 1, /* or a check that failed */
+    VV_CLI_USAGE = 2,
+    VV_CLI_FAILED = 3 /* the call failed; stderr says why */
+} vv_cli_exit;
+
+typedef enum vv_cli_verb {
+    VV_CLI_PUT,
+    VV_CLI_GET,
+    VV_CLI_DELETE,
+    VV_CLI_BATCH,
+    VV_CLI_HEALTH,
+    VV_CLI_FLUSH,
+    VV_CLI_STATS
+} vv_cli_verb;
+
+/* All texts are borrowed from argv or the environment. */
+typedef struct vv_cli_args {
+    vv_cli_verb verb;
+    const char *name;       /* of the verb */
+    const char *server;     /* NULL: in process */
+    const char *data;       /* NULL: through the server */
+    const char *value_file; /* of put; NULL: not given */
+    uint64_t timeout_us;    /* of each call; 0: none */
+    bool json;
+    bool hex;
+    bool async;
+    char **operands; /* behind the verb */
+    int operand_count;
+} vv_cli_args;
+
+typedef enum vv_cli_parsed {
+    VV_CLI_RUN,   /* *args is to be carried out */
+    VV_CLI_SHOWN, /* help or version was asked for and is written to `out` */
+    VV_CLI_BAD    /* what is wrong is written to `err` */
+} vv_cli_parsed;
+
+/*
+ * Parse a command line; argv is permuted as getopt_long() does. server_env: the value of VARVE_SERVER, or
+ * NULL. Not thread-safe, as getopt_long().
+ */
+vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const char *server_env, vv_cli_args *args, FILE *out,
+                                FILE *err);
+
+#endif

@@ -1,0 +1,121 @@
+/*
+ * client.h - what a command can ask for, whoever answers.
+ *
+ * Two implementations: client_grpc.c calls a varved, client_local.c opens the directory in this process.
+ * Commands use the inline wrappers and don't know which. A client is used by one thread.
+ *
+ * Every call returns true when it was carried out; otherwise *err says why, in the words of who answered.
+ */
+#ifndef VV_CLI_CLIENT_H
+#define VV_CLI_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/slice.h"
+#include "cli/bytes.h"
+#include "engine/varve.h"
+
+/* Of a call that failed. Longer texts are cut. */
+typedef struct vv_client_error {
+    char code[32];   /* the gRPC status, or in process the varve_code: "UNAVAILABLE", "LOCKED" */
+    char reason[64]; /* of the ErrorInfo, or the varve_status: "KEY_EMPTY"; "" if there is none */
+    char message[1024];
+} vv_client_error;
+
+typedef enum vv_client_op_kind { VV_CLIENT_PUT, VV_CLIENT_DELETE } vv_client_op_kind;
+
+typedef struct vv_client_op {
+    vv_client_op_kind kind;
+    vv_slice key;
+    vv_slice value; /* of a put */
+} vv_client_op;
+
+/* The caller's, zero-initialised; bytes.data is to be released with vv_bytes_deinit(). */
+typedef struct vv_client_value {
+    bool found;
+    vv_bytes bytes;
+    uint64_t lsn;
+    uint64_t expires_unix_ms; /* 0: never */
+} vv_client_value;
+
+typedef enum vv_client_health {
+    VV_CLIENT_HEALTH_UNKNOWN,
+    VV_CLIENT_SERVING,
+    VV_CLIENT_NOT_SERVING,
+    VV_CLIENT_SERVICE_UNKNOWN
+} vv_client_health;
+
+typedef struct vv_client vv_client;
+
+/* An operation that one of the two cannot do is NULL in its table; the commands' table knows which. */
+typedef struct vv_client_ops {
+    bool (*get)(vv_client *c, vv_slice key, vv_client_value *out, vv_client_error *err);
+    bool (*put)(vv_client *c, vv_slice key, vv_slice value, bool async, uint64_t *lsn_out,
+                vv_client_error *err);
+    bool (*del)(vv_client *c, vv_slice key, bool async, uint64_t *lsn_out, vv_client_error *err);
+    bool (*write)(vv_client *c, const vv_client_op *ops, size_t count, bool async, uint64_t *lsn_out,
+                  vv_client_error *err);
+    bool (*health)(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err);
+    bool (*flush)(vv_client *c, vv_client_error *err);
+    bool (*stats)(vv_client *c, varve_stats *out, vv_client_error *err);
+    bool (*close)(vv_client *c, vv_client_error *err);
+} vv_client_ops;
+
+struct vv_client {
+    const vv_client_ops *ops;
+};
+
+static inline bool vv_client_get(vv_client *c, vv_slice key, vv_client_value *out, vv_client_error *err) {
+    return c->ops->get(c, key, out, err);
+}
+
+static inline bool vv_client_put(vv_client *c, vv_slice key, vv_slice value, bool async, uint64_t *lsn_out,
+                                 vv_client_error *err) {
+    return c->ops->put(c, key, value, async, lsn_out, err);
+}
+
+static inline bool vv_client_del(vv_client *c, vv_slice key, bool async, uint64_t *lsn_out,
+                                 vv_client_error *err) {
+    return c->ops->del(c, key, async, lsn_out, err);
+}
+
+/* All of them or none; *lsn_out is the last one's. */
+static inline bool vv_client_write(vv_client *c, const vv_client_op *ops, size_t count, bool async,
+                                   uint64_t *lsn_out, vv_client_error *err) {
+    return c->ops->write(c, ops, count, async, lsn_out, err);
+}
+
+/* service "": the server as a whole. */
+static inline bool vv_client_health_check(vv_client *c, const char *service, vv_client_health *out,
+                                          vv_client_error *err) {
+    return c->ops->health(c, service, out, err);
+}
+
+static inline bool vv_client_flush(vv_client *c, vv_client_error *err) {
+    return c->ops->flush(c, err);
+}
+
+static inline bool vv_client_stats(vv_client *c, varve_stats *out, vv_client_error *err) {
+    return c->ops->stats(c, out, err);
+}
+
+/* Releases the client in any case. False: in process, not everything reached the disk. */
+static inline bool vv_client_close(vv_client *c, vv_client_error *err) {
+    return c->ops->close(c, err);
+}
+
+/*
+ * address is HOST:PORT or unix:PATH; timeout_us bounds each call from its start, connecting included.
+ * NULL: *err says why. Connecting happens with the first call.
+ */
+vv_client *vv_client_grpc_open(const char *address, uint64_t timeout_us, vv_client_error *err);
+
+/* create: make the directory and the database if there is none; otherwise that is an error. */
+vv_client *vv_client_local_open(const char *path, bool create, vv_client_error *err);
+
+/* Fill *err; returns false, so that a function can end with it. */
+bool vv_client_fail(vv_client_error *err, const char *code, const char *reason, const char *message);
+
+#endif

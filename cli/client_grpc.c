@@ -1,0 +1,339 @@
+/*
+ * client_grpc.c - the client that calls a varved, on the gRPC C core.
+ *
+ * One channel, one pluck queue, one unary call at a time: this thread starts a batch with everything that a
+ * unary call needs and plucks its tag. Calls are never retried, by the core neither: whether to write
+ * again after UNAVAILABLE is for who typed the command to say.
+ */
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/support/alloc.h>
+#include <grpc/support/log.h>
+#include <grpc/support/time.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/compiler.h"
+#include "cli/client.h"
+#include "google/rpc/error_details.pb-c.h"
+#include "google/rpc/status.pb-c.h"
+#include "grpc/health/v1/health.pb-c.h"
+#include "varve/v1/kv.pb-c.h"
+
+#define ERROR_INFO_URL "type.googleapis.com/google.rpc.ErrorInfo"
+
+typedef struct grpc_client {
+    vv_client client; /* first: a vv_client * is one of these */
+    grpc_channel *channel;
+    grpc_completion_queue *queue;
+    uint64_t timeout_us;
+} grpc_client;
+
+/* ---- statuses ---- */
+
+static const char *status_name(grpc_status_code code) {
+    static const char *const names[] = {
+        "OK",        "CANCELLED",       "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+        "NOT_FOUND", "ALREADY_EXISTS",  "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+        "ABORTED",   "OUT_OF_RANGE",    "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+        "DATA_LOSS", "UNAUTHENTICATED",
+    };
+    return (unsigned)code < VV_ARRAY_COUNT(names) ? names[code] : "UNKNOWN";
+}
+
+/* The reason of the ErrorInfo that came with a status, if one did. */
+static void read_reason(const grpc_metadata_array *trailers, vv_client_error *err) {
+    for (size_t i = 0; i < trailers->count; i++) {
+        const grpc_metadata *md = &trailers->metadata[i];
+        if (grpc_slice_str_cmp(md->key, "grpc-status-details-bin") != 0)
+            continue;
+        Google__Rpc__Status *status =
+            google__rpc__status__unpack(NULL, GRPC_SLICE_LENGTH(md->value), GRPC_SLICE_START_PTR(md->value));
+        for (size_t d = 0; status && d < status->n_details; d++) {
+            const Google__Protobuf__Any *any = status->details[d];
+            if (strcmp(any->type_url, ERROR_INFO_URL) != 0)
+                continue;
+            Google__Rpc__ErrorInfo *info =
+                google__rpc__error_info__unpack(NULL, any->value.len, any->value.data);
+            if (info) {
+                snprintf(err->reason, sizeof err->reason, "%s", info->reason);
+                google__rpc__error_info__free_unpacked(info, NULL);
+            }
+        }
+        if (status)
+            google__rpc__status__free_unpacked(status, NULL);
+    }
+}
+
+/* ---- one unary call ---- */
+
+static grpc_byte_buffer *pack(const ProtobufCMessage *message) {
+    grpc_slice slice = grpc_slice_malloc(protobuf_c_message_get_packed_size(message));
+    protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
+    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
+    grpc_slice_unref(slice); /* the buffer holds a reference of its own */
+    return buffer;
+}
+
+static ProtobufCMessage *unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *type) {
+    grpc_byte_buffer_reader reader;
+    if (!buffer || !grpc_byte_buffer_reader_init(&reader, buffer))
+        return NULL;
+    grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
+    ProtobufCMessage *message =
+        protobuf_c_message_unpack(type, NULL, GRPC_SLICE_LENGTH(slice), GRPC_SLICE_START_PTR(slice));
+    grpc_slice_unref(slice);
+    grpc_byte_buffer_reader_destroy(&reader);
+    return message;
+}
+
+/* What the core fills in while a call is under way. */
+typedef struct reply {
+    grpc_metadata_array initial;
+    grpc_metadata_array trailing;
+    grpc_byte_buffer *message;
+    grpc_status_code status;
+    grpc_slice details;
+    const char *core_error; /* from the core itself; NULL if the words came over the wire */
+} reply;
+
+/* Send request to method and wait for everything that comes back, at most until the deadline. */
+static void exchange(grpc_client *c, const char *method, grpc_byte_buffer *request, reply *r) {
+    gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    if (c->timeout_us != 0)
+        deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                                gpr_time_from_micros((int64_t)c->timeout_us, GPR_TIMESPAN));
+    grpc_call *call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue,
+                                               grpc_slice_from_static_string(method), NULL, deadline, NULL);
+    grpc_op ops[6] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = request},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA,
+         .data.recv_initial_metadata.recv_initial_metadata = &r->initial},
+        {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &r->message},
+        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+         .data.recv_status_on_client = {.trailing_metadata = &r->trailing,
+                                        .status = &r->status,
+                                        .status_details = &r->details,
+                                        .error_string = &r->core_error}},
+    };
+    if (grpc_call_start_batch(call, ops, VV_ARRAY_COUNT(ops), c, NULL) == GRPC_CALL_OK) {
+        /* A batch that receives the status always completes: by an answer, by the deadline, or by a
+         * connection that is lost. */
+        (void)grpc_completion_queue_pluck(c->queue, c, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    } else {
+        r->status = GRPC_STATUS_INTERNAL;
+    }
+    grpc_call_unref(call);
+}
+
+/* The unpacked answer, which the caller frees; NULL: *err. */
+static ProtobufCMessage *call(vv_client *client, const char *method, const ProtobufCMessage *request,
+                              const ProtobufCMessageDescriptor *answer_type, vv_client_error *err) {
+    grpc_client *c = (grpc_client *)client;
+    reply r = {.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
+    grpc_metadata_array_init(&r.initial);
+    grpc_metadata_array_init(&r.trailing);
+    grpc_byte_buffer *buffer = pack(request);
+    exchange(c, method, buffer, &r);
+    grpc_byte_buffer_destroy(buffer);
+
+    ProtobufCMessage *answer = NULL;
+    if (r.status == GRPC_STATUS_OK) {
+        answer = unpack(r.message, answer_type);
+        if (!answer)
+            vv_client_fail(err, "INTERNAL", "", "the server's answer is not a message of its kind");
+    } else {
+        char *details = grpc_slice_to_c_string(r.details);
+        vv_client_fail(err, status_name(r.status), "", details);
+        gpr_free(details);
+        read_reason(&r.trailing, err);
+    }
+    grpc_byte_buffer_destroy(r.message);
+    grpc_slice_unref(r.details);
+    gpr_free((void *)(uintptr_t)r.core_error);
+    grpc_metadata_array_destroy(&r.initial);
+    grpc_metadata_array_destroy(&r.trailing);
+    return answer;
+}
+
+/* ---- the operations ---- */
+
+/* protobuf-c has no const bytes; what it packs it only reads. */
+static ProtobufCBinaryData borrow(vv_slice s) {
+    return (ProtobufCBinaryData){.len = s.bytes, .data = (uint8_t *)(uintptr_t)s.data};
+}
+
+static Varve__V1__Durability durability(bool async) {
+    return async ? VARVE__V1__DURABILITY__DURABILITY_ASYNC : VARVE__V1__DURABILITY__DURABILITY_SYNC;
+}
+
+static bool do_get(vv_client *c, vv_slice key, vv_client_value *out, vv_client_error *err) {
+    Varve__V1__GetRequest request = VARVE__V1__GET_REQUEST__INIT;
+    request.key = borrow(key);
+    ProtobufCMessage *message =
+        call(c, "/varve.v1.KV/Get", &request.base, &varve__v1__get_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__GetResponse *answer = (const Varve__V1__GetResponse *)message;
+    out->found = answer->found;
+    out->lsn = answer->lsn;
+    out->expires_unix_ms = answer->expires_unix_ms;
+    vv_bytes_append(&out->bytes, answer->value.data, answer->value.len);
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
+static bool call_write(vv_client *c, const char *method, const ProtobufCMessage *request, uint64_t *lsn_out,
+                       vv_client_error *err) {
+    ProtobufCMessage *message = call(c, method, request, &varve__v1__write_response__descriptor, err);
+    if (!message)
+        return false;
+    *lsn_out = ((const Varve__V1__WriteResponse *)message)->lsn;
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
+static bool do_put(vv_client *c, vv_slice key, vv_slice value, bool async, uint64_t *lsn_out,
+                   vv_client_error *err) {
+    Varve__V1__PutRequest request = VARVE__V1__PUT_REQUEST__INIT;
+    request.key = borrow(key);
+    request.value = borrow(value);
+    request.durability = durability(async);
+    return call_write(c, "/varve.v1.KV/Put", &request.base, lsn_out, err);
+}
+
+static bool do_del(vv_client *c, vv_slice key, bool async, uint64_t *lsn_out, vv_client_error *err) {
+    Varve__V1__DeleteRequest request = VARVE__V1__DELETE_REQUEST__INIT;
+    request.key = borrow(key);
+    request.durability = durability(async);
+    return call_write(c, "/varve.v1.KV/Delete", &request.base, lsn_out, err);
+}
+
+/* The messages of one operation, side by side so that a batch is two allocations. */
+typedef struct op_messages {
+    Varve__V1__Op op;
+    Varve__V1__PutOp put;
+    Varve__V1__DeleteOp del;
+} op_messages;
+
+static void fill_op(op_messages *m, const vv_client_op *op) {
+    varve__v1__op__init(&m->op);
+    if (op->kind == VV_CLIENT_PUT) {
+        varve__v1__put_op__init(&m->put);
+        m->put.key = borrow(op->key);
+        m->put.value = borrow(op->value);
+        m->op.op_case = VARVE__V1__OP__OP_PUT;
+        m->op.put = &m->put;
+    } else {
+        varve__v1__delete_op__init(&m->del);
+        m->del.key = borrow(op->key);
+        m->op.op_case = VARVE__V1__OP__OP_DELETE;
+        m->op.delete_ = &m->del;
+    }
+}
+
+static bool do_write(vv_client *c, const vv_client_op *ops, size_t count, bool async, uint64_t *lsn_out,
+                     vv_client_error *err) {
+    bool fine = false;
+    op_messages *messages = vv_alloc(count * sizeof *messages);
+    Varve__V1__Op **pointers = vv_alloc(count * sizeof(Varve__V1__Op *));
+    if (!messages || !pointers) {
+        vv_client_fail(err, "NO_MEMORY", "", "out of memory");
+        goto out;
+    }
+    for (size_t i = 0; i < count; i++) {
+        fill_op(&messages[i], &ops[i]);
+        pointers[i] = &messages[i].op;
+    }
+    Varve__V1__WriteRequest request = VARVE__V1__WRITE_REQUEST__INIT;
+    request.n_ops = count;
+    request.ops = pointers;
+    request.durability = durability(async);
+    fine = call_write(c, "/varve.v1.KV/Write", &request.base, lsn_out, err);
+out:
+    vv_free(pointers);
+    vv_free(messages);
+    return fine;
+}
+
+static bool do_health(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err) {
+    static const vv_client_health meanings[] = {VV_CLIENT_HEALTH_UNKNOWN, VV_CLIENT_SERVING,
+                                                VV_CLIENT_NOT_SERVING, VV_CLIENT_SERVICE_UNKNOWN};
+    Grpc__Health__V1__HealthCheckRequest request = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
+    request.service = (char *)(uintptr_t)service;
+    ProtobufCMessage *message = call(c, "/grpc.health.v1.Health/Check", &request.base,
+                                     &grpc__health__v1__health_check_response__descriptor, err);
+    if (!message)
+        return false;
+    unsigned status = (unsigned)((const Grpc__Health__V1__HealthCheckResponse *)message)->status;
+    *out = status < VV_ARRAY_COUNT(meanings) ? meanings[status] : VV_CLIENT_HEALTH_UNKNOWN;
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
+/* ---- life ---- */
+
+static bool do_close(vv_client *client, vv_client_error *err) {
+    (void)err;
+    grpc_client *c = (grpc_client *)client;
+    if (c->channel)
+        grpc_channel_destroy(c->channel);
+    if (c->queue) {
+        grpc_completion_queue_shutdown(c->queue);
+        grpc_completion_queue_destroy(c->queue);
+    }
+    vv_free(c);
+    grpc_shutdown_blocking();
+    return true;
+}
+
+static const vv_client_ops grpc_ops = {
+    .get = do_get,
+    .put = do_put,
+    .del = do_del,
+    .write = do_write,
+    .health = do_health,
+    .close = do_close,
+};
+
+/* What the core has to say about a failed connection stands in the status of the call, too. */
+static void drop_log(gpr_log_func_args *args) {
+    (void)args;
+}
+
+vv_client *vv_client_grpc_open(const char *address, uint64_t timeout_us, vv_client_error *err) {
+    if (!getenv("GRPC_VERBOSITY"))
+        gpr_set_log_function(drop_log);
+    grpc_init();
+    grpc_client *c = vv_alloc_zeroed(sizeof *c);
+    if (!c) {
+        grpc_shutdown_blocking();
+        vv_client_fail(err, "NO_MEMORY", "", "out of memory");
+        return NULL;
+    }
+    c->client.ops = &grpc_ops;
+    c->timeout_us = timeout_us;
+    c->queue = grpc_completion_queue_create_for_pluck(NULL);
+
+    char max_receive[] = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, retries[] = GRPC_ARG_ENABLE_RETRIES;
+    char proxy[] = GRPC_ARG_ENABLE_HTTP_PROXY;
+    grpc_arg args[] = {
+        {.type = GRPC_ARG_INTEGER,
+         .key = max_receive,
+         .value.integer = -1}, /* values are as big as they are */
+        {.type = GRPC_ARG_INTEGER, .key = retries, .value.integer = 0},
+        {.type = GRPC_ARG_INTEGER, .key = proxy, .value.integer = 0}, /* a database is no web page */
+    };
+    grpc_channel_args channel_args = {.num_args = VV_ARRAY_COUNT(args), .args = args};
+    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
+    c->channel = grpc_channel_create(address, credentials, &channel_args);
+    grpc_channel_credentials_release(credentials);
+    return &c->client;
+}

@@ -1,0 +1,198 @@
+/*
+ * commands.c - the commands: read what they are given, call the client, write what it answers.
+ *
+ * Everything that can be wrong with the input is found before a client is opened, so that a usage error
+ * neither connects nor touches a directory.
+ */
+#include "cli/commands.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/bytes.h"
+#include "cli/client.h"
+#include "cli/output.h"
+#include "cli/script.h"
+
+/* What a command works on, the caller's. */
+typedef struct job {
+    const vv_cli_args *args;
+    vv_bytes key;
+    vv_bytes value;
+    vv_script script;
+} job;
+
+static vv_cli_exit failed(const vv_cli_args *args, const vv_client_error *err) {
+    bool reason = err->reason[0] != '\0';
+    fprintf(stderr, "varve: %s: %s%s%s%s: %s\n", args->name, err->code, reason ? " (" : "", err->reason,
+            reason ? ")" : "", err->message);
+    return VV_CLI_FAILED;
+}
+
+/* ---- input ---- */
+
+static vv_cli_exit take_word(const vv_cli_args *args, const char *text, const char *what, vv_bytes *out) {
+    if (!args->hex) {
+        vv_bytes_append(out, text, strlen(text));
+    } else if (!vv_bytes_from_hex(out, vv_slice_str(text))) {
+        fprintf(stderr, "varve: %s: the %s is not hexadecimal: '%s'; with --hex it is pairs of digits\n",
+                args->name, what, text);
+        return VV_CLI_USAGE;
+    }
+    return VV_CLI_DONE;
+}
+
+static vv_cli_exit take_file(const vv_cli_args *args, FILE *file, const char *name, vv_bytes *out) {
+    int error = vv_bytes_read(out, file, VARVE_VALUE_BYTES_MAX);
+    if (error == 0)
+        return VV_CLI_DONE;
+    fprintf(stderr, "varve: %s: %s: %s\n", args->name, name,
+            error == EFBIG ? "more than 1 GiB" : strerror(error));
+    return VV_CLI_FAILED;
+}
+
+static vv_cli_exit take_value(const vv_cli_args *args, vv_bytes *out) {
+    if (!args->value_file && strcmp(args->operands[1], "-") != 0)
+        return take_word(args, args->operands[1], "value", out);
+    if (!args->value_file || strcmp(args->value_file, "-") == 0)
+        return take_file(args, stdin, "standard input", out);
+    FILE *file = fopen(args->value_file, "rbe");
+    if (!file) {
+        fprintf(stderr, "varve: %s: %s: %s\n", args->name, args->value_file, strerror(errno));
+        return VV_CLI_FAILED;
+    }
+    vv_cli_exit result = take_file(args, file, args->value_file, out);
+    fclose(file);
+    return result;
+}
+
+static vv_cli_exit take_script(const vv_cli_args *args, vv_script *script) {
+    char message[VV_SCRIPT_MESSAGE_BYTES];
+    vv_bytes text = {0};
+    vv_cli_exit result = take_file(args, stdin, "standard input", &text);
+    if (result != VV_CLI_DONE)
+        goto out;
+    result = VV_CLI_USAGE;
+    if (!vv_script_parse(script, vv_bytes_slice(&text), args->hex, message))
+        fprintf(stderr, "varve: batch: %s\n", message);
+    else if (script->count == 0)
+        fprintf(stderr, "varve: batch: there is no operation on standard input\n");
+    else
+        result = VV_CLI_DONE;
+out:
+    vv_bytes_deinit(&text);
+    return result;
+}
+
+static vv_cli_exit take_input(job *j) {
+    const vv_cli_args *args = j->args;
+    if (args->verb == VV_CLI_BATCH)
+        return take_script(args, &j->script);
+    if (args->verb != VV_CLI_PUT && args->verb != VV_CLI_GET && args->verb != VV_CLI_DELETE)
+        return VV_CLI_DONE;
+    vv_cli_exit result = take_word(args, args->operands[0], "key", &j->key);
+    if (result == VV_CLI_DONE && args->verb == VV_CLI_PUT)
+        result = take_value(args, &j->value);
+    return result;
+}
+
+/* ---- the commands ---- */
+
+static vv_cli_exit run_get(const job *j, vv_client *c, vv_client_error *err) {
+    const vv_cli_args *args = j->args;
+    vv_client_value value = {0};
+    vv_cli_exit result = VV_CLI_DONE;
+    if (!vv_client_get(c, vv_bytes_slice(&j->key), &value, err)) {
+        result = failed(args, err);
+    } else if (value.found) {
+        vv_output_value(stdout, vv_bytes_slice(&j->key), &value, args->json, args->hex);
+    } else {
+        if (args->json)
+            vv_output_not_found(stdout, vv_bytes_slice(&j->key), args->hex);
+        else
+            fprintf(stderr, "varve: get: key not found\n");
+        result = VV_CLI_NOT_FOUND;
+    }
+    vv_bytes_deinit(&value.bytes);
+    return result;
+}
+
+static vv_cli_exit run_write(const job *j, vv_client *c, vv_client_error *err) {
+    const vv_cli_args *args = j->args;
+    vv_slice key = vv_bytes_slice(&j->key), value = vv_bytes_slice(&j->value);
+    uint64_t lsn = 0;
+    bool fine;
+    if (args->verb == VV_CLI_PUT)
+        fine = vv_client_put(c, key, value, args->async, &lsn, err);
+    else if (args->verb == VV_CLI_DELETE)
+        fine = vv_client_del(c, key, args->async, &lsn, err);
+    else
+        fine = vv_client_write(c, j->script.ops, j->script.count, args->async, &lsn, err);
+    if (!fine)
+        return failed(args, err);
+    if (args->json)
+        vv_output_lsn(stdout, lsn, j->script.count);
+    return VV_CLI_DONE;
+}
+
+static vv_cli_exit run_health(const job *j, vv_client *c, vv_client_error *err) {
+    const vv_cli_args *args = j->args;
+    vv_client_health health = VV_CLIENT_HEALTH_UNKNOWN;
+    if (!vv_client_health_check(c, args->operand_count ? args->operands[0] : "", &health, err))
+        return failed(args, err);
+    vv_output_health(stdout, health, args->json);
+    return health == VV_CLIENT_SERVING ? VV_CLI_DONE : VV_CLI_NOT_FOUND;
+}
+
+static vv_cli_exit run_flush(const job *j, vv_client *c, vv_client_error *err) {
+    if (!vv_client_flush(c, err))
+        return failed(j->args, err);
+    if (j->args->json)
+        vv_output_done(stdout);
+    return VV_CLI_DONE;
+}
+
+static vv_cli_exit run_stats(const job *j, vv_client *c, vv_client_error *err) {
+    varve_stats stats = {0};
+    if (!vv_client_stats(c, &stats, err))
+        return failed(j->args, err);
+    vv_output_stats(stdout, &stats, j->args->json);
+    return VV_CLI_DONE;
+}
+
+static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
+    switch (j->args->verb) {
+    case VV_CLI_GET: return run_get(j, c, err);
+    case VV_CLI_HEALTH: return run_health(j, c, err);
+    case VV_CLI_FLUSH: return run_flush(j, c, err);
+    case VV_CLI_STATS: return run_stats(j, c, err);
+    case VV_CLI_PUT:
+    case VV_CLI_DELETE:
+    case VV_CLI_BATCH: break;
+    }
+    return run_write(j, c, err);
+}
+
+vv_cli_exit vv_cli_run(const vv_cli_args *args) {
+    job j = {.args = args};
+    vv_client_error err = {0};
+    vv_cli_exit result = take_input(&j);
+    if (result != VV_CLI_DONE)
+        goto out;
+    bool creates = args->verb == VV_CLI_PUT || args->verb == VV_CLI_BATCH;
+    vv_client *c = args->data ? vv_client_local_open(args->data, creates, &err)
+                              : vv_client_grpc_open(args->server, args->timeout_us, &err);
+    if (!c) {
+        result = failed(args, &err);
+        goto out;
+    }
+    result = run_verb(&j, c, &err);
+    if (!vv_client_close(c, &err) && result != VV_CLI_FAILED)
+        result = failed(args, &err);
+out:
+    vv_script_deinit(&j.script);
+    vv_bytes_deinit(&j.value);
+    vv_bytes_deinit(&j.key);
+    return result;
+}

@@ -1,0 +1,114 @@
+/*
+ * output.c - answers as bytes, digits or JSON.
+ */
+#include "cli/output.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "base/compiler.h"
+
+/* One line; takes the reference. */
+static void print_json(FILE *out, json_t *object) {
+    if (!object || json_dumpf(object, out, JSON_COMPACT) != 0) {
+        fprintf(stderr, "varve: the answer could not be written as JSON\n");
+        exit(3);
+    }
+    json_decref(object);
+    fputc('\n', out);
+}
+
+static json_t *json_bytes(vv_slice raw, bool hex) {
+    vv_bytes text = {0};
+    if (hex)
+        vv_bytes_to_hex(&text, raw);
+    else
+        vv_bytes_to_base64(&text, raw);
+    json_t *string = json_stringn((const char *)text.data, text.bytes);
+    if (text.bytes == 0)
+        string = json_string("");
+    vv_bytes_deinit(&text);
+    return string;
+}
+
+void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool json, bool hex) {
+    vv_slice raw = vv_bytes_slice(&value->bytes);
+    if (json) {
+        json_t *object = json_pack("{s:b, s:o, s:o, s:I}", "found", 1, "key", json_bytes(key, hex), "value",
+                                   json_bytes(raw, hex), "lsn", (json_int_t)value->lsn);
+        if (value->expires_unix_ms != 0)
+            json_object_set_new(object, "expires_unix_ms", json_integer((json_int_t)value->expires_unix_ms));
+        print_json(out, object);
+    } else if (hex) {
+        vv_bytes digits = {0};
+        vv_bytes_to_hex(&digits, raw);
+        vv_bytes_push(&digits, '\n');
+        fwrite(digits.data, 1, digits.bytes, out);
+        vv_bytes_deinit(&digits);
+    } else if (raw.bytes != 0) {
+        fwrite(raw.data, 1, raw.bytes, out);
+    }
+}
+
+void vv_output_not_found(FILE *out, vv_slice key, bool hex) {
+    print_json(out, json_pack("{s:b, s:o}", "found", 0, "key", json_bytes(key, hex)));
+}
+
+void vv_output_lsn(FILE *out, uint64_t lsn, size_t operations) {
+    json_t *object = json_pack("{s:I}", "lsn", (json_int_t)lsn);
+    if (operations != 0)
+        json_object_set_new(object, "operations", json_integer((json_int_t)operations));
+    print_json(out, object);
+}
+
+void vv_output_health(FILE *out, vv_client_health health, bool json) {
+    static const char *const names[] = {"UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"};
+    if (json)
+        print_json(out, json_pack("{s:s}", "status", names[health]));
+    else
+        fprintf(out, "%s\n", names[health]);
+}
+
+void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
+    const struct {
+        const char *name;
+        uint64_t value;
+    } numbers[] = {
+        {"last_lsn", s->last_lsn},
+        {"durable_lsn", s->durable_lsn},
+        {"flushed_lsn", s->flushed_lsn},
+        {"memtable_bytes", s->memtable_bytes},
+        {"immutable_count", s->immutable_count},
+        {"immutable_bytes", s->immutable_bytes},
+        {"sstable_count", s->sstable_count},
+        {"sstable_bytes", s->sstable_bytes},
+        {"wal_segment_count", s->wal_segment_count},
+        {"wal_bytes", s->wal_bytes},
+        {"wal_commits", s->wal_commits},
+        {"wal_records", s->wal_records},
+        {"flushes", s->flushes},
+        {"write_stalls", s->write_stalls},
+        {"cache_bytes", s->cache_bytes},
+        {"cache_hits", s->cache_hits},
+        {"cache_misses", s->cache_misses},
+        {"open_tables", s->open_tables},
+    };
+    json_t *object = json ? json_object() : NULL;
+    for (size_t i = 0; i < VV_ARRAY_COUNT(numbers); i++) {
+        if (json)
+            json_object_set_new(object, numbers[i].name, json_integer((json_int_t)numbers[i].value));
+        else
+            fprintf(out, "%s %llu\n", numbers[i].name, (unsigned long long)numbers[i].value);
+    }
+    if (json) {
+        json_object_set_new(object, "wal_failed", json_boolean(s->wal_failed));
+        json_object_set_new(object, "io_backend", json_string(s->io_backend));
+        print_json(out, object);
+    } else {
+        fprintf(out, "wal_failed %s\nio_backend %s\n", s->wal_failed ? "true" : "false", s->io_backend);
+    }
+}
+
+void vv_output_done(FILE *out) {
+    print_json(out, json_object());
+}

@@ -1,0 +1,30 @@
+/*
+ * output.h - how an answer looks on stdout: as it is, in hexadecimal digits, or as one line of JSON.
+ */
+#ifndef VV_CLI_OUTPUT_H
+#define VV_CLI_OUTPUT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "cli/client.h"
+
+/* A value that was found. json: key and value are base64, with hex hexadecimal digits. */
+void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool json, bool hex);
+
+/* That there is no such key, for JSON only. */
+void vv_output_not_found(FILE *out, vv_slice key, bool hex);
+
+/* {"lsn": N}, and "operations" unless 0. */
+void vv_output_lsn(FILE *out, uint64_t lsn, size_t operations);
+
+void vv_output_health(FILE *out, vv_client_health health, bool json);
+
+void vv_output_stats(FILE *out, const varve_stats *stats, bool json);
+
+/* {} */
+void vv_output_done(FILE *out);
+
+#endif

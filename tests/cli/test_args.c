@@ -1,0 +1,142 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/args.h"
+
+#define ARGS_MAX 16
+
+static vv_cli_args args;
+static char *out_text;
+static char *err_text;
+
+/* Parse "varve" and the words of `line`, which spaces separate. */
+static vv_cli_parsed parse_env(const char *line, const char *server_env) {
+    static char words[512];
+    static char *argv[ARGS_MAX + 1];
+    static char name[] = "varve";
+    int argc = 0;
+    snprintf(words, sizeof words, "%s", line);
+    argv[argc++] = name;
+    for (char *word = strtok(words, " "); word; word = strtok(NULL, " ")) {
+        cr_assert_lt(argc, ARGS_MAX);
+        argv[argc++] = word;
+    }
+    argv[argc] = NULL;
+    free(out_text);
+    free(err_text);
+    size_t out_bytes, err_bytes;
+    FILE *out = open_memstream(&out_text, &out_bytes), *err = open_memstream(&err_text, &err_bytes);
+    vv_cli_parsed parsed = vv_cli_args_parse(argc, argv, server_env, &args, out, err);
+    fclose(out);
+    fclose(err);
+    return parsed;
+}
+
+static vv_cli_parsed parse(const char *line) {
+    return parse_env(line, NULL);
+}
+
+static void expect_bad(const char *line, const char *words) {
+    cr_expect_eq(parse(line), VV_CLI_BAD, "%s", line);
+    cr_expect(strstr(err_text, words), "'%s' says: %s", line, err_text);
+    cr_expect_str_empty(out_text);
+}
+
+static void free_texts(void) {
+    free(out_text);
+    free(err_text);
+}
+
+TestSuite(cli_args, .fini = free_texts);
+
+Test(cli_args, options_may_stand_before_and_behind_the_command) {
+    cr_assert_eq(parse("--json --server h:1 put k v --async --timeout 5s"), VV_CLI_RUN, "%s", err_text);
+    cr_expect_eq(args.verb, VV_CLI_PUT);
+    cr_expect(args.json && args.async && !args.hex);
+    cr_expect_str_eq(args.server, "h:1");
+    cr_expect_eq(args.timeout_us, 5000000);
+    cr_expect_eq(args.operand_count, 2);
+    cr_expect_str_eq(args.operands[0], "k");
+    cr_expect_str_eq(args.operands[1], "v");
+}
+
+Test(cli_args, the_server_comes_from_flag_then_environment_then_default) {
+    cr_assert_eq(parse_env("get k", NULL), VV_CLI_RUN);
+    cr_expect_str_eq(args.server, "127.0.0.1:7700");
+    cr_expect_eq(args.timeout_us, 30000000);
+    cr_assert_eq(parse_env("get k", "unix:/run/v"), VV_CLI_RUN);
+    cr_expect_str_eq(args.server, "unix:/run/v");
+    cr_assert_eq(parse_env("get k --server [::1]:9", "unix:/run/v"), VV_CLI_RUN);
+    cr_expect_str_eq(args.server, "[::1]:9");
+    cr_assert_eq(parse_env("get k", ""), VV_CLI_RUN);
+    cr_expect_str_eq(args.server, "127.0.0.1:7700");
+    cr_assert_eq(parse_env("get k --data d", "unix:/run/v"), VV_CLI_RUN);
+    cr_expect_null(args.server);
+    cr_expect_str_eq(args.data, "d");
+}
+
+Test(cli_args, an_argument_that_begins_with_a_dash_stands_behind_two) {
+    cr_assert_eq(parse("put --hex -- -k -v"), VV_CLI_RUN, "%s", err_text);
+    cr_expect_str_eq(args.operands[0], "-k");
+    cr_expect_str_eq(args.operands[1], "-v");
+    cr_assert_eq(parse("put k -"), VV_CLI_RUN);
+    cr_expect_str_eq(args.operands[1], "-");
+    expect_bad("get -k", "goes behind --");
+    expect_bad("get --key", "goes behind --");
+}
+
+Test(cli_args, what_a_command_does_not_take_is_refused) {
+    expect_bad("", "which command");
+    expect_bad("gett k", "no command 'gett'");
+    expect_bad("scan", "no command 'scan'");
+    expect_bad("get", "too few arguments");
+    expect_bad("get a b", "too many arguments at 'b'");
+    expect_bad("put a", "argument or in --value-file");
+    expect_bad("put a b --value-file f", "argument or in --value-file");
+    expect_bad("get a --value-file f", "does not take --value-file");
+    expect_bad("get a --async", "does not take --async");
+    expect_bad("health --hex", "does not take --hex");
+    expect_bad("health --data d", "asks a server");
+    expect_bad("stats", "needs --data DIR");
+    expect_bad("flush --server h:1", "needs --data DIR");
+    expect_bad("get a --data d --server h:1", "--server does not go with it");
+    expect_bad("get a --data d --timeout 1s", "--timeout does not go with it");
+    expect_bad("get a --server", "needs a value");
+    expect_bad("get a --json=yes", "takes no value");
+}
+
+Test(cli_args, a_bad_address_or_time_names_what_is_allowed) {
+    static const char *const wrong[] = {"host", "host:", ":1",   "h:0",  "h:65536",
+                                        "h:x",  "h:1x",  "h:-1", "unix:"};
+    char line[64];
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        snprintf(line, sizeof line, "get k --server %s", wrong[i]);
+        expect_bad(line, "allowed is HOST:PORT or unix:PATH");
+    }
+    cr_expect_eq(parse_env("get k", "nonsense"), VV_CLI_BAD);
+    cr_expect(strstr(err_text, "VARVE_SERVER 'nonsense'"), "%s", err_text);
+    expect_bad("get k --timeout 5", "TIMEOUT = 5");
+    expect_bad("get k --timeout 0s", "TIMEOUT = 0s");
+    expect_bad("get k --timeout never", "TIMEOUT = never");
+}
+
+Test(cli_args, help_and_version_go_to_stdout) {
+    cr_expect_eq(parse("--help"), VV_CLI_SHOWN);
+    cr_expect(strstr(out_text, "Exit codes"));
+    cr_expect_eq(parse("help"), VV_CLI_SHOWN);
+    cr_expect_eq(parse("--version"), VV_CLI_SHOWN);
+    cr_expect(strstr(out_text, "varve 0."));
+    static const char *const commands[] = {"put", "get", "delete", "batch", "health", "flush", "stats"};
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        char line[32];
+        snprintf(line, sizeof line, "%s --help", commands[i]);
+        cr_expect_eq(parse(line), VV_CLI_SHOWN, "%s", line);
+        cr_expect(strstr(out_text, commands[i]));
+        snprintf(line, sizeof line, "help %s", commands[i]);
+        cr_expect_eq(parse(line), VV_CLI_SHOWN, "%s", line);
+    }
+    cr_expect_str_empty(err_text);
+    expect_bad("help nothing", "no command 'nothing'");
+}
