@@ -1,0 +1,169 @@
+/*
+ * wal_impl.h - what the files of this folder share.
+ *
+ *   wal_recover.c    open: read what is there             (before the thread starts)
+ *   wal_writer.c     append, commit, sync, close          (writer role)
+ *   wal_maintain.c   the log's own thread                 (prepares, recycles)
+ *   wal_segment.c    the steps on files that they share   (no locks, no threads)
+ *
+ * Locking: `mu.lock` guards what is in `mu` and is never held during I/O. What is atomic is published by the
+ * writer role for the getters. All else belongs to the writer role, or does not change after open.
+ */
+#ifndef VV_ENGINE_WAL_IMPL_H
+#define VV_ENGINE_WAL_IMPL_H
+
+#include <stdatomic.h>
+
+#include "base/sync.h"
+#include "engine/wal/wal.h"
+#include "engine/wal/wal_format.h"
+
+#define VV_WAL_PATH_BYTES 4096
+#define VV_WAL_NAME_BYTES 32
+
+typedef struct vv_wal_segment {
+    struct vv_wal_segment *next;
+    vv_wal_segment_head head;
+    uint64_t seed;
+    vv_file *file;        /* open while frames may be written to it, else NULL */
+    uint64_t end;         /* offset behind the last frame */
+    uint64_t last_lsn;    /* nothing in it is newer; set when it is closed */
+    uint64_t frame_bytes; /* for the stats */
+} vv_wal_segment;
+
+/* Closed segments, oldest first. */
+typedef struct vv_wal_segment_list {
+    vv_wal_segment *first;
+    vv_wal_segment *last;
+} vv_wal_segment_list;
+
+typedef enum vv_wal_slot_state { VV_WAL_SLOT_FREE, VV_WAL_SLOT_SEALED, VV_WAL_SLOT_FLYING } vv_wal_slot_state;
+
+/* A frame on its way, with its buffer. */
+typedef struct vv_wal_slot {
+    vv_io_req req;
+    vv_wal_slot_state state;
+    bool done;         /* durable, but maybe a frame before it is not */
+    uint8_t *buf;      /* base_buf, or a buffer of this frame's own if it is larger */
+    uint8_t *base_buf; /* slot_bytes */
+    uint64_t capacity;
+    uint64_t payload_bytes;
+    uint32_t record_count;
+    uint64_t first_lsn;
+    uint64_t last_lsn;
+} vv_wal_slot;
+
+struct vv_wal {
+    vv_io_backend *backend;
+    const vv_logger *logger;
+    char *dir;
+    uint64_t segment_bytes;
+    uint64_t replay_after_lsn;
+    uint32_t block_bytes; /* of the segments that are prepared since open */
+    uint8_t log_id[VV_WAL_LOG_ID_BYTES];
+
+    /* Writer role. Frames number `retired` to `opened` - 1 are sealed or in flight, `opened` is being filled;
+     * frame n is in slots[n % slot_count]. */
+    vv_wal_segment *current;
+    vv_wal_slot *slots;
+    uint32_t slot_count;
+    uint64_t slot_bytes;
+    uint64_t opened;
+    uint64_t retired;
+    uint64_t next_frame_seq;
+    bool clean; /* the newest frame is a close frame, or there is nothing to protect */
+    vv_io_queue *queue;
+    bool ring_tried;
+    pthread_t ring_thread;
+
+    /* Written by the writer role (the segment counts by the thread too), read by anyone. durable_lsn is
+     * stored with release order: who acquires it sees what was done before the record was durable. */
+    _Atomic uint64_t last_lsn;
+    _Atomic uint64_t durable_lsn;
+    _Atomic uint64_t segment_count;
+    _Atomic uint64_t live_bytes;
+    _Atomic uint64_t written_bytes;
+    _Atomic uint64_t commits;
+    _Atomic uint64_t records;
+    _Atomic bool failed;
+
+    /* The thread's, or open's before it starts. */
+    uint64_t next_segment_seq;
+    uint64_t raw_seq;     /* number in the name of the raw file that waits for its next life, 0: none */
+    uint8_t *zero_buffer; /* VV_WAL_ZERO_BYTES zeros; the first block also serves for headers */
+
+    struct {
+        vv_mutex lock;
+        vv_cond work;             /* for the thread */
+        vv_cond answer;           /* for the writer role */
+        vv_wal_segment_list list; /* closed segments */
+        vv_wal_segment *ready;    /* the next segment: header, name and all durable */
+        uint64_t release_lsn;
+        uint64_t ask_bytes; /* the writer waits for a segment of this size; 0: it does not */
+        vv_wal_segment *asked;
+        vv_wal_segment *skipped; /* the ready segment that was passed over for a larger one */
+        vv_status ask_status;
+        bool prepare_failed; /* not tried again before someone asks or a segment goes */
+        bool retire_failed;  /* not tried again before the next release */
+        bool stop;
+    } mu;
+    pthread_t thread;
+    bool thread_started;
+};
+
+#define VV_WAL_ZERO_BYTES (UINT32_C(1) << 20)
+
+/* ---- wal_segment.c ---- */
+
+/* "wal-<seq, 16 hex digits>.log" or, for a raw file, ".tmp"; with the directory before it. */
+void vv_wal_path(const vv_wal *w, uint64_t seq, const char *suffix, char path[VV_WAL_PATH_BYTES]);
+
+/* Is `name` one of ours? */
+bool vv_wal_name_parse(const char *name, const char *suffix, uint64_t *seq_out);
+
+/*
+ * Make w->next_segment_seq a segment of `bytes`, from the raw file if there is one that fits, and open it.
+ * When this returns OK, header, size, name and every block of the file are durable. Uses w->raw_seq,
+ * w->next_segment_seq, w->zero_buffer and, for the first segment, sets w->block_bytes.
+ *
+ * NO_SPACE, NO_MEMORY, IO and others: there is no such segment. If a directory could not be synced, the log
+ * is latched.
+ */
+vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out, vv_error *err) VV_CHECKED;
+
+/* Take the file of a segment that is needed no more out of the log, as the raw file or for good, durably. */
+vv_status vv_wal_segment_retire(vv_wal *w, uint64_t seq, uint64_t bytes, vv_error *err) VV_CHECKED;
+
+/* Closes the file. NULL is fine. */
+void vv_wal_segment_destroy(vv_wal_segment *s);
+
+void vv_wal_list_push(vv_wal_segment_list *list, vv_wal_segment *s);
+vv_wal_segment *vv_wal_list_pop(vv_wal_segment_list *list);
+
+/* ---- wal_recover.c ---- */
+
+/*
+ * Replay, and fill in what the log goes on from: log id, closed segments, counters, raw file. Changes nothing
+ * on disk unless it succeeds.
+ */
+vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) VV_CHECKED;
+
+/* ---- wal_maintain.c ---- */
+
+vv_status vv_wal_maintain_start(vv_wal *w) VV_CHECKED;
+void vv_wal_maintain_stop(vv_wal *w);
+
+/* Take the next segment, of at least `bytes`, and retire w->current to the closed ones. Nothing may be in
+ * flight. Waits for the thread if none is ready. On failure w->current stays. */
+vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) VV_CHECKED;
+
+/* ---- wal_writer.c ---- */
+
+/* For good: no write, no sync from here on. Any thread. */
+void vv_wal_latch(vv_wal *w, vv_status why, const char *what);
+
+static inline bool vv_wal_failed(const vv_wal *w) {
+    return atomic_load_explicit(&w->failed, memory_order_acquire);
+}
+
+#endif

@@ -1,0 +1,456 @@
+/*
+ * wal_recover.c - reading the log back at open.
+ *
+ *   list --> check headers, peek at first frames --> pick the segment to start in --> replay frames
+ *        --> look for evidence of loss behind the end --> sync what was replayed --> clear the rest away
+ *
+ * What may be missing, and what may not. A frame that was being written when the power went was not
+ * acknowledged: it may be torn, and is cut, with all behind it. But every frame carries the LSN that was
+ * durable when it was sealed. If any frame behind the end of the readable log, torn or not, says that the
+ * first missing record was durable once, then acknowledged data is damaged, and the log is refused rather
+ * than cut. The same holds if segments are missing, by their numbers or by their LSNs. (The last frame of a
+ * log that was not closed cleanly has no such witness.)
+ *
+ * Nothing on disk changes before everything has been read and found good.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "base/alloc.h"
+#include "base/checksum.h"
+#include "engine/wal/wal_impl.h"
+
+#define WINDOW_BYTES (UINT64_C(4) << 20)
+
+typedef struct found_segment {
+    uint64_t seq;
+    vv_wal_segment *segment; /* NULL once the log owns it */
+    bool has_frame;
+    vv_wal_frame_head first; /* if has_frame */
+} found_segment;
+
+typedef struct seq_array {
+    uint64_t *items;
+    size_t count;
+    size_t capacity;
+} seq_array;
+
+typedef struct recovery {
+    vv_wal *w;
+    vv_wal_replay_fn replay;
+    void *arg;
+    vv_error *err;
+    seq_array logs; /* numbers of .log files, sorted */
+    seq_array raws; /* numbers of .tmp files */
+    found_segment *found;
+    size_t first;                 /* where replaying starts; == end if there is no frame */
+    size_t end;                   /* behind the last segment with frames */
+    uint64_t next_lsn;            /* expected of the next frame */
+    bool clean;                   /* the last frame was a close frame */
+    uint64_t end_offset;          /* of the frames in the segment that was replayed last */
+    char path[VV_WAL_PATH_BYTES]; /* of the segment at hand */
+    /* a window into the segment at hand */
+    vv_file *file;
+    uint8_t *buf;
+    uint64_t buf_bytes;
+    uint64_t window_at;
+    uint64_t window_bytes;
+} recovery;
+
+static vv_status gap(recovery *r, const char *fmt, uint64_t lsn, uint64_t offset) {
+    char words[256];
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(words, sizeof words, fmt, lsn);
+#pragma GCC diagnostic pop
+    return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_LOG_GAP, 0), "%s: offset %" PRIu64 ": %s",
+                   r->path, offset, words);
+}
+
+/* ---- the window ---- */
+
+/* Bytes [at, at + bytes) of the segment at hand, borrowed until the next call; an empty slice in *out if the
+ * file ends before. */
+static vv_status window(recovery *r, uint64_t at, uint64_t bytes, vv_slice *out) {
+    *out = vv_slice_make(NULL, 0);
+    if (at < r->window_at || at + bytes > r->window_at + r->window_bytes) {
+        uint64_t from = at & ~(uint64_t)(VV_IO_ALIGN_BYTES - 1);
+        uint64_t want = VV_MAX(vv_align_up(at - from + bytes, VV_IO_ALIGN_BYTES), WINDOW_BYTES);
+        if (want > r->buf_bytes) {
+            vv_free(r->buf);
+            r->buf_bytes = 0;
+            r->buf = vv_alloc_aligned(VV_IO_ALIGN_BYTES, want);
+            if (!r->buf)
+                return vv_fail(r->err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: out of memory",
+                               r->path);
+            r->buf_bytes = want;
+        }
+        size_t got;
+        r->window_bytes = 0;
+        vv_status st = vv_file_read(r->file, r->buf, r->buf_bytes, from, &got);
+        if (!vv_ok(st))
+            return vv_fail(r->err, st, "%s: read at %" PRIu64, r->path, from);
+        r->window_at = from;
+        r->window_bytes = got;
+    }
+    if (at + bytes <= r->window_at + r->window_bytes)
+        *out = vv_slice_make(r->buf + (at - r->window_at), bytes);
+    return VV_STATUS_OK;
+}
+
+static void close_file(recovery *r) {
+    vv_file_close(r->file);
+    r->file = NULL;
+    r->window_bytes = 0;
+}
+
+static vv_status open_file(recovery *r, uint64_t seq) {
+    close_file(r);
+    vv_wal_path(r->w, seq, ".log", r->path);
+    return vv_file_open(r->w->backend, r->path, VV_OPEN_READ | VV_OPEN_WRITE | VV_OPEN_DIRECT, &r->file,
+                        r->err);
+}
+
+/* ---- what is there ---- */
+
+static vv_status seq_push(seq_array *a, uint64_t seq) {
+    if (a->count == a->capacity) {
+        size_t capacity = a->capacity ? 2 * a->capacity : 16;
+        uint64_t *items = vv_realloc(a->items, capacity * sizeof *items);
+        if (!items)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        a->items = items;
+        a->capacity = capacity;
+    }
+    a->items[a->count++] = seq;
+    return VV_STATUS_OK;
+}
+
+static vv_status list_entry(void *arg, const char *name, vv_entry_kind kind) {
+    recovery *r = arg;
+    uint64_t seq;
+    (void)kind;
+    if (vv_wal_name_parse(name, ".log", &seq))
+        return seq_push(&r->logs, seq);
+    if (vv_wal_name_parse(name, ".tmp", &seq))
+        return seq_push(&r->raws, seq);
+    return VV_STATUS_OK;
+}
+
+static int compare_seq(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static vv_status list_files(recovery *r) {
+    VV_TRY(vv_dir_list(r->w->backend, r->w->dir, list_entry, r, r->err));
+    if (r->logs.count == 0)
+        return VV_STATUS_OK;
+    qsort(r->logs.items, r->logs.count, sizeof *r->logs.items, compare_seq);
+    for (size_t i = 1; i < r->logs.count; i++) {
+        vv_wal_path(r->w, r->logs.items[i - 1] + 1, ".log", r->path);
+        if (r->logs.items[i] != r->logs.items[i - 1] + 1)
+            return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_LOG_GAP, 0),
+                           "%s: this log segment is missing", r->path);
+    }
+    r->found = vv_alloc_zeroed(r->logs.count * sizeof *r->found);
+    return r->found ? VV_STATUS_OK : vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+}
+
+/* The header of the segment at hand. By S1 in wal_segment.c it is whole, unless the file was damaged. */
+static vv_status check_header(recovery *r, uint64_t seq, bool first, vv_wal_segment_head *head) {
+    vv_slice bytes;
+    VV_TRY(window(r, 0, VV_WAL_SEGMENT_HEAD_BYTES, &bytes));
+    vv_status truncated = vv_status_make(VV_CORRUPTION, VV_SUB_TRUNCATED, 0);
+    if (bytes.bytes == 0)
+        return vv_fail(r->err, truncated, "%s: file is too short for a segment header", r->path);
+    vv_status st = vv_wal_segment_head_decode(bytes.data, head);
+    if (!vv_ok(st))
+        return vv_fail(r->err, st, "%s: segment header: %s", r->path, vv_sub_text(st.sub));
+    if (head->seq != seq)
+        return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0),
+                       "%s: the header says segment %" PRIx64, r->path, head->seq);
+    if (first)
+        memcpy(r->w->log_id, head->log_id, sizeof head->log_id);
+    else if (memcmp(r->w->log_id, head->log_id, sizeof head->log_id) != 0)
+        return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0),
+                       "%s: segment of another log", r->path);
+    uint64_t file_bytes;
+    st = vv_file_size(r->file, &file_bytes);
+    if (!vv_ok(st))
+        return vv_fail(r->err, st, "%s: size", r->path);
+    if (file_bytes < head->segment_bytes)
+        return vv_fail(r->err, truncated, "%s: %" PRIu64 " bytes, but the segment has %" PRIu64, r->path,
+                       file_bytes, head->segment_bytes);
+    return VV_STATUS_OK;
+}
+
+/* The head of a frame at this offset, if there is one. */
+static vv_status frame_at(recovery *r, const vv_wal_segment *s, uint64_t at, bool *valid_out,
+                          vv_wal_frame_head *out) {
+    *valid_out = false;
+    if (at > s->head.segment_bytes - s->head.block_bytes)
+        return VV_STATUS_OK;
+    vv_slice bytes;
+    VV_TRY(window(r, at, VV_WAL_FRAME_HEAD_BYTES, &bytes));
+    *valid_out = bytes.bytes != 0 && vv_wal_frame_head_decode(bytes.data, s->seed, out);
+    return VV_STATUS_OK;
+}
+
+static vv_status read_heads(recovery *r) {
+    for (size_t i = 0; i < r->logs.count; i++) {
+        found_segment *f = &r->found[i];
+        f->seq = r->logs.items[i];
+        f->segment = vv_alloc_zeroed(sizeof *f->segment);
+        if (!f->segment)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        VV_TRY(open_file(r, f->seq));
+        VV_TRY(check_header(r, f->seq, i == 0, &f->segment->head));
+        f->segment->seed = vv_wal_segment_seed(&f->segment->head);
+        VV_TRY(frame_at(r, f->segment, f->segment->head.block_bytes, &f->has_frame, &f->first));
+    }
+    close_file(r);
+    return VV_STATUS_OK;
+}
+
+/* Start in the newest segment that begins at or before the first record to replay: older ones are not needed,
+ * whatever state they are in. */
+static vv_status pick_start(recovery *r) {
+    r->next_lsn = r->w->replay_after_lsn + 1;
+    r->w->next_frame_seq = 1;
+    for (size_t i = 0; i < r->logs.count; i++) {
+        const found_segment *f = &r->found[i];
+        if (!f->has_frame)
+            continue;
+        if (f->first.first_lsn - 1 <= r->w->replay_after_lsn) {
+            r->first = i;
+            r->next_lsn = f->first.first_lsn;
+            r->w->next_frame_seq = f->first.frame_seq;
+        } else if (r->end == 0) {
+            vv_wal_path(r->w, f->seq, ".log", r->path);
+            return gap(r, "the log starts behind record %" PRIu64, r->next_lsn, f->segment->head.block_bytes);
+        }
+        r->end = i + 1;
+    }
+    return VV_STATUS_OK;
+}
+
+/* ---- replay ---- */
+
+static vv_status bad_frame(recovery *r, uint64_t at, const char *what) {
+    return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0), "%s: offset %" PRIu64 ": %s",
+                   r->path, at, what);
+}
+
+/* The checksum is right, so that these are the bytes that were written: what makes no sense is refused. */
+static vv_status replay_payload(recovery *r, uint64_t at, const vv_wal_frame_head *head, vv_slice payload) {
+    vv_reader reader = vv_reader_make(payload);
+    uint64_t lsn = head->first_lsn;
+    for (uint32_t i = 0; i < head->record_count; i++) {
+        vv_record rec;
+        if (!vv_ok(vv_record_decode(&reader, &rec)) || rec.first_lsn != lsn ||
+            !vv_ok(vv_record_ops_check(&rec)))
+            return bad_frame(r, at, "a record makes no sense");
+        lsn += rec.op_count;
+        if (lsn - 1 > r->w->replay_after_lsn && r->replay)
+            VV_TRY(r->replay(r->arg, &rec));
+    }
+    if (reader.left_bytes != 0 || lsn - 1 != head->last_lsn)
+        return bad_frame(r, at, "the records are not what the frame says");
+    return VV_STATUS_OK;
+}
+
+/* A frame that is whole but not the next one: nothing writes that, so records are missing. */
+static vv_status check_order(recovery *r, const vv_wal_segment *s, const vv_wal_frame_head *head,
+                             uint64_t at) {
+    bool begins_segment = at == s->head.block_bytes;
+    bool follows = head->first_lsn == r->next_lsn;
+    /* After a crash SSTables may reach further than the log did; the log then goes on behind them. */
+    bool skips =
+        begins_segment && head->first_lsn > r->next_lsn && head->first_lsn - 1 <= r->w->replay_after_lsn;
+    if (!follows && !skips && begins_segment) { /* the fault is where the segment before ended */
+        vv_wal_path(r->w, s->head.seq - 1, ".log", r->path);
+        at = r->end_offset;
+    }
+    if (!follows && !skips)
+        return gap(r, "the log does not go on with record %" PRIu64, r->next_lsn, at);
+    if (head->frame_seq != r->w->next_frame_seq)
+        return bad_frame(r, at, "frames are missing");
+    return VV_STATUS_OK;
+}
+
+/* Replay the frames of the segment at hand up to the first block that does not hold the next one. */
+static vv_status replay_segment(recovery *r, vv_wal_segment *s) {
+    uint64_t at = s->head.block_bytes;
+    for (;;) {
+        vv_wal_frame_head head;
+        bool valid;
+        VV_TRY(frame_at(r, s, at, &valid, &head));
+        if (!valid || head.payload_bytes > s->head.segment_bytes - at - VV_WAL_FRAME_HEAD_BYTES)
+            break;
+        vv_slice payload;
+        VV_TRY(window(r, at, VV_WAL_FRAME_HEAD_BYTES + head.payload_bytes, &payload));
+        if (payload.bytes == 0)
+            break;
+        payload = vv_slice_make((const uint8_t *)payload.data + VV_WAL_FRAME_HEAD_BYTES, head.payload_bytes);
+        if (vv_checksum(payload.data, payload.bytes, s->seed) != head.payload_checksum)
+            break;
+        VV_TRY(check_order(r, s, &head, at));
+        VV_TRY(replay_payload(r, at, &head, payload));
+        r->next_lsn = head.last_lsn + 1;
+        r->clean = head.record_count == 0;
+        r->w->next_frame_seq = head.frame_seq + 1;
+        at += vv_wal_frame_bytes(head.payload_bytes, s->head.block_bytes);
+    }
+    s->end = at;
+    s->frame_bytes = at - s->head.block_bytes;
+    r->end_offset = at;
+    return VV_STATUS_OK;
+}
+
+/* Look at every block from `at` on for the head of a frame of this segment. One that knows the first missing
+ * record to be durable is evidence of a loss; others are cut. */
+static vv_status seek_evidence(recovery *r, const vv_wal_segment *s, uint64_t at, bool *torn) {
+    uint64_t missing_lsn = VV_MAX(r->next_lsn, r->w->replay_after_lsn + 1);
+    for (uint64_t block = at; block < s->head.segment_bytes; block += s->head.block_bytes) {
+        vv_wal_frame_head head;
+        bool valid;
+        VV_TRY(frame_at(r, s, block, &valid, &head));
+        if (!valid)
+            continue;
+        *torn = true;
+        if (head.durable_lsn >= missing_lsn)
+            return gap(r, "record %" PRIu64 " was durable once, and is damaged", missing_lsn, at);
+    }
+    return VV_STATUS_OK;
+}
+
+static vv_status replay_frames(recovery *r) {
+    for (size_t i = r->first; i < r->end; i++) {
+        vv_wal_segment *s = r->found[i].segment;
+        VV_TRY(open_file(r, r->found[i].seq));
+        VV_TRY(replay_segment(r, s));
+        s->last_lsn = r->next_lsn - 1;
+        /* After a kill these frames may be in the device's cache, or in the kernel's, and nowhere else.
+         * Readers are about to see them: make them stay. */
+        vv_status st = vv_file_sync(r->file, VV_SYNC_DATA);
+        if (!vv_ok(st))
+            return vv_fail(r->err, st, "%s: sync", r->path);
+    }
+    return VV_STATUS_OK;
+}
+
+/* In the last segment that holds frames and in those behind it. What is damaged in an older one was noticed
+ * by check_order(), because the next segment does not go on with the record that is missing. */
+static vv_status check_tail(recovery *r) {
+    if (r->logs.count == 0)
+        return VV_STATUS_OK;
+    bool torn = false;
+    size_t tail = r->end > 0 ? r->end - 1 : 0;
+    uint64_t tail_at = r->end > 0 ? r->end_offset : r->found[0].segment->head.block_bytes;
+    for (size_t i = tail; i < r->logs.count; i++) {
+        const vv_wal_segment *s = r->found[i].segment;
+        VV_TRY(open_file(r, r->found[i].seq));
+        VV_TRY(seek_evidence(r, s, i == tail ? tail_at : s->head.block_bytes, &torn));
+    }
+    close_file(r);
+    if (!r->clean && (r->end > 0 || torn)) {
+        vv_wal_path(r->w, r->found[tail].seq, ".log", r->path);
+        vv_log(r->w->logger, torn ? VV_LOG_WARN : VV_LOG_INFO,
+               "wal: %s: not closed cleanly; %s at offset %" PRIu64 ", behind record %" PRIu64, r->path,
+               torn ? "torn tail cut" : "ends", tail_at, r->next_lsn - 1);
+    }
+    return VV_STATUS_OK;
+}
+
+/* ---- handing over ---- */
+
+/* Segments behind the last frame hold nothing: make them raw, the newest first so that numbers stay
+ * contiguous. Nothing of them may be mistaken for live later: they get a new salt when they come back. */
+static vv_status clear_tail(recovery *r) {
+    vv_wal *w = r->w;
+    for (size_t i = r->logs.count; i > r->end; i--) {
+        const vv_wal_segment *s = r->found[i - 1].segment;
+        VV_TRY(vv_wal_segment_retire(w, r->found[i - 1].seq, s->head.segment_bytes, r->err));
+    }
+    return VV_STATUS_OK;
+}
+
+/* Raw files: one of the right size is kept, the rest goes. */
+static vv_status clear_raws(recovery *r) {
+    vv_wal *w = r->w;
+    for (size_t i = 0; i < r->raws.count; i++) {
+        vv_wal_path(w, r->raws.items[i], ".tmp", r->path);
+        uint64_t bytes = 0;
+        if (w->raw_seq == 0) {
+            vv_file *file;
+            VV_TRY(vv_file_open(w->backend, r->path, VV_OPEN_READ, &file, r->err));
+            vv_status st = vv_file_size(file, &bytes);
+            vv_file_close(file);
+            VV_TRY(st);
+        }
+        if (w->raw_seq == 0 && bytes == w->segment_bytes)
+            w->raw_seq = r->raws.items[i];
+        else
+            VV_TRY(vv_path_unlink(w->backend, r->path, r->err));
+    }
+    return VV_STATUS_OK;
+}
+
+static void hand_over(recovery *r) {
+    vv_wal *w = r->w;
+    uint64_t last_lsn = VV_MAX(r->next_lsn - 1, w->replay_after_lsn);
+    atomic_store_explicit(&w->last_lsn, last_lsn, memory_order_relaxed);
+    atomic_store_explicit(&w->durable_lsn, last_lsn, memory_order_release);
+    w->next_segment_seq = r->end > 0 ? r->found[r->end - 1].seq + 1 : r->logs.count > 0 ? r->found[0].seq : 1;
+    for (size_t i = 0; i < r->end; i++) {
+        vv_wal_segment *s = r->found[i].segment;
+        r->found[i].segment = NULL;
+        if (i < r->first)
+            s->last_lsn = w->replay_after_lsn;
+        vv_wal_list_push(&w->mu.list, s);
+        atomic_fetch_add_explicit(&w->live_bytes, s->frame_bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);
+    }
+}
+
+vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) {
+    recovery *r = vv_alloc_zeroed(sizeof *r);
+    if (!r)
+        return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: out of memory", w->dir);
+    *r = (recovery){.w = w, .replay = replay, .arg = arg, .err = err};
+    if (err)
+        err->text[0] = '\0';
+    vv_status st = list_files(r);
+    if (vv_ok(st))
+        st = read_heads(r);
+    if (vv_ok(st))
+        st = pick_start(r);
+    if (vv_ok(st))
+        st = replay_frames(r);
+    if (vv_ok(st))
+        st = check_tail(r);
+    if (vv_ok(st) && r->logs.count == 0 &&
+        getrandom(w->log_id, sizeof w->log_id, 0) != (ssize_t)sizeof w->log_id)
+        st = vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0);
+    if (vv_ok(st))
+        st = clear_tail(r);
+    if (vv_ok(st))
+        st = clear_raws(r);
+    if (vv_ok(st))
+        hand_over(r);
+    else
+        st = vv_wrap(err, st, "recover the log");
+
+    close_file(r);
+    for (size_t i = 0; r->found && i < r->logs.count; i++)
+        vv_wal_segment_destroy(r->found[i].segment);
+    vv_free(r->found);
+    vv_free(r->logs.items);
+    vv_free(r->raws.items);
+    vv_free(r->buf);
+    vv_free(r);
+    return st;
+}
