@@ -63,6 +63,11 @@ vv_status vv_posix_backend_make(const struct vv_io_ops *ops, const vv_logger *lg
 vv_status vv_posix_backend_create(const vv_logger *lg, vv_io_backend **out, vv_error *err) VV_CHECKED;
 void vv_posix_backend_destroy(vv_io_backend *b);
 
+/* UNSUPPORTED where the kernel gives no working ring: the words say why. *flags_out names the set-up flags of
+ * its rings (static). */
+vv_status vv_uring_backend_create(const vv_logger *lg, vv_io_backend **out, const char **flags_out,
+                                  vv_error *err) VV_CHECKED;
+
 /* file_posix.c */
 vv_status vv_posix_file_open(vv_io_backend *b, const char *path, uint32_t flags, vv_file **out,
                              vv_error *err) VV_CHECKED;

@@ -19,7 +19,12 @@ static vv_status create_posix(vv_io_backend **out, vv_error *err) {
     return vv_io_backend_create(VV_IO_CHOICE_POSIX, NULL, out, err);
 }
 
+static vv_status create_uring(vv_io_backend **out, vv_error *err) {
+    return vv_io_backend_create(VV_IO_CHOICE_URING, NULL, out, err);
+}
+
 static const test_backend test_backends[] = {
+    {"uring", create_uring, vv_tempdir},
     {"posix", create_posix, vv_tempdir},
 };
 

@@ -1,0 +1,30 @@
+/*
+ * uring_impl.h - what the files of the io_uring backend share. For io/uring_*.c and their tests only.
+ */
+#ifndef VV_IO_URING_IMPL_H
+#define VV_IO_URING_IMPL_H
+
+#include <liburing.h>
+
+#include "io/io_impl.h"
+
+/*
+ * The one way from a queue into the kernel. Tests replace it, before they start any thread, to cut transfers
+ * short and to turn results into failures; nothing else writes here.
+ */
+typedef struct vv_uring_syscalls {
+    /* Submit what the ring holds, wait for wait_nr completions (0: only post those that are there). The
+     * number of entries taken, or -errno. */
+    int (*enter)(struct io_uring *ring, unsigned wait_nr);
+} vv_uring_syscalls;
+
+extern vv_uring_syscalls vv_uring_sys;
+
+/*
+ * Whether the kernel gives this process a working io_uring: set-up, the operations that Varve needs, and a
+ * round trip, since a filter may block any of the three system calls alone. UNSUPPORTED: no, and the words
+ * say why. OK: *flags_out are the set-up flags to use, and their names in *names_out (static).
+ */
+vv_status vv_uring_probe(unsigned *flags_out, const char **names_out, vv_error *why) VV_CHECKED;
+
+#endif

@@ -1,0 +1,164 @@
+/*
+ * uring_probe.c - does this kernel give this process an io_uring, and if not, why?
+ *
+ * The words are for an operator who wonders why the slower backend runs, so they name the switch to turn:
+ * the sysctl, the container's seccomp profile, the kernel's age or the memlock limit.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "io/uring_impl.h"
+
+#define PROBE_ENTRIES 4
+
+/* From the best to the oldest kernel's. SINGLE_ISSUER and DEFER_TASKRUN are safety: completions are posted
+ * only while the owner is inside the kernel for them, and any other thread's touch fails. */
+static const struct {
+    unsigned flags;
+    const char *names;
+} flag_sets[] = {
+    {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, "SINGLE_ISSUER|DEFER_TASKRUN"}, /* 6.1 */
+    {IORING_SETUP_COOP_TASKRUN, "COOP_TASKRUN"},                                              /* 5.19 */
+    {0, "no flags"},
+};
+
+static const struct {
+    int op;
+    const char *name;
+} needed_ops[] = {
+    {IORING_OP_NOP, "NOP"},
+    {IORING_OP_READ, "READ"},
+    {IORING_OP_WRITE, "WRITE"},
+    {IORING_OP_READ_FIXED, "READ_FIXED"},
+    {IORING_OP_WRITE_FIXED, "WRITE_FIXED"},
+    {IORING_OP_FSYNC, "FSYNC"},
+};
+
+static const char *sys_text(int sys) {
+    const char *text = strerrordesc_np(sys);
+    return text ? text : "unknown errno";
+}
+
+/* kernel.io_uring_disabled; 0 where there is no such switch. */
+static int sysctl_disabled(void) {
+    FILE *in = fopen("/proc/sys/kernel/io_uring_disabled", "re");
+    if (!in)
+        return 0;
+    char text[16] = "";
+    char *got = fgets(text, sizeof text, in);
+    fclose(in);
+    return got ? atoi(text) : 0;
+}
+
+static bool seccomp_filtered(void) {
+    FILE *in = fopen("/proc/self/status", "re");
+    if (!in)
+        return false;
+    char line[256];
+    bool filtered = false;
+    while (!filtered && fgets(line, sizeof line, in))
+        filtered = strncmp(line, "Seccomp:", 8) == 0 && atoi(line + 8) == 2;
+    fclose(in);
+    return filtered;
+}
+
+static vv_status refused(vv_error *why, const char *text) {
+    return vv_fail(why, vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0), "%s", text);
+}
+
+static vv_status explain_eperm(vv_error *why) {
+    int disabled = sysctl_disabled();
+    if (disabled >= 2)
+        return refused(why, "kernel.io_uring_disabled=2 forbids io_uring to every process");
+    if (disabled == 1)
+        return refused(why, seccomp_filtered()
+                                ? "kernel.io_uring_disabled=1 forbids io_uring to unprivileged processes, "
+                                  "or the seccomp filter of this process blocks it"
+                                : "kernel.io_uring_disabled=1 forbids io_uring to unprivileged processes");
+    if (seccomp_filtered())
+        return refused(why, "a seccomp filter blocks io_uring (EPERM), as container runtimes do by default");
+    return refused(why, "io_uring_setup is not permitted (EPERM), perhaps by a security module");
+}
+
+static vv_status explain_enomem(vv_error *why) {
+    struct rlimit limit;
+    vv_status st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0);
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return vv_fail(why, st, "no memory for a ring (ENOMEM)");
+    return vv_fail(why, st, "no memory for a ring (ENOMEM): the memlock limit is %llu KiB",
+                   (unsigned long long)(limit.rlim_cur / 1024));
+}
+
+static vv_status explain_setup(int sys, vv_error *why) {
+    switch (sys) {
+    case ENOSYS:
+        return refused(why,
+                       seccomp_filtered()
+                           ? "no io_uring_setup (ENOSYS): a seccomp filter hides it, or the kernel is old"
+                           : "no io_uring_setup (ENOSYS): the kernel is too old or built without it");
+    case EPERM: return explain_eperm(why);
+    case ENOMEM: return explain_enomem(why);
+    default:
+        return vv_fail(why, vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0), "io_uring_setup fails: %s",
+                       sys_text(sys));
+    }
+}
+
+static vv_status check_ops(struct io_uring *ring, vv_error *why) {
+    enum { OPS = 256 };
+    _Alignas(struct io_uring_probe) char
+        room[sizeof(struct io_uring_probe) + OPS * sizeof(struct io_uring_probe_op)];
+    memset(room, 0, sizeof room);
+    struct io_uring_probe *probe = (struct io_uring_probe *)room;
+    vv_status st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0);
+    int rc = io_uring_register_probe(ring, probe, OPS);
+    if (rc == -EINVAL)
+        return vv_fail(why, st, "the kernel's io_uring is too old: it can't be asked for its operations");
+    if (rc < 0)
+        return vv_fail(why, st, "io_uring_register is blocked%s: %s",
+                       seccomp_filtered() ? " by a seccomp filter" : "", sys_text(-rc));
+    for (size_t i = 0; i < sizeof needed_ops / sizeof needed_ops[0]; i++)
+        if (!io_uring_opcode_supported(probe, needed_ops[i].op))
+            return vv_fail(why, st, "the kernel's io_uring is too old: no %s", needed_ops[i].name);
+    return VV_STATUS_OK;
+}
+
+static vv_status round_trip(struct io_uring *ring, vv_error *why) {
+    vv_status st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0);
+    io_uring_prep_nop(io_uring_get_sqe(ring)); /* a fresh ring has room */
+    int rc;
+    do {
+        rc = io_uring_submit_and_wait(ring, 1);
+    } while (rc == -EINTR);
+    if (rc < 0)
+        return vv_fail(why, st, "io_uring_enter is blocked%s: %s",
+                       seccomp_filtered() ? " by a seccomp filter" : "", sys_text(-rc));
+    struct io_uring_cqe *cqe;
+    rc = io_uring_wait_cqe(ring, &cqe);
+    if (rc < 0 || cqe->res != 0)
+        return vv_fail(why, st, "a first request through io_uring fails: %s",
+                       sys_text(rc < 0 ? -rc : -cqe->res));
+    io_uring_cqe_seen(ring, cqe);
+    return VV_STATUS_OK;
+}
+
+vv_status vv_uring_probe(unsigned *flags_out, const char **names_out, vv_error *why) {
+    struct io_uring ring;
+    size_t set = 0;
+    int rc;
+    do {
+        rc = io_uring_queue_init(PROBE_ENTRIES, &ring, flag_sets[set].flags);
+    } while (rc == -EINVAL && ++set < sizeof flag_sets / sizeof flag_sets[0]);
+    if (rc < 0)
+        return explain_setup(-rc, why);
+    *flags_out = flag_sets[set].flags;
+    *names_out = flag_sets[set].names;
+    vv_status st = check_ops(&ring, why);
+    if (vv_ok(st))
+        st = round_trip(&ring, why);
+    io_uring_queue_exit(&ring);
+    return st;
+}
