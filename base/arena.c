@@ -48,7 +48,10 @@ static size_t span_left(const span *s) {
     return (size_t)(s->end - s->at);
 }
 
+/* What a piece takes; at least one unit, so that every piece has an address. */
 static size_t round_up(size_t bytes) {
+    if (bytes == 0)
+        bytes = 1;
     return (bytes + VV_ARENA_ALIGN_BYTES - 1) / VV_ARENA_ALIGN_BYTES * VV_ARENA_ALIGN_BYTES;
 }
 

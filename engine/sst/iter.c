@@ -1,0 +1,92 @@
+/*
+ * iter.c - a cursor over one table: a position in the index and one pinned block.
+ */
+#include "base/alloc.h"
+#include "engine/sst/block_cache.h"
+#include "engine/sst/sst_impl.h"
+
+typedef struct sst_iter {
+    vv_iter base;
+    vv_sst_reader *reader;
+    vv_block_cache *cache;
+    vv_block *block;      /* pinned, or NULL */
+    uint64_t block_index; /* of `block` */
+    uint32_t entry_index;
+} sst_iter;
+
+static void unpin(sst_iter *it) {
+    if (it->block)
+        vv_block_cache_release(it->cache, it->block);
+    it->block = NULL;
+}
+
+/* Pin block `index`; false: there is none, or it can't be read, which `status` then says. */
+static bool pin(sst_iter *it, uint64_t index) {
+    if (it->block && it->block_index == index)
+        return true;
+    unpin(it);
+    if (index >= vv_sst_reader_block_count(it->reader))
+        return false;
+    vv_block_handle h = vv_sst_reader_block(it->reader, index);
+    it->base.status = vv_block_cache_read(it->cache, it->reader, h, &it->block, NULL);
+    it->block_index = index;
+    return vv_ok(it->base.status);
+}
+
+/* Show entry `index` of the pinned block. */
+static void show(sst_iter *it, uint32_t index) {
+    it->entry_index = index;
+    vv_sst_block_entry(it->block->data, index, &it->base.entry);
+    it->base.valid = true;
+}
+
+static void iter_destroy(vv_iter *base) {
+    sst_iter *it = (sst_iter *)base;
+    unpin(it);
+    vv_free(it);
+}
+
+static void iter_seek_first(vv_iter *base) {
+    sst_iter *it = (sst_iter *)base;
+    base->valid = false;
+    if (vv_ok(base->status) && pin(it, 0))
+        show(it, 0);
+}
+
+static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
+    sst_iter *it = (sst_iter *)base;
+    base->valid = false;
+    if (!vv_ok(base->status) || !pin(it, vv_sst_index_find(&it->reader->index, key, lsn)))
+        return;
+    uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
+    if (index == vv_sst_block_count(it->block->data)) {
+        /* The index promised an entry at or behind this one. */
+        base->status = vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
+        return;
+    }
+    show(it, index);
+}
+
+static void iter_next(vv_iter *base) {
+    sst_iter *it = (sst_iter *)base;
+    base->valid = false;
+    if (it->entry_index + 1 < vv_sst_block_count(it->block->data))
+        show(it, it->entry_index + 1);
+    else if (pin(it, it->block_index + 1))
+        show(it, 0);
+}
+
+static const vv_iter_ops iter_ops = {
+    .destroy = iter_destroy, .seek_first = iter_seek_first, .seek = iter_seek, .next = iter_next};
+
+vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, vv_iter **out) {
+    *out = NULL;
+    sst_iter *it = vv_alloc_zeroed(sizeof *it);
+    if (!it)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    it->base.ops = &iter_ops;
+    it->reader = r;
+    it->cache = c;
+    *out = &it->base;
+    return VV_STATUS_OK;
+}

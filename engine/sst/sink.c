@@ -1,0 +1,104 @@
+/*
+ * sink.c - writes a file front to back: large aligned pieces, one being filled while others are on their way.
+ *
+ * Why what finish() acknowledges survives: every piece was written and its completion awaited, then the file
+ * was cut to its length, and only then was it synced once, with its size and everything else that reading it
+ * back needs. A piece or a sync that failed makes the sink fail for good; nothing is tried again.
+ */
+#include "base/assert.h"
+#include "base/codec.h"
+#include "engine/sst/sst_impl.h"
+
+static void piece_done(vv_io_req *req) {
+    vv_sst_sink *s = req->arg;
+    for (uint32_t i = 0; i < VV_SST_SINK_SLOTS; i++) {
+        if (&s->slots[i].req == req)
+            s->slots[i].in_flight = false;
+    }
+    vv_status_keep(&s->status, req->status);
+}
+
+static void wait_for(vv_sst_sink *s, const vv_sst_sink_slot *slot) {
+    while (slot->in_flight) {
+        uint32_t done;
+        vv_status st = vv_io_run(s->queue, 1, &done);
+        vv_status_keep(&s->status, st);
+        if (!vv_ok(st) && done == 0)
+            return; /* the queue is broken and gives nothing back: its buffers stay lost with it */
+    }
+}
+
+vv_status vv_sst_sink_init(vv_sst_sink *s, vv_io_queue *queue, vv_file *file) {
+    *s = (vv_sst_sink){.queue = queue, .file = file};
+    s->buffer_bytes = queue->options.pool_buffer_bytes / VV_IO_ALIGN_BYTES * VV_IO_ALIGN_BYTES;
+    VV_ASSERT(s->buffer_bytes > 0);
+    for (uint32_t i = 0; i < VV_SST_SINK_SLOTS; i++) {
+        s->slots[i].buffer = vv_io_buffer_take(queue);
+        if (!s->slots[i].buffer) {
+            vv_sst_sink_deinit(s);
+            return vv_status_make(VV_BUSY, VV_SUB_NONE, 0);
+        }
+    }
+    return VV_STATUS_OK;
+}
+
+/* Send the current buffer, padded with zeros to what direct I/O can write, and turn to the next one. */
+static void send_current(vv_sst_sink *s) {
+    vv_sst_sink_slot *slot = &s->slots[s->current];
+    uint32_t bytes = (uint32_t)vv_align_up(s->used_bytes, VV_IO_ALIGN_BYTES);
+    memset(slot->buffer + s->used_bytes, 0, bytes - s->used_bytes);
+    slot->req = (vv_io_req){
+        .op = VV_IO_WRITE,
+        .file = s->file,
+        .buf = slot->buffer,
+        .offset = s->offset,
+        .bytes = bytes,
+        .done = piece_done,
+        .arg = s,
+    };
+    slot->in_flight = true;
+    vv_io_submit(s->queue, &slot->req);
+    s->offset += s->used_bytes;
+    s->used_bytes = 0;
+    s->current = (s->current + 1) % VV_SST_SINK_SLOTS;
+    /* Give it to the kernel now, so that it is written while the next buffer is filled. */
+    vv_status_keep(&s->status, vv_io_run(s->queue, 0, NULL));
+    wait_for(s, &s->slots[s->current]);
+}
+
+vv_status vv_sst_sink_append(vv_sst_sink *s, const void *data, size_t bytes) {
+    const uint8_t *from = data;
+    while (bytes > 0 && vv_ok(s->status)) {
+        size_t piece = VV_MIN(bytes, (size_t)(s->buffer_bytes - s->used_bytes));
+        memcpy(s->slots[s->current].buffer + s->used_bytes, from, piece);
+        s->used_bytes += (uint32_t)piece;
+        from += piece;
+        bytes -= piece;
+        if (s->used_bytes == s->buffer_bytes)
+            send_current(s);
+    }
+    return s->status;
+}
+
+vv_status vv_sst_sink_finish(vv_sst_sink *s) {
+    uint64_t file_bytes = s->offset + s->used_bytes;
+    bool padded = s->used_bytes % VV_IO_ALIGN_BYTES != 0;
+    if (s->used_bytes > 0 && vv_ok(s->status))
+        send_current(s);
+    for (uint32_t i = 0; i < VV_SST_SINK_SLOTS; i++)
+        wait_for(s, &s->slots[i]);
+    if (padded && vv_ok(s->status))
+        s->status = vv_file_truncate(s->file, file_bytes);
+    if (vv_ok(s->status))
+        s->status = vv_file_sync(s->file, VV_SYNC_FULL);
+    return s->status;
+}
+
+void vv_sst_sink_deinit(vv_sst_sink *s) {
+    for (uint32_t i = 0; i < VV_SST_SINK_SLOTS; i++) {
+        wait_for(s, &s->slots[i]);
+        if (!s->slots[i].in_flight)
+            vv_io_buffer_give(s->queue, s->slots[i].buffer);
+        s->slots[i].buffer = NULL;
+    }
+}

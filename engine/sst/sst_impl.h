@@ -1,0 +1,192 @@
+/*
+ * sst_impl.h - the parts of a table as its writer and its reader share them. Included inside engine/sst only.
+ *
+ * Every offset and size below is drawn in engine/FORMAT.md section 2.
+ */
+#ifndef VV_ENGINE_SST_SST_IMPL_H
+#define VV_ENGINE_SST_SST_IMPL_H
+
+#include "base/codec.h"
+#include "engine/sst/sst.h"
+
+#define VV_SST_FORMAT_VERSION 1
+#define VV_SST_MAGIC          "VARVSST" /* 7 bytes, then the version */
+#define VV_SST_MAGIC_BYTES    7
+
+#define VV_SST_FOOTER_BYTES      56
+#define VV_SST_BLOCK_HEAD_BYTES  24
+#define VV_SST_ENTRY_HEAD_BYTES  24
+#define VV_SST_INDEX_HEAD_BYTES  96
+#define VV_SST_INDEX_SLOT_BYTES  22
+#define VV_SST_FILTER_HEAD_BYTES 16
+#define VV_SST_CHECKSUM_BYTES    8
+
+#define VV_SST_COMPRESSION_NONE 0
+#define VV_SST_INDEX_SPARSE     0
+#define VV_SST_FILTER_BLOCKED   1
+
+/* The seed of the checksum of what stands at `offset` of table `table_id`: a block that was written for
+ * another place or another table does not pass. */
+static inline uint64_t vv_sst_seed(uint64_t table_id, uint64_t offset) {
+    return table_id + (offset + 1) * UINT64_C(0x9E3779B97F4A7C15);
+}
+
+/* ---- growing bytes (buffer.c) ---- */
+
+typedef struct vv_sst_buffer {
+    uint8_t *data;
+    size_t bytes;
+    size_t capacity_bytes;
+} vv_sst_buffer;
+
+/* Grow by `bytes`, not initialised, and return where they begin; NULL: no memory, nothing changed. */
+void *vv_sst_buffer_extend(vv_sst_buffer *b, size_t bytes) VV_CHECKED;
+/* False: no memory. */
+bool vv_sst_buffer_append(vv_sst_buffer *b, const void *data, size_t bytes) VV_CHECKED;
+void vv_sst_buffer_deinit(vv_sst_buffer *b);
+
+/* ---- one data block (block_builder.c, block.c) ---- */
+
+typedef struct vv_sst_block_builder {
+    vv_sst_buffer block;   /* head and entries */
+    vv_sst_buffer offsets; /* the offset table to be */
+    uint32_t count;
+} vv_sst_block_builder;
+
+/* What the block takes on disk before padding, with one more entry e (e NULL: as it is). */
+uint64_t vv_sst_block_builder_bytes(const vv_sst_block_builder *b, const vv_entry *e);
+vv_status vv_sst_block_builder_add(vv_sst_block_builder *b, const vv_entry *e) VV_CHECKED;
+/* Complete the block, padded to a multiple of block_bytes; borrowed until the next call. NO_MEMORY. */
+vv_status vv_sst_block_builder_finish(vv_sst_block_builder *b, uint32_t block_bytes, uint64_t seed,
+                                      vv_slice *out) VV_CHECKED;
+void vv_sst_block_builder_reset(vv_sst_block_builder *b);
+void vv_sst_block_builder_deinit(vv_sst_block_builder *b);
+
+vv_status vv_sst_block_check(const void *bytes, uint32_t size, uint64_t seed) VV_CHECKED;
+/* The index of the first entry at or behind (key, lsn); the count if there is none. */
+uint32_t vv_sst_block_lower_bound(const void *bytes, vv_slice key, uint64_t lsn);
+
+/* ---- index block (index.c) ---- */
+
+typedef struct vv_sst_index_head {
+    uint32_t block_bytes;
+    uint64_t table_id;
+    uint64_t created_unix_ms;
+    uint64_t item_count;
+    uint64_t min_lsn;
+    uint64_t max_lsn;
+    uint64_t data_bytes;
+    uint64_t block_count;
+    uint64_t filter_checksum; /* 0: no filter */
+    uint64_t footer_checksum;
+    vv_slice first_key;
+} vv_sst_index_head;
+
+/* One data block as the index knows it. */
+typedef struct vv_sst_index_slot {
+    vv_block_handle handle;
+    vv_slice last_key;
+    uint64_t last_lsn;
+} vv_sst_index_slot;
+
+vv_status vv_sst_index_slot_append(vv_sst_buffer *slots, const vv_sst_index_slot *slot) VV_CHECKED;
+
+/* Bytes of an index block with these slots. */
+uint64_t vv_sst_index_block_bytes(const vv_sst_index_head *h, size_t slots_bytes);
+/* Write it to `at`, which has that many bytes; index_offset: where it will be in the file. */
+void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots, uint64_t index_offset,
+                         uint8_t *at);
+
+typedef struct vv_sst_index {
+    vv_sst_index_head head;
+    uint8_t *bytes; /* the index block, owned; slots and keys are read from it */
+    size_t bytes_count;
+    size_t shared_bytes; /* every key of the table begins with this many bytes of the first key */
+    uint64_t *prefixes;  /* of each block's last key: the 8 bytes behind the shared ones */
+    uint64_t *slots_at;  /* where each slot is in bytes */
+} vv_sst_index;
+
+/* Verify an index block that stands at index_offset, and take a copy. CORRUPTION, UNSUPPORTED, NO_MEMORY. */
+vv_status vv_sst_index_open(vv_sst_index *x, vv_slice block, uint64_t index_offset) VV_CHECKED;
+void vv_sst_index_close(vv_sst_index *x);
+/* The index of the first block whose last entry is at or behind (key, lsn); block_count: none. */
+uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn);
+vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i);
+uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x);
+
+/* ---- filter block (filter.c) ---- */
+
+/* The filter block over `count` key hashes at a false positive rate, owned by *out. NO_MEMORY. */
+vv_status vv_sst_filter_build(const uint64_t *hashes, size_t count, double fp_rate,
+                              vv_sst_buffer *out) VV_CHECKED;
+
+typedef struct vv_sst_filter {
+    uint8_t *lines; /* NULL: no filter, everything may be there */
+    uint32_t line_count;
+    uint32_t probe_count;
+} vv_sst_filter;
+
+/* Take a copy of a filter block whose checksum is right. CORRUPTION, UNSUPPORTED, NO_MEMORY. */
+vv_status vv_sst_filter_open(vv_sst_filter *f, vv_slice block) VV_CHECKED;
+void vv_sst_filter_close(vv_sst_filter *f);
+bool vv_sst_filter_may_contain(const vv_sst_filter *f, uint64_t key_hash);
+
+/* ---- footer (footer in index.c's care: its checksum is kept there) ---- */
+
+typedef struct vv_sst_footer {
+    uint64_t index_offset;
+    uint64_t index_bytes;
+    uint64_t filter_offset;
+    uint64_t filter_bytes;
+    uint64_t item_count;
+    uint64_t max_lsn;
+} vv_sst_footer;
+
+void vv_sst_footer_encode(const vv_sst_footer *f, uint8_t at[VV_SST_FOOTER_BYTES]);
+/* Check magic and version, and that the parts follow each other and end the file. */
+vv_status vv_sst_footer_decode(const uint8_t at[VV_SST_FOOTER_BYTES], uint64_t file_bytes,
+                               vv_sst_footer *out) VV_CHECKED;
+
+/* ---- sequential output (sink.c) ---- */
+
+#define VV_SST_SINK_SLOTS 2
+
+typedef struct vv_sst_sink_slot {
+    vv_io_req req;
+    uint8_t *buffer;
+    bool in_flight;
+} vv_sst_sink_slot;
+
+/* A file being written front to back in large aligned pieces. */
+typedef struct vv_sst_sink {
+    vv_io_queue *queue;
+    vv_file *file; /* borrowed */
+    vv_sst_sink_slot slots[VV_SST_SINK_SLOTS];
+    uint32_t current;      /* the slot that is filled */
+    uint32_t buffer_bytes; /* of each slot */
+    uint32_t used_bytes;   /* of the current slot's buffer */
+    uint64_t offset;       /* in the file, of the current buffer */
+    vv_status status;      /* the first failure; final */
+} vv_sst_sink;
+
+/* The sink must stay where it is. BUSY: the queue's pool has not enough buffers left. */
+vv_status vv_sst_sink_init(vv_sst_sink *s, vv_io_queue *queue, vv_file *file) VV_CHECKED;
+vv_status vv_sst_sink_append(vv_sst_sink *s, const void *data, size_t bytes) VV_CHECKED;
+/* Write the rest, cut the file to its length and sync it. OK: all that was appended survives power loss, once
+ * the file's name does. */
+vv_status vv_sst_sink_finish(vv_sst_sink *s) VV_CHECKED;
+/* Waits for what is in flight. */
+void vv_sst_sink_deinit(vv_sst_sink *s);
+
+/* ---- reader ---- */
+
+struct vv_sst_reader {
+    vv_file *file;
+    uint64_t file_number;
+    vv_sst_index index;
+    vv_sst_filter filter;
+    void *cache_entry; /* the table cache's, if it opened the reader */
+    char *path;
+};
+
+#endif

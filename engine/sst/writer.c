@@ -1,0 +1,242 @@
+/*
+ * writer.c - makes a table: blocks as they fill up, then index, filter and footer.
+ *
+ * Entries gather in one block; a full block goes to the sink and leaves its last key in the index. Key hashes
+ * are kept until the end, since the filter's size follows from their number. The index block comes before
+ * the filter and the footer in the file but holds their checksums, so all three are made first and then
+ * written.
+ */
+#include "base/alloc.h"
+#include "base/checksum.h"
+#include "base/clock.h"
+#include "engine/sst/sst_impl.h"
+
+struct vv_sst_writer {
+    vv_sst_writer_options options; /* path is not kept */
+    char *path;
+    vv_file *file;
+    vv_sst_sink sink;
+    bool sink_ready;
+    bool finished;
+    vv_status status; /* the first failure; final */
+
+    vv_sst_block_builder block;
+    vv_sst_buffer slots;
+    vv_sst_buffer hashes;   /* uint64_t, one for each user key */
+    vv_sst_buffer last_key; /* of the entry added last */
+    uint64_t last_lsn;
+    vv_sst_buffer first_key;
+    vv_sst_index_head head;
+};
+
+static vv_status no_memory(void) {
+    return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+}
+
+/* Differs from table to table: that is all it is for. */
+static uint64_t make_table_id(const char *path) {
+    return vv_checksum(path, strlen(path), vv_clock_mono_ns() ^ (vv_clock_unix_ms() << 20));
+}
+
+vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **out, vv_error *err) {
+    *out = NULL;
+    VV_ASSERT(vv_is_power_of_two(o->block_bytes) && o->block_bytes >= VV_SST_BLOCK_BYTES_MIN &&
+              o->block_bytes <= VV_SST_BLOCK_BYTES_MAX);
+    VV_ASSERT(o->filter_fp_rate >= 0 && o->filter_fp_rate < 1);
+    vv_status st = no_memory();
+    vv_sst_writer *w = vv_alloc_zeroed(sizeof *w);
+    if (!w)
+        return vv_fail(err, st, "%s: no memory for a table writer", o->path);
+    w->options = *o;
+    w->path = vv_strdup(o->path);
+    if (!w->path) {
+        st = vv_fail(err, st, "%s: no memory for a table writer", o->path);
+        goto fail;
+    }
+    w->options.path = w->path;
+    w->head.block_bytes = o->block_bytes;
+    w->head.table_id = make_table_id(o->path);
+    w->head.created_unix_ms = vv_clock_unix_ms();
+    w->head.min_lsn = VV_LSN_MAX;
+
+    uint32_t flags = VV_OPEN_WRITE | VV_OPEN_CREATE | VV_OPEN_EXCLUSIVE | VV_OPEN_DIRECT;
+    st = vv_file_open(o->backend, o->path, flags, &w->file, err);
+    if (!vv_ok(st))
+        goto fail;
+    st = vv_sst_sink_init(&w->sink, o->queue, w->file);
+    if (!vv_ok(st)) {
+        st = vv_fail(err, st, "%s: the queue has no buffers left for a table writer", o->path);
+        goto fail;
+    }
+    w->sink_ready = true;
+    *out = w;
+    return VV_STATUS_OK;
+
+fail:
+    vv_sst_writer_destroy(w);
+    return st;
+}
+
+void vv_sst_writer_destroy(vv_sst_writer *w) {
+    if (!w)
+        return;
+    if (w->sink_ready)
+        vv_sst_sink_deinit(&w->sink);
+    vv_file_close(w->file);
+    vv_sst_block_builder_deinit(&w->block);
+    vv_sst_buffer_deinit(&w->slots);
+    vv_sst_buffer_deinit(&w->hashes);
+    vv_sst_buffer_deinit(&w->last_key);
+    vv_sst_buffer_deinit(&w->first_key);
+    vv_free(w->path);
+    vv_free(w);
+}
+
+/* ---- entries ---- */
+
+static vv_slice buffer_slice(const vv_sst_buffer *b) {
+    return vv_slice_make(b->data, b->bytes);
+}
+
+static vv_status end_block(vv_sst_writer *w) {
+    uint64_t offset = w->head.data_bytes;
+    vv_slice block;
+    VV_TRY(vv_sst_block_builder_finish(&w->block, w->options.block_bytes,
+                                       vv_sst_seed(w->head.table_id, offset), &block));
+    vv_sst_index_slot slot = {
+        .handle = {.offset = offset, .bytes = (uint32_t)block.bytes},
+        .last_key = buffer_slice(&w->last_key),
+        .last_lsn = w->last_lsn,
+    };
+    VV_TRY(vv_sst_index_slot_append(&w->slots, &slot));
+    VV_TRY(vv_sst_sink_append(&w->sink, block.data, block.bytes));
+    w->head.data_bytes += block.bytes;
+    w->head.block_count++;
+    vv_sst_block_builder_reset(&w->block);
+    return VV_STATUS_OK;
+}
+
+static vv_status add(vv_sst_writer *w, const vv_entry *e) {
+    bool first = w->head.item_count == 0;
+    bool same_key = !first && vv_slice_equal(buffer_slice(&w->last_key), e->key);
+    if (w->block.count > 0 && vv_sst_block_builder_bytes(&w->block, e) > w->options.block_bytes)
+        VV_TRY(end_block(w));
+    VV_TRY(vv_sst_block_builder_add(&w->block, e));
+    if (first && !vv_sst_buffer_append(&w->first_key, e->key.data, e->key.bytes))
+        return no_memory();
+    if (!same_key) {
+        uint64_t hash = vv_hash_key(e->key.data, e->key.bytes);
+        if (w->options.filter_fp_rate > 0 && !vv_sst_buffer_append(&w->hashes, &hash, sizeof hash))
+            return no_memory();
+        w->last_key.bytes = 0;
+        if (!vv_sst_buffer_append(&w->last_key, e->key.data, e->key.bytes))
+            return no_memory();
+    }
+    w->last_lsn = e->lsn;
+    w->head.min_lsn = VV_MIN(w->head.min_lsn, e->lsn);
+    w->head.max_lsn = VV_MAX(w->head.max_lsn, e->lsn);
+    w->head.item_count++;
+    return VV_STATUS_OK;
+}
+
+vv_status vv_sst_writer_add(vv_sst_writer *w, const vv_entry *e) {
+    VV_ASSERT(!w->finished);
+    VV_ASSERT(e->key.bytes >= 1 && e->key.bytes <= VV_KEY_BYTES_MAX && e->value.bytes <= UINT32_MAX / 2);
+    /* A table out of order would lose keys: better to stop before it is on disk. */
+    VV_ASSERT(w->head.item_count == 0 ||
+              vv_entry_compare(buffer_slice(&w->last_key), w->last_lsn, e->key, e->lsn) < 0);
+    if (vv_ok(w->status))
+        w->status = add(w, e);
+    return w->status;
+}
+
+uint64_t vv_sst_writer_bytes(const vv_sst_writer *w) {
+    return w->head.data_bytes + (w->block.count ? vv_sst_block_builder_bytes(&w->block, NULL) : 0);
+}
+
+/* ---- the end ---- */
+
+/* Index block, filter block and footer, into `tail`. */
+static vv_status build_tail(vv_sst_writer *w, vv_sst_buffer *tail) {
+    vv_sst_buffer filter = {0};
+    vv_status st = VV_STATUS_OK;
+    w->head.first_key = buffer_slice(&w->first_key);
+    vv_sst_footer footer = {
+        .index_offset = w->head.data_bytes,
+        .index_bytes = vv_sst_index_block_bytes(&w->head, w->slots.bytes),
+        .item_count = w->head.item_count,
+        .max_lsn = w->head.max_lsn,
+    };
+    footer.filter_offset = footer.index_offset + footer.index_bytes;
+    if (w->options.filter_fp_rate > 0) {
+        st = vv_sst_filter_build((const uint64_t *)(const void *)w->hashes.data,
+                                 w->hashes.bytes / sizeof(uint64_t), w->options.filter_fp_rate, &filter);
+        if (!vv_ok(st))
+            goto out;
+        w->head.filter_checksum =
+            vv_checksum(filter.data, filter.bytes, vv_sst_seed(w->head.table_id, footer.filter_offset));
+    }
+    footer.filter_bytes = filter.bytes;
+    uint8_t footer_at[VV_SST_FOOTER_BYTES];
+    vv_sst_footer_encode(&footer, footer_at);
+    uint64_t footer_offset = footer.filter_offset + footer.filter_bytes;
+    w->head.footer_checksum =
+        vv_checksum(footer_at, sizeof footer_at, vv_sst_seed(w->head.table_id, footer_offset));
+
+    uint8_t *index_at = vv_sst_buffer_extend(tail, footer.index_bytes);
+    if (!index_at) {
+        st = no_memory();
+        goto out;
+    }
+    vv_sst_index_encode(&w->head, &w->slots, footer.index_offset, index_at);
+    if (!vv_sst_buffer_append(tail, filter.data, filter.bytes) ||
+        !vv_sst_buffer_append(tail, footer_at, sizeof footer_at))
+        st = no_memory();
+
+out:
+    vv_sst_buffer_deinit(&filter);
+    return st;
+}
+
+static vv_status finish(vv_sst_writer *w) {
+    VV_TRY(w->status);
+    VV_TRY(end_block(w));
+    vv_sst_buffer tail = {0};
+    vv_status st = build_tail(w, &tail);
+    if (vv_ok(st))
+        st = vv_sst_sink_append(&w->sink, tail.data, tail.bytes);
+    if (vv_ok(st))
+        st = vv_sst_sink_finish(&w->sink);
+    w->head.data_bytes += tail.bytes; /* now the length of the file */
+    vv_sst_buffer_deinit(&tail);
+    return st;
+}
+
+vv_status vv_sst_writer_finish(vv_sst_writer *w, vv_sst_summary *out, vv_error *err) {
+    *out = (vv_sst_summary){0};
+    VV_ASSERT(!w->finished);
+    VV_ASSERT(w->head.item_count > 0 || !vv_ok(w->status));
+    w->finished = true;
+    w->status = finish(w);
+    if (!vv_ok(w->status))
+        return vv_fail(err, w->status, "%s: writing the table: %s", w->path, vv_code_text(w->status.code));
+    *out = (vv_sst_summary){
+        .file_bytes = w->head.data_bytes,
+        .item_count = w->head.item_count,
+        .min_lsn = w->head.min_lsn,
+        .max_lsn = w->head.max_lsn,
+        .first_key = w->first_key.data,
+        .first_key_bytes = (uint32_t)w->first_key.bytes,
+        .last_key = w->last_key.data,
+        .last_key_bytes = (uint32_t)w->last_key.bytes,
+    };
+    w->first_key = (vv_sst_buffer){0};
+    w->last_key = (vv_sst_buffer){0};
+    return VV_STATUS_OK;
+}
+
+void vv_sst_summary_deinit(vv_sst_summary *s) {
+    vv_free(s->first_key);
+    vv_free(s->last_key);
+    *s = (vv_sst_summary){0};
+}
