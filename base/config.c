@@ -81,6 +81,17 @@ static bool set_number(const vv_option *o, void *field, const char *value, const
     return true;
 }
 
+static bool set_bytes_or_count(const vv_option *o, void *field, const char *value) {
+    if (value[0] == '\0' || value[strspn(value, "0123456789")] != '\0')
+        return set_number(o, field, value, size_units, VV_ARRAY_COUNT(size_units));
+    uint64_t n;
+    if (!parse_number(value, size_units, VV_ARRAY_COUNT(size_units), &n) || n > o->max)
+        return false;
+    n |= VV_OPTION_IS_COUNT;
+    memcpy(field, &n, sizeof n);
+    return true;
+}
+
 static bool set_choice(const vv_option *o, void *field, const char *value) {
     for (uint32_t i = 0; o->choices[i]; i++)
         if (strcasecmp(o->choices[i], value) == 0) {
@@ -94,6 +105,7 @@ static bool set_field(const vv_option *o, void *field, const char *value) {
     static const unit plain[] = {{"", 1}};
     switch (o->type) {
     case VV_OPTION_BYTES: return set_number(o, field, value, size_units, VV_ARRAY_COUNT(size_units));
+    case VV_OPTION_BYTES_OR_COUNT: return set_bytes_or_count(o, field, value);
     case VV_OPTION_DURATION:
         return set_number(o, field, value, duration_units, VV_ARRAY_COUNT(duration_units));
     case VV_OPTION_COUNT: return set_number(o, field, value, plain, 1);
@@ -152,18 +164,19 @@ static void format_number(uint64_t n, const unit *units, size_t count, char *buf
 }
 
 static void format_typed(vv_option_type type, uint64_t n, char *buf, size_t buf_bytes) {
-    if (type == VV_OPTION_BYTES)
+    if (type == VV_OPTION_BYTES || (type == VV_OPTION_BYTES_OR_COUNT && !(n & VV_OPTION_IS_COUNT)))
         format_number(n, size_units, VV_ARRAY_COUNT(size_units) - 1, buf, buf_bytes);
     else if (type == VV_OPTION_DURATION)
         format_number(n, duration_units, VV_ARRAY_COUNT(duration_units), buf, buf_bytes);
     else
-        snprintf(buf, buf_bytes, "%" PRIu64, n);
+        snprintf(buf, buf_bytes, "%" PRIu64, n & ~VV_OPTION_IS_COUNT);
 }
 
 void vv_config_format(const vv_option *o, const void *settings, char *buf, size_t buf_bytes) {
     const char *field = (const char *)settings + o->offset;
     switch (o->type) {
     case VV_OPTION_BYTES:
+    case VV_OPTION_BYTES_OR_COUNT:
     case VV_OPTION_DURATION:
     case VV_OPTION_COUNT: {
         uint64_t n;
@@ -197,6 +210,7 @@ void vv_option_allowed(const vv_option *o, char *buf, size_t buf_bytes) {
     char low[32], high[32];
     switch (o->type) {
     case VV_OPTION_BYTES:
+    case VV_OPTION_BYTES_OR_COUNT:
     case VV_OPTION_DURATION:
     case VV_OPTION_COUNT:
         format_typed(o->type, o->min, low, sizeof low);

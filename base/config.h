@@ -18,13 +18,15 @@
 #include "base/status.h"
 
 typedef enum vv_option_type {
-    VV_OPTION_BYTES,    /* uint64_t, bytes */
-    VV_OPTION_COUNT,    /* uint64_t */
-    VV_OPTION_DURATION, /* uint64_t, microseconds */
-    VV_OPTION_RATE,     /* double, 0 to below 1 */
-    VV_OPTION_CHOICE,   /* uint32_t, an index into choices */
-    VV_OPTION_BOOL,     /* bool: true, false, on, off, yes, no, 1, 0 */
-    VV_OPTION_TEXT,     /* char[max + 1] */
+    VV_OPTION_BYTES,          /* uint64_t, bytes */
+    VV_OPTION_BYTES_OR_COUNT, /* uint64_t: bytes with a unit; without one a count, marked VV_OPTION_IS_COUNT
+                               */
+    VV_OPTION_COUNT,          /* uint64_t */
+    VV_OPTION_DURATION,       /* uint64_t, microseconds */
+    VV_OPTION_RATE,           /* double, 0 to below 1 */
+    VV_OPTION_CHOICE,         /* uint32_t, an index into choices */
+    VV_OPTION_BOOL,           /* bool: true, false, on, off, yes, no, 1, 0 */
+    VV_OPTION_TEXT,           /* char[max + 1] */
 } vv_option_type;
 
 typedef struct vv_option {
@@ -38,6 +40,8 @@ typedef struct vv_option {
     const char *const *choices; /* NULL-terminated */
     const char *meaning;        /* one line for help texts */
 } vv_option;
+
+#define VV_OPTION_IS_COUNT (UINT64_C(1) << 63)
 
 typedef struct vv_option_table {
     const vv_option *options;

@@ -3,9 +3,9 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -104,13 +104,18 @@ void vv_thread_join(pthread_t thread) {
     VV_ASSERT(pthread_join(thread, NULL) == 0);
 }
 
-void vv_thread_be_idle(void) {
-    struct sched_param param = {0};
-    (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &param);
+void vv_thread_be_background(void) {
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
 }
 
 void vv_futex_wait(_Atomic uint32_t *word, uint32_t expected) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+void vv_futex_wait_for(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns) {
+    struct timespec ts = {.tv_sec = (time_t)(timeout_ns / VV_NS_PER_S),
+                          .tv_nsec = (long)(timeout_ns % VV_NS_PER_S)};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &ts, NULL, 0);
 }
 
 void vv_futex_wake(_Atomic uint32_t *word, uint32_t count) {

@@ -39,12 +39,15 @@ void vv_cond_broadcast(vv_cond *c);
 vv_status vv_thread_start(pthread_t *thread_out, const char *name, void (*fn)(void *), void *arg) VV_CHECKED;
 void vv_thread_join(pthread_t thread);
 
-/* Put the calling thread behind all others (SCHED_IDLE): for flush and compaction, which would otherwise
- * cost a commit beside them milliseconds. Best effort. */
-void vv_thread_be_idle(void);
+/* Put the calling thread behind the others (nice 19): for flush and compaction, which would otherwise cost a
+ * commit beside them milliseconds. Not SCHED_IDLE: under full load it would never get a turn, and writers
+ * that wait for a flush would wait for ever. Best effort. */
+void vv_thread_be_background(void);
 
 /* Sleep while *word == expected, or until woken; returns on spurious wake-ups too. */
 void vv_futex_wait(_Atomic uint32_t *word, uint32_t expected);
+/* The same for at most timeout_ns nanoseconds. */
+void vv_futex_wait_for(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 /* Wake at most `count` waiters. */
 void vv_futex_wake(_Atomic uint32_t *word, uint32_t count);
 

@@ -10,6 +10,7 @@ typedef struct settings {
     uint32_t backend;
     bool on;
     char path[9];
+    uint64_t cache;
 } settings;
 
 static const char *const backends[] = {"auto", "uring", "posix", NULL};
@@ -21,6 +22,7 @@ static const vv_option options[] = {
     {"RATE", VV_OPTION_RATE, offsetof(settings, rate), "0.01", 0, 0, false, NULL, ""},
     {"BACKEND", VV_OPTION_CHOICE, offsetof(settings, backend), "auto", 0, 0, false, backends, ""},
     {"SWITCH", VV_OPTION_BOOL, offsetof(settings, on), "off", 0, 0, false, NULL, ""},
+    {"CACHE", VV_OPTION_BYTES_OR_COUNT, offsetof(settings, cache), "8MiB", 0, UINT64_C(1) << 40, false, NULL, ""},
     {"FILE", VV_OPTION_TEXT, offsetof(settings, path), "", 0, 8, false, NULL, ""},
 };
 static const vv_option_table table = {options, VV_ARRAY_COUNT(options)};
@@ -110,4 +112,18 @@ Test(config, a_formatted_value_can_be_set_again) {
         vv_config_format(vv_config_find(table, values[i][0]), &s, text, sizeof text);
         cr_assert_str_eq(text, values[i][1]);
     }
+}
+
+Test(config, a_size_without_a_unit_may_be_a_count) {
+    settings s;
+    char text[VV_OPTION_TEXT_BYTES];
+    vv_config_defaults(table, &s);
+    cr_assert_eq(s.cache, UINT64_C(8) << 20);
+    cr_assert(vv_ok(vv_config_set(table, &s, "CACHE", "4096", NULL)));
+    cr_assert_eq(s.cache, 4096 | VV_OPTION_IS_COUNT);
+    vv_config_format(vv_config_find(table, "CACHE"), &s, text, sizeof text);
+    cr_assert_str_eq(text, "4096");
+    cr_assert(vv_ok(vv_config_set(table, &s, "CACHE", "4096B", NULL)));
+    vv_config_format(vv_config_find(table, "CACHE"), &s, text, sizeof text);
+    cr_assert_str_eq(text, "4KiB");
 }
