@@ -1,0 +1,23 @@
+/*
+ * fault_io.h - an I/O backend that stands in front of the posix one, tells the test of every operation, and
+ * lets it fail any of them. Same code above it: it is chosen where the backend is made.
+ *
+ * Its queues run requests one after the other in vv_io_run(); a WRITE_SYNC is told as "write" and then
+ * "datasync", so that either half can fail.
+ */
+#ifndef VV_TESTS_FAULT_IO_H
+#define VV_TESTS_FAULT_IO_H
+
+#include "io/io.h"
+
+/*
+ * Called before each operation: "open", "write", "read", "datasync", "sync", "allocate", "truncate",
+ * "rename", "unlink", "dirsync", "mkdir"; name is the last part of the path (of a rename: the new one).
+ * Anything but OK is what the operation returns, undone. From any thread.
+ */
+typedef vv_status (*vv_fault_fn)(void *arg, const char *op, const char *name);
+
+/* Owned by the caller; destroyed like any backend. Never fails: aborts. */
+vv_io_backend *vv_fault_io_create(vv_fault_fn fn, void *arg);
+
+#endif
