@@ -1,0 +1,41 @@
+/*
+ * manifest.h - the one file that says what the database consists of. Layout: engine/FORMAT.md section 3.
+ *
+ * The manifest is small and is written whole each time: into MANIFEST.tmp, synced, renamed over MANIFEST, and
+ * the directory synced. A crash leaves the old one or the new one, never a mixture; MANIFEST.tmp means
+ * nothing. A damaged manifest is never guessed around: opening is refused.
+ */
+#ifndef VV_ENGINE_LSM_MANIFEST_H
+#define VV_ENGINE_LSM_MANIFEST_H
+
+#include "engine/lsm/version.h"
+
+#define VV_MANIFEST_NAME        "MANIFEST"
+#define VV_MANIFEST_TEMP_NAME   "MANIFEST.tmp"
+#define VV_MANIFEST_DB_ID_BYTES 16
+
+typedef struct vv_manifest {
+    uint8_t db_id[VV_MANIFEST_DB_ID_BYTES]; /* random, for life */
+    uint64_t generation;                    /* one more with every write of the manifest */
+    uint64_t next_file_number;
+    uint64_t flushed_lsn; /* everything up to here is in tables */
+    uint64_t epoch;       /* primaries that this log has had */
+    uint64_t safe_compaction_lsn;
+    uint64_t created_unix_ms;
+} vv_manifest;
+
+/*
+ * Read the manifest of `dir`. *tables_out: *count_out tables with one reference each, array and references
+ * the caller's. drop and drop_arg: as for vv_table_create(). NOT_FOUND: there is none. CORRUPTION,
+ * UNSUPPORTED/FORMAT_NEWER, IO, NO_MEMORY.
+ */
+vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, vv_table ***tables_out,
+                           size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
+                           vv_error *err) VV_CHECKED;
+
+/* Replace the manifest. OK: the new one survives power loss. Otherwise either may be found after a crash. One
+ * caller at a time. */
+vv_status vv_manifest_write(vv_io_backend *b, const char *dir, const vv_manifest *m,
+                            const vv_version *version, vv_error *err) VV_CHECKED;
+
+#endif

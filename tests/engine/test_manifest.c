@@ -1,0 +1,242 @@
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/alloc.h"
+#include "base/checksum.h"
+#include "base/codec.h"
+#include "engine/lsm/manifest.h"
+#include "tests/support/fault_io.h"
+#include "tests/support/tempdir.h"
+
+static vv_io_backend *io;
+static const char *dir;
+
+static void drop(void *arg, uint64_t file_number) {
+    (void)arg;
+    (void)file_number;
+}
+
+static void setup(void) {
+    cr_assert(vv_ok(vv_io_backend_create(VV_IO_CHOICE_POSIX, NULL, &io, NULL)));
+    dir = vv_tempdir();
+}
+
+static void teardown(void) {
+    vv_io_backend_destroy(io);
+    vv_tempdir_cleanup();
+}
+
+TestSuite(manifest, .init = setup, .fini = teardown);
+
+static vv_table *table(uint32_t level, uint64_t run, uint64_t number, const char *first, const char *last) {
+    vv_sst_summary s = {
+        .file_bytes = number * 1000, .item_count = number * 10, .min_lsn = number, .max_lsn = number + 5};
+    s.first_key_bytes = (uint32_t)strlen(first);
+    s.last_key_bytes = (uint32_t)strlen(last);
+    s.first_key = (uint8_t *)vv_strdup(first);
+    s.last_key = (uint8_t *)vv_strdup(last);
+    return vv_table_create(level, run, number, &s, drop, NULL);
+}
+
+static void write_sample(void) {
+    vv_table *tables[] = {table(0, 7, 7, "a", "mm"), table(1, 3, 4, "b", "y")};
+    vv_version *v = vv_version_create(tables, 2);
+    vv_manifest m = {.generation = 9,
+                     .next_file_number = 8,
+                     .flushed_lsn = 12,
+                     .epoch = 2,
+                     .safe_compaction_lsn = 6,
+                     .created_unix_ms = 1700000000000,
+                     .db_id = "0123456789abcde"};
+    cr_assert(vv_ok(vv_manifest_write(io, dir, &m, v, NULL)));
+    vv_version_unref(v);
+    vv_table_unref(tables[0]);
+    vv_table_unref(tables[1]);
+}
+
+static vv_status read_back(vv_manifest *m, vv_table ***tables, size_t *count, vv_error *err) {
+    return vv_manifest_read(io, dir, m, tables, count, drop, NULL, err);
+}
+
+static void release(vv_table **tables, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        vv_table_unref(tables[i]);
+    vv_free(tables);
+}
+
+Test(manifest, what_is_written_is_read_back) {
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    write_sample();
+    cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
+    cr_assert_eq(m.generation, 9);
+    cr_assert_eq(m.next_file_number, 8);
+    cr_assert_eq(m.flushed_lsn, 12);
+    cr_assert_eq(m.epoch, 2);
+    cr_assert_eq(m.safe_compaction_lsn, 6);
+    cr_assert_eq(m.created_unix_ms, 1700000000000);
+    cr_assert_arr_eq(m.db_id, "0123456789abcde", 16);
+    cr_assert_eq(count, 2);
+    cr_assert_eq(tables[0]->file_number, 7);
+    cr_assert_eq(tables[1]->level, 1);
+    cr_assert_eq(tables[1]->run, 3);
+    cr_assert_eq(tables[1]->summary.file_bytes, 4000);
+    cr_assert_eq(tables[1]->summary.item_count, 40);
+    cr_assert_eq(tables[1]->summary.min_lsn, 4);
+    cr_assert_eq(tables[1]->summary.max_lsn, 9);
+    cr_assert(vv_slice_equal(vv_table_last_key(tables[0]), vv_slice_str("mm")));
+    release(tables, count);
+}
+
+Test(manifest, a_missing_one_is_not_found) {
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    cr_assert_eq(read_back(&m, &tables, &count, NULL).code, VV_NOT_FOUND);
+}
+
+static size_t load(uint8_t *buf, size_t cap) {
+    FILE *f = fopen(vv_tempdir_path(VV_MANIFEST_NAME), "rb");
+    size_t n = fread(buf, 1, cap, f);
+    fclose(f);
+    return n;
+}
+
+static void store(const uint8_t *buf, size_t n) {
+    FILE *f = fopen(vv_tempdir_path(VV_MANIFEST_NAME), "wb");
+    cr_assert_eq(fwrite(buf, 1, n, f), n);
+    fclose(f);
+}
+
+static vv_status read_damaged(const uint8_t *buf, size_t n, vv_error *err) {
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    store(buf, n);
+    vv_status st = read_back(&m, &tables, &count, err);
+    if (vv_ok(st))
+        release(tables, count);
+    return st;
+}
+
+Test(manifest, every_flipped_byte_is_noticed) {
+    uint8_t buf[4096];
+    write_sample();
+    size_t n = load(buf, sizeof buf);
+    for (size_t i = 0; i < n; i++) {
+        buf[i] ^= 0x41;
+        vv_status st = read_damaged(buf, n, NULL);
+        cr_assert(vv_is(st, VV_CORRUPTION) || vv_is(st, VV_UNSUPPORTED), "byte %zu: %s", i,
+                  vv_code_name(st.code));
+        buf[i] ^= 0x41;
+    }
+    cr_assert(vv_ok(read_damaged(buf, n, NULL)));
+}
+
+Test(manifest, every_truncation_and_any_tail_is_noticed) {
+    uint8_t buf[4096] = {0};
+    write_sample();
+    size_t n = load(buf, sizeof buf);
+    for (size_t i = 0; i < n; i++)
+        cr_assert_eq(read_damaged(buf, i, NULL).code, VV_CORRUPTION, "length %zu", i);
+    cr_assert_eq(read_damaged(buf, n + 1, NULL).code, VV_CORRUPTION);
+}
+
+Test(manifest, a_newer_version_is_refused_with_both_numbers) {
+    uint8_t buf[4096];
+    vv_error err;
+    write_sample();
+    size_t n = load(buf, sizeof buf);
+    buf[7] = 2;
+    vv_status st = read_damaged(buf, n, &err);
+    cr_assert_eq(st.code, VV_UNSUPPORTED);
+    cr_assert_eq(st.sub, VV_SUB_FORMAT_NEWER);
+    cr_assert_not_null(strstr(err.text, "format version 2 is newer than this Varve, which reads up to 1"),
+                       "%s", err.text);
+}
+
+Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
+    uint8_t buf[4096];
+    write_sample();
+    size_t n = load(buf, sizeof buf);
+    static const struct {
+        size_t at;
+        size_t bytes;
+    } fields[] = {{80, 4}, {84 + 52, 2}, {84 + 54, 2}};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(fields); i++) {
+        uint8_t bad[4096];
+        memcpy(bad, buf, n);
+        memset(bad + fields[i].at, 0xff, fields[i].bytes);
+        vv_put_be64(bad + n - 8, vv_checksum(bad, n - 8, 0));
+        cr_assert_eq(read_damaged(bad, n, NULL).code, VV_CORRUPTION, "field %zu", i);
+    }
+}
+
+Test(manifest, each_failed_allocation_is_reported) {
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    write_sample();
+    for (uint64_t n = 1;; n++) {
+        vv_alloc_fail_at(n);
+        vv_status st = read_back(&m, &tables, &count, NULL);
+        vv_alloc_fail_at(0);
+        if (vv_ok(st)) {
+            cr_assert_gt(n, 5);
+            release(tables, count);
+            break;
+        }
+        cr_assert_eq(st.code, VV_NO_MEMORY);
+    }
+}
+
+/* ---- the order of what reaches the disk ---- */
+
+static char steps[256];
+
+static vv_status record_step(void *arg, const char *op, const char *name) {
+    (void)arg;
+    size_t used = strlen(steps);
+    snprintf(steps + used, sizeof steps - used, "%s %s, ", op, strncmp(name, "MAN", 3) == 0 ? name : "dir");
+    return VV_STATUS_OK;
+}
+
+Test(manifest, content_is_synced_before_the_rename_and_the_directory_after) {
+    vv_io_backend *b = vv_fault_io_create(record_step, NULL);
+    vv_version *v = vv_version_create(NULL, 0);
+    vv_manifest m = {.generation = 1};
+    cr_assert(vv_ok(vv_manifest_write(b, dir, &m, v, NULL)));
+    vv_version_unref(v);
+    vv_io_backend_destroy(b);
+    cr_assert_str_eq(steps, "open MANIFEST.tmp, write MANIFEST.tmp, sync MANIFEST.tmp, rename MANIFEST, "
+                            "dirsync dir, ");
+}
+
+static const char *fail_op;
+
+static vv_status fail_step(void *arg, const char *op, const char *name) {
+    (void)arg;
+    (void)name;
+    return strcmp(op, fail_op) == 0 ? vv_status_errno(EIO) : VV_STATUS_OK;
+}
+
+Test(manifest, a_failure_before_the_rename_leaves_the_old_one) {
+    static const char *const ops[] = {"open", "write", "sync", "rename"};
+    write_sample();
+    vv_io_backend *b = vv_fault_io_create(fail_step, NULL);
+    vv_version *v = vv_version_create(NULL, 0);
+    for (size_t i = 0; i < VV_ARRAY_COUNT(ops); i++) {
+        vv_manifest m = {.generation = 10};
+        vv_table **tables;
+        size_t count;
+        fail_op = ops[i];
+        cr_assert_eq(vv_manifest_write(b, dir, &m, v, NULL).code, VV_IO, "%s", ops[i]);
+        cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
+        cr_assert_eq(m.generation, 9);
+        release(tables, count);
+    }
+    vv_version_unref(v);
+    vv_io_backend_destroy(b);
+}
