@@ -226,7 +226,9 @@ typedef struct varve_value {
     size_t bytes;
     uint64_t lsn;             /* of the write that it comes from */
     uint64_t expires_unix_ms; /* 0: never */
-    void *pin[2];             /* the engine's */
+    void *db_;                /* the engine's, as what follows */
+    void *pin_;
+    int pin_kind_;
 } varve_value;
 
 /* NOT_FOUND is a status, not an error of the call. CORRUPTION: a block on the way to this key is damaged. On

@@ -1,0 +1,83 @@
+/*
+ * batch.c - lists of operations, encoded as they are added, so that a commit copies bytes and no more.
+ */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "engine/db/db_impl.h"
+
+varve_batch *varve_batch_create(void) {
+    return vv_alloc_zeroed(sizeof(varve_batch));
+}
+
+void varve_batch_destroy(varve_batch *batch) {
+    if (!batch)
+        return;
+    vv_free(batch->ops);
+    vv_free(batch);
+}
+
+void varve_batch_clear(varve_batch *batch) {
+    uint8_t *ops = batch->ops;
+    size_t capacity_bytes = batch->capacity_bytes;
+    *batch = (varve_batch){.ops = ops, .capacity_bytes = capacity_bytes};
+}
+
+static vv_status grow(varve_batch *batch, size_t more_bytes) {
+    size_t need = batch->ops_bytes + more_bytes;
+    if (need > VV_RECORD_OPS_BYTES_MAX)
+        return vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BATCH_TOO_LARGE, 0);
+    if (need <= batch->capacity_bytes)
+        return VV_STATUS_OK;
+    size_t capacity = VV_MAX(need, batch->capacity_bytes * 2);
+    uint8_t *ops = vv_realloc(batch->ops, capacity);
+    if (!ops)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    batch->ops = ops;
+    batch->capacity_bytes = capacity;
+    return VV_STATUS_OK;
+}
+
+static void append_bytes(varve_batch *batch, const void *data, size_t bytes) {
+    if (bytes)
+        memcpy(batch->ops + batch->ops_bytes, data, bytes);
+    batch->ops_bytes += bytes;
+}
+
+static varve_status add(varve_batch *batch, const vv_entry *e) {
+    if (e->key.bytes == 0)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_EMPTY, 0));
+    if (e->key.bytes > VV_KEY_BYTES_MAX)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_TOO_LONG, 0));
+    if (e->value.bytes > VARVE_VALUE_BYTES_MAX)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_VALUE_TOO_LARGE, 0));
+    vv_status st = grow(batch, VV_OP_HEAD_BYTES + e->key.bytes + e->value.bytes);
+    if (!vv_ok(st))
+        return vv_public(st);
+    uint8_t head[VV_OP_HEAD_BYTES];
+    vv_op_head_encode(head, e);
+    append_bytes(batch, head, sizeof head);
+    append_bytes(batch, e->key.data, e->key.bytes);
+    append_bytes(batch, e->value.data, e->value.bytes);
+    batch->op_count++;
+    batch->data_bytes += e->key.bytes + e->value.bytes;
+    batch->value_bytes_max = VV_MAX(batch->value_bytes_max, e->value.bytes);
+    return vv_public(VV_STATUS_OK);
+}
+
+varve_status varve_batch_put(varve_batch *batch, const void *key, size_t key_bytes, const void *value,
+                             size_t value_bytes) {
+    vv_entry e = {.key = vv_slice_make(key, key_bytes),
+                  .value = vv_slice_make(value, value_bytes),
+                  .kind = VV_KIND_PUT};
+    return add(batch, &e);
+}
+
+varve_status varve_batch_delete(varve_batch *batch, const void *key, size_t key_bytes) {
+    vv_entry e = {.key = vv_slice_make(key, key_bytes), .kind = VV_KIND_DELETE};
+    return add(batch, &e);
+}
+
+size_t varve_batch_count(const varve_batch *batch) {
+    return batch->op_count;
+}

@@ -1,0 +1,357 @@
+/*
+ * open.c - opening, recovery and closing.
+ *
+ * Opening, in order: directory (created if missing, and its name synced in its parent), lock, manifest
+ * (created and synced before any log or table exists: from then on its absence is damage, not newness),
+ * orphans removed, log replayed into memtables, threads started. Nothing on disk is changed before lock and
+ * manifest are good.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "engine/db/db_impl.h"
+
+#define LOCK_NAME    "LOCK"
+#define TABLE_SUFFIX ".sst"
+#define LOG_PREFIX   "wal-"
+
+static vv_status no_memory(vv_error *err) {
+    return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
+}
+
+/* ---- the directory ---- */
+
+/* The parent of `dir`: "." for a plain name. */
+static void parent_of(const char *dir, char *buf, size_t buf_bytes) {
+    snprintf(buf, buf_bytes, "%s", dir);
+    char *slash = strrchr(buf, '/');
+    if (!slash)
+        snprintf(buf, buf_bytes, ".");
+    else if (slash == buf)
+        buf[1] = '\0';
+    else
+        *slash = '\0';
+}
+
+static vv_status set_dir(varve_db *db, const char *path, vv_error *err) {
+    size_t bytes = strlen(path);
+    while (bytes > 1 && path[bytes - 1] == '/')
+        bytes--;
+    /* Room for the longest file name in it. */
+    if (bytes == 0 || bytes + 64 > sizeof db->dir)
+        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_NONE, 0), "'%s': not a usable path",
+                       path);
+    memcpy(db->dir, path, bytes);
+    db->dir[bytes] = '\0';
+    return VV_STATUS_OK;
+}
+
+static vv_status make_dir(varve_db *db, vv_error *err) {
+    vv_status st = vv_dir_create(db->io, db->dir, err);
+    if (vv_is(st, VV_EXISTS))
+        return VV_STATUS_OK;
+    if (!vv_ok(st))
+        return st;
+    /* A database is not durable if the name of its directory isn't. */
+    char parent[VV_DB_PATH_BYTES];
+    parent_of(db->dir, parent, sizeof parent);
+    return vv_dir_sync(db->io, parent, err);
+}
+
+static bool has_suffix(const char *name, const char *suffix) {
+    size_t a = strlen(name), b = strlen(suffix);
+    return a >= b && strcmp(name + a - b, suffix) == 0;
+}
+
+static vv_status find_data(void *arg, const char *name, vv_entry_kind kind) {
+    (void)kind;
+    bool *found = arg;
+    *found |= has_suffix(name, TABLE_SUFFIX) || strncmp(name, LOG_PREFIX, strlen(LOG_PREFIX)) == 0;
+    return VV_STATUS_OK;
+}
+
+/* ---- the manifest ---- */
+
+static vv_status create_manifest(varve_db *db, vv_error *err) {
+    bool has_data = false;
+    VV_TRY(vv_dir_list(db->io, db->dir, find_data, &has_data, err));
+    if (has_data)
+        return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+                       "%s: there are tables or logs, but no " VV_MANIFEST_NAME, db->dir);
+    vv_manifest *m = &db->state.manifest;
+    *m = (vv_manifest){
+        .generation = 1, .next_file_number = 1, .epoch = 1, .created_unix_ms = vv_clock_unix_ms()};
+    if (getrandom(m->db_id, sizeof m->db_id, 0) != (ssize_t)sizeof m->db_id)
+        return vv_fail(err, vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0), "no random bytes from the kernel");
+    vv_version *empty = vv_version_create(NULL, 0);
+    if (!empty)
+        return no_memory(err);
+    vv_status st = vv_manifest_write(db->io, db->dir, m, empty, err);
+    vv_version_unref(empty);
+    return st;
+}
+
+typedef struct sweep {
+    varve_db *db;
+    const vv_version *version;
+    size_t found; /* tables of the version that are there */
+    vv_error *err;
+} sweep;
+
+static bool version_has(const vv_version *v, uint64_t file_number) {
+    for (size_t i = 0; i < v->table_count; i++)
+        if (v->tables[i]->file_number == file_number)
+            return true;
+    return false;
+}
+
+/* Remove what a crash left behind: tables that no manifest came to name, a manifest that was not renamed. */
+static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
+    sweep *s = arg;
+    char path[VV_DB_PATH_BYTES + 256];
+    if (kind == VV_ENTRY_DIRECTORY)
+        return VV_STATUS_OK;
+    if (has_suffix(name, TABLE_SUFFIX)) {
+        uint64_t number;
+        int end = 0;
+        if (sscanf(name, "%16" SCNx64 TABLE_SUFFIX "%n", &number, &end) != 1 || name[end] != '\0')
+            return VV_STATUS_OK; /* not a name of ours */
+        if (version_has(s->version, number)) {
+            s->found++;
+            return VV_STATUS_OK;
+        }
+    } else if (strcmp(name, VV_MANIFEST_TEMP_NAME) != 0) {
+        return VV_STATUS_OK;
+    }
+    snprintf(path, sizeof path, "%s/%s", s->db->dir, name);
+    vv_log(&s->db->logger, VV_LOG_INFO, "%s: removed, left behind by a crash", path);
+    return vv_path_unlink(s->db->io, path, s->err);
+}
+
+static vv_status sweep_dir(varve_db *db, const vv_version *version, vv_error *err) {
+    sweep s = {.db = db, .version = version, .err = err};
+    VV_TRY(vv_dir_list(db->io, db->dir, sweep_entry, &s, err));
+    if (s.found != version->table_count)
+        return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+                       "%s: the manifest names %zu tables, %zu of them are there", db->dir,
+                       version->table_count, s.found);
+    return VV_STATUS_OK;
+}
+
+/* Manifest, version and the first view with an empty memtable. */
+static vv_status load_state(varve_db *db, vv_error *err) {
+    vv_table **tables = NULL;
+    size_t count = 0;
+    vv_version *version = NULL;
+    vv_memtable *active = NULL;
+    vv_status st =
+        vv_manifest_read(db->io, db->dir, &db->state.manifest, &tables, &count, vv_db_drop_table, db, err);
+    if (vv_is(st, VV_NOT_FOUND))
+        st = create_manifest(db, err);
+    if (!vv_ok(st))
+        return st;
+    version = vv_version_create(tables, count);
+    for (size_t i = 0; i < count; i++)
+        vv_table_unref(tables[i]);
+    vv_free(tables);
+    if (!version)
+        return no_memory(err);
+    st = sweep_dir(db, version, err);
+    if (!vv_ok(st))
+        goto out;
+    st = vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &active);
+    if (vv_ok(st)) {
+        db->state.view = vv_view_create(active, NULL, 0, version);
+        if (!db->state.view)
+            st = no_memory(err);
+    }
+    db->commit.active = active;
+    db->epoch = db->state.manifest.epoch;
+    vv_memtable_unref(active);
+out:
+    vv_version_unref(version);
+    return st;
+}
+
+/* ---- the log ---- */
+
+typedef struct replay {
+    varve_db *db;
+    vv_io_queue *queue;
+    uint64_t records;
+} replay;
+
+static uint64_t record_data_bytes(const vv_record *rec) {
+    return rec->ops.bytes - (uint64_t)rec->op_count * VV_OP_HEAD_BYTES;
+}
+
+/* One record of the log, at open. A memtable that fills up is flushed at once: recovery needs no more memory
+ * than running does. */
+static vv_status replay_record(void *arg, const vv_record *rec) {
+    replay *r = arg;
+    varve_db *db = r->db;
+    if (vv_memtable_bytes(db->commit.active) >= db->settings.memtable_bytes) {
+        vv_status st;
+        VV_TRY(vv_db_seal(db));
+        (void)vv_db_flush_oldest(db, r->queue, &st);
+        VV_TRY(st);
+    }
+    VV_TRY(vv_memtable_reserve(db->commit.active, rec->op_count, record_data_bytes(rec)));
+    vv_db_apply(db->commit.active, rec->first_lsn, rec->op_count, rec->ops);
+    db->epoch = VV_MAX(db->epoch, rec->epoch);
+    r->records++;
+    return VV_STATUS_OK;
+}
+
+static vv_status recover(varve_db *db, vv_error *err) {
+    replay r = {.db = db};
+    uint64_t start_ns = vv_clock_mono_ns();
+    VV_TRY(vv_db_flush_queue_create(db, &r.queue, err));
+    vv_wal_options o = {.backend = db->io,
+                        .dir = db->dir,
+                        .logger = &db->logger,
+                        .segment_bytes = db->settings.wal_segment_bytes,
+                        .slot_count = (uint32_t)db->settings.wal_slot_count,
+                        .replay_after_lsn = db->state.manifest.flushed_lsn};
+    vv_status st = vv_wal_open(&o, replay_record, &r, &db->wal, err);
+    vv_io_queue_destroy(r.queue);
+    if (!vv_ok(st))
+        return st;
+    uint64_t last_lsn = vv_wal_last_lsn(db->wal);
+    db->commit.next_lsn = last_lsn + 1;
+    atomic_store_explicit(&db->visible_lsn, last_lsn, memory_order_release);
+    vv_wal_release(db->wal, db->state.manifest.flushed_lsn);
+    vv_log(&db->logger, VV_LOG_INFO,
+           "opened %s: %zu tables, %" PRIu64 " log records replayed, last LSN %" PRIu64 ", %" PRIu64 " ms",
+           db->dir, db->state.view->version->table_count, r.records, last_lsn,
+           (vv_clock_mono_ns() - start_ns) / VV_NS_PER_MS);
+    return VV_STATUS_OK;
+}
+
+/* ---- life ---- */
+
+static vv_status create_caches(varve_db *db, vv_error *err) {
+    uint64_t capacity = db->settings.cache_capacity;
+    if (capacity & VV_OPTION_IS_COUNT)
+        capacity = (capacity & ~VV_OPTION_IS_COUNT) * db->settings.block_bytes;
+    vv_status st = vv_block_cache_create(capacity, &db->blocks);
+    if (vv_ok(st))
+        st = vv_table_cache_create(db->io, db->dir, (uint32_t)db->settings.table_cache_count, &db->tables);
+    return vv_ok(st) ? st : vv_wrap(err, st, "caches");
+}
+
+static vv_status start_threads(varve_db *db, vv_error *err) {
+    vv_status st = vv_thread_start(&db->commit.thread, "varve-writer", vv_db_writer, db);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start the writer thread");
+    db->commit.thread_started = true;
+    st = vv_thread_start(&db->state.flusher, "varve-flush", vv_db_flusher, db);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start the flush thread");
+    db->state.flusher_started = true;
+    return VV_STATUS_OK;
+}
+
+static varve_db *allocate(const varve_options *options) {
+    varve_db *db = vv_alloc_aligned(_Alignof(varve_db), sizeof *db);
+    if (!db)
+        return NULL;
+    memset(db, 0, sizeof *db);
+    if (options) {
+        db->settings = options->settings;
+        db->logger = options->logger;
+        db->group_fn = options->group_fn;
+        db->group_arg = options->group_arg;
+    } else {
+        vv_config_defaults(vv_settings_table(), &db->settings);
+    }
+    /* A value that is accepted alone is accepted in a batch of one. */
+    db->settings.batch_bytes_max = VV_MAX(db->settings.batch_bytes_max,
+                                          db->settings.value_bytes_max + VV_KEY_BYTES_MAX + VV_OP_HEAD_BYTES);
+    db->memtable_seed = vv_clock_mono_ns() | 1;
+    vv_commit_queue_init(&db->commit.queue);
+    vv_mutex_init(&db->commit.lock);
+    vv_mutex_init(&db->state.lock);
+    vv_cond_init(&db->state.flush_wanted);
+    vv_cond_init(&db->state.flush_done);
+    return db;
+}
+
+static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
+    char lock_path[VV_DB_PATH_BYTES + 8];
+    VV_TRY(set_dir(db, path, err));
+    if (!db->io)
+        VV_TRY(vv_io_backend_create((vv_io_choice)db->settings.io_choice, &db->logger, &db->io, err));
+    VV_TRY(make_dir(db, err));
+    snprintf(lock_path, sizeof lock_path, "%s/" LOCK_NAME, db->dir);
+    VV_TRY(vv_lock_acquire(db->io, lock_path, &db->lock_file, err));
+    VV_TRY(create_caches(db, err));
+    VV_TRY(load_state(db, err));
+    VV_TRY(recover(db, err));
+    return start_threads(db, err);
+}
+
+/* Also undoes an opening that failed half-way. */
+static vv_status close_steps(varve_db *db) {
+    vv_status st = VV_STATUS_OK;
+    atomic_store_explicit(&db->closing, true, memory_order_relaxed);
+    if (db->commit.thread_started) {
+        /* Behind everything that was pushed before; the answer means that all of it is durable. */
+        vv_write stop;
+        memset(&stop, 0, sizeof stop);
+        stop.kind = VV_WRITE_STOP;
+        vv_commit_queue_wait(&db->commit.queue, &stop, vv_commit_queue_push(&db->commit.queue, &stop));
+        vv_thread_join(db->commit.thread);
+        st = stop.status;
+    }
+    if (db->state.flusher_started) {
+        vv_mutex_lock(&db->state.lock);
+        db->state.stopping = true;
+        vv_cond_signal(&db->state.flush_wanted);
+        vv_mutex_unlock(&db->state.lock);
+        vv_thread_join(db->state.flusher);
+    }
+    vv_status_keep(&st, vv_wal_close(db->wal));
+    vv_view_unref(db->state.view);
+    vv_table_cache_destroy(db->tables);
+    vv_block_cache_destroy(db->blocks);
+    vv_file_close(db->lock_file);
+    vv_io_backend_destroy(db->io);
+    vv_cond_deinit(&db->state.flush_wanted);
+    vv_cond_deinit(&db->state.flush_done);
+    vv_mutex_deinit(&db->state.lock);
+    vv_mutex_deinit(&db->commit.lock);
+    vv_free(db);
+    return st;
+}
+
+vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_options *options,
+                        varve_db **db_out, vv_error *err) {
+    *db_out = NULL;
+    varve_db *db = allocate(options);
+    if (!db) {
+        vv_io_backend_destroy(io_take);
+        return no_memory(err);
+    }
+    db->io = io_take;
+    vv_status st = open_steps(db, path, err);
+    if (!vv_ok(st)) {
+        st = vv_wrap(err, st, "open %s", path);
+        vv_status_ignore(close_steps(db), "the first failure is the one to report");
+        return st;
+    }
+    *db_out = db;
+    return st;
+}
+
+varve_status varve_open(const char *path, const varve_options *options, varve_db **db_out, varve_error *err) {
+    return vv_public(vv_db_open_on(NULL, path, options, db_out, vv_private_error(err)));
+}
+
+varve_status varve_close(varve_db *db) {
+    return db ? vv_public(close_steps(db)) : vv_public(VV_STATUS_OK);
+}

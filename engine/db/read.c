@@ -1,0 +1,75 @@
+/*
+ * read.c - blocking reads: they drive the lookup's step machine (engine/lsm/get.h) and bring what it wants.
+ */
+#include "engine/db/db_impl.h"
+#include "engine/lsm/get.h"
+
+/* What a varve_value holds on to. */
+enum { PIN_NONE, PIN_VIEW, PIN_BLOCK };
+
+static void bring_table(varve_db *db, vv_get *g, vv_error *err) {
+    vv_sst_reader *reader = NULL;
+    vv_status st = vv_table_cache_get(db->tables, g->table_number, &reader, err);
+    vv_get_supply_table(g, st, reader);
+}
+
+static void bring_block(varve_db *db, vv_get *g, vv_error *err) {
+    vv_block *block = NULL;
+    vv_status st = vv_block_cache_read(db->blocks, g->reader, g->block_handle, &block, err);
+    vv_get_supply_block(g, st, block);
+}
+
+static vv_status run(varve_db *db, vv_get *g) {
+    vv_error err = {.text = ""};
+    for (;;) {
+        switch (vv_get_step(g)) {
+        case VV_GET_WANTS_TABLE: bring_table(db, g, &err); break;
+        case VV_GET_WANTS_BLOCK: bring_block(db, g, &err); break;
+        case VV_GET_DONE:
+            if (!vv_ok(g->status) && !vv_is(g->status, VV_NOT_FOUND))
+                vv_log(&db->logger, VV_LOG_ERROR, "get: %s", err.text);
+            return g->status;
+        }
+    }
+}
+
+varve_status varve_get(varve_db *db, const void *key, size_t key_bytes, varve_value *out) {
+    *out = (varve_value){0};
+    if (key_bytes == 0)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_EMPTY, 0));
+    if (key_bytes > VV_KEY_BYTES_MAX)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_TOO_LONG, 0));
+
+    /* First the LSN, then the view: the view then holds everything up to the LSN. Acquire pairs with the
+     * writer's release, so that the memtable shows those entries. */
+    uint64_t lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+    vv_view *view = vv_db_view(db);
+    vv_get g;
+    vv_get_init(&g, view, db->tables, db->blocks, vv_slice_make(key, key_bytes), lsn);
+    vv_status st = run(db, &g);
+    if (vv_ok(st)) {
+        out->data = g.entry.value.data;
+        out->bytes = g.entry.value.bytes;
+        out->lsn = g.entry.lsn;
+        out->expires_unix_ms = g.entry.expires_unix_ms;
+        out->db_ = db;
+        out->pin_ = vv_get_take_block(&g);
+        out->pin_kind_ = out->pin_ ? PIN_BLOCK : PIN_VIEW;
+        if (!out->pin_) {
+            out->pin_ = view;
+            view = NULL;
+        }
+    }
+    vv_get_deinit(&g);
+    vv_view_unref(view);
+    return vv_public(st);
+}
+
+void varve_value_release(varve_value *value) {
+    varve_db *db = value->db_;
+    if (value->pin_kind_ == PIN_BLOCK)
+        vv_block_cache_release(db->blocks, value->pin_);
+    else if (value->pin_kind_ == PIN_VIEW)
+        vv_view_unref(value->pin_);
+    *value = (varve_value){0};
+}

@@ -1,0 +1,232 @@
+/*
+ * state.c - which view readers get, sealing, and the flusher.
+ *
+ * A flush in order: table written and synced; directory synced, so that its name survives; manifest replaced,
+ * which says that the table exists and that the log is no longer needed up to its last LSN; only then the new
+ * view, and only then may the log's segments be recycled. A crash between any two of these leaves either an
+ * orphan file, removed by the next open, or a log that is replayed once more than needed.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "engine/db/db_impl.h"
+#include "engine/lsm/flush.h"
+
+#define FLUSH_QUEUE_DEPTH  4
+#define FLUSH_BUFFER_COUNT 4
+#define FLUSH_BUFFER_BYTES (1u << 20)
+#define FLUSH_RETRY_NS     VV_NS_PER_S
+
+vv_view *vv_db_view(varve_db *db) {
+    vv_mutex_lock(&db->state.lock);
+    vv_view *view = db->state.view;
+    vv_view_ref(view);
+    vv_mutex_unlock(&db->state.lock);
+    return view;
+}
+
+/* Make `view` the current one; the old one lives on with its readers. state.lock held. */
+static void install_view(varve_db *db, vv_view *view) {
+    vv_view *old = db->state.view;
+    db->state.view = view;
+    vv_view_unref(old);
+}
+
+/* Wait for room in the queue of sealed memtables. state.lock held. */
+static vv_status wait_for_room(varve_db *db) {
+    bool stalled = false;
+    while (db->state.view->sealed_count >= db->settings.immutable_count_max) {
+        /* Flushing fails and nothing more fits: say so instead of waiting for ever. Nothing was changed. */
+        if (!vv_ok(db->state.flush_status))
+            return db->state.flush_status;
+        if (!stalled)
+            db->state.write_stalls++;
+        stalled = true;
+        vv_cond_wait(&db->state.flush_done, &db->state.lock);
+    }
+    return VV_STATUS_OK;
+}
+
+vv_status vv_db_seal(varve_db *db) {
+    vv_memtable *fresh = NULL;
+    VV_TRY(vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &fresh));
+    vv_mutex_lock(&db->state.lock);
+    vv_status st = wait_for_room(db);
+    if (vv_ok(st)) {
+        const vv_view *now = db->state.view;
+        vv_memtable *sealed[VV_IMMUTABLE_COUNT_LIMIT + 1];
+        sealed[0] = now->active;
+        for (uint32_t i = 0; i < now->sealed_count; i++)
+            sealed[i + 1] = now->sealed[i];
+        vv_view *next = vv_view_create(fresh, sealed, now->sealed_count + 1, now->version);
+        if (next) {
+            install_view(db, next);
+            db->commit.active = fresh;
+        } else {
+            st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        }
+        vv_cond_signal(&db->state.flush_wanted);
+    }
+    vv_mutex_unlock(&db->state.lock);
+    vv_memtable_unref(fresh);
+    return st;
+}
+
+/* ---- flush ---- */
+
+vv_status vv_db_flush_queue_create(varve_db *db, vv_io_queue **out, vv_error *err) {
+    vv_io_queue_options o = {.depth = FLUSH_QUEUE_DEPTH,
+                             .pool_buffer_count = FLUSH_BUFFER_COUNT,
+                             .pool_buffer_bytes = FLUSH_BUFFER_BYTES};
+    return vv_io_queue_create(db->io, &o, out, err);
+}
+
+void vv_db_drop_table(void *arg, uint64_t file_number) {
+    varve_db *db = arg;
+    char path[VV_DB_PATH_BYTES];
+    vv_table_cache_erase(db->tables, file_number);
+    vv_block_cache_erase_file(db->blocks, file_number);
+    vv_table_cache_path(db->dir, file_number, path, sizeof path);
+    /* The manifest no longer names it: should the unlink not survive a crash, the next open removes it. */
+    vv_status_ignore(vv_path_unlink(db->io, path, NULL), "an orphan is removed by the next open");
+}
+
+/* Table file and its name, both durable. On failure nothing is left behind. */
+static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, uint64_t file_number,
+                             vv_table **out, vv_error *err) {
+    char path[VV_DB_PATH_BYTES];
+    vv_sst_summary summary;
+    vv_table_cache_path(db->dir, file_number, path, sizeof path);
+    vv_sst_writer_options o = {.queue = queue,
+                               .backend = db->io,
+                               .path = path,
+                               .block_bytes = (uint32_t)db->settings.block_bytes,
+                               .filter_fp_rate = db->settings.filter_fp_rate};
+    vv_status st = vv_flush_memtable(m, &o, &summary, err);
+    if (vv_ok(st))
+        st = vv_dir_sync(db->io, db->dir, err);
+    if (vv_ok(st)) {
+        *out = vv_table_create(0, file_number, file_number, &summary, vv_db_drop_table, db);
+        if (*out)
+            return VV_STATUS_OK;
+        st = vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: out of memory", path);
+    }
+    vv_sst_summary_deinit(&summary);
+    vv_status_ignore(vv_path_unlink(db->io, path, NULL), "an orphan is removed by the next open");
+    return st;
+}
+
+/* The version that has `added` beside what `old` has. */
+static vv_version *version_with(const vv_version *old, vv_table *added) {
+    vv_table **tables = vv_alloc((old->table_count + 1) * sizeof(vv_table *));
+    if (!tables)
+        return NULL;
+    for (size_t i = 0; i < old->table_count; i++)
+        tables[i] = old->tables[i];
+    tables[old->table_count] = added;
+    vv_version *v = vv_version_create(tables, old->table_count + 1);
+    vv_free(tables);
+    return v;
+}
+
+/* The newest view without its oldest sealed memtable, on `version`. state.lock held. */
+static vv_status install_flushed(varve_db *db, const vv_manifest *manifest, vv_version *version) {
+    const vv_view *now = db->state.view;
+    vv_view *next = vv_view_create(now->active, now->sealed, now->sealed_count - 1, version);
+    if (!next)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    install_view(db, next);
+    db->state.manifest = *manifest;
+    db->state.flushes++;
+    return VV_STATUS_OK;
+}
+
+/* manifest: the current one, whose newest file number is this table's. */
+static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_version *version,
+                           vv_manifest manifest, vv_error *err) {
+    vv_table *table = NULL;
+    vv_version *next = NULL;
+    vv_status st = write_table(db, queue, m, manifest.next_file_number - 1, &table, err);
+    if (!vv_ok(st))
+        return st;
+    next = version_with(version, table);
+    if (!next) {
+        st = vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
+        goto out;
+    }
+    manifest.generation++;
+    manifest.flushed_lsn = m->last_lsn;
+    st = vv_manifest_write(db->io, db->dir, &manifest, next, err);
+    if (!vv_ok(st))
+        goto out; /* the table stays: the manifest on disk may be the new one, and name it */
+    vv_mutex_lock(&db->state.lock);
+    st = install_flushed(db, &manifest, next);
+    vv_mutex_unlock(&db->state.lock);
+    if (vv_ok(st) && db->wal)
+        vv_wal_release(db->wal, m->last_lsn);
+out:
+    vv_version_unref(next);
+    vv_table_unref(table);
+    return st;
+}
+
+bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out) {
+    *st_out = VV_STATUS_OK;
+    vv_mutex_lock(&db->state.lock);
+    const vv_view *view = db->state.view;
+    if (view->sealed_count == 0) {
+        vv_mutex_unlock(&db->state.lock);
+        return false;
+    }
+    vv_memtable *m = view->sealed[view->sealed_count - 1];
+    vv_memtable_ref(m);
+    vv_version *version = view->version;
+    vv_version_ref(version);
+    db->state.manifest.next_file_number++; /* used up even if this flush fails: its file may be there */
+    vv_manifest manifest = db->state.manifest;
+    vv_mutex_unlock(&db->state.lock);
+
+    vv_error err = {.text = ""};
+    uint64_t start_ns = vv_clock_mono_ns();
+    vv_status st = flush_one(db, queue, m, version, manifest, &err);
+    if (vv_ok(st))
+        vv_log(&db->logger, VV_LOG_DEBUG,
+               "flushed %" PRIu64 " entries up to LSN %" PRIu64 " in %" PRIu64 " ms", vv_memtable_count(m),
+               m->last_lsn, (vv_clock_mono_ns() - start_ns) / VV_NS_PER_MS);
+    else
+        vv_log(&db->logger, VV_LOG_ERROR, "flush failed, to be tried again: %s", err.text);
+    vv_memtable_unref(m);
+    vv_version_unref(version);
+    *st_out = st;
+    return true;
+}
+
+void vv_db_flusher(void *arg) {
+    varve_db *db = arg;
+    vv_io_queue *queue = NULL;
+    vv_error err = {.text = ""};
+    vv_thread_be_background();
+    vv_mutex_lock(&db->state.lock);
+    while (!db->state.stopping) {
+        if (db->state.view->sealed_count == 0) {
+            vv_cond_wait(&db->state.flush_wanted, &db->state.lock);
+            continue;
+        }
+        vv_mutex_unlock(&db->state.lock);
+        vv_status st = VV_STATUS_OK;
+        if (!queue)
+            st = vv_db_flush_queue_create(db, &queue, &err);
+        if (vv_ok(st))
+            (void)vv_db_flush_oldest(db, queue, &st);
+        vv_mutex_lock(&db->state.lock);
+        db->state.flush_status = st;
+        vv_cond_broadcast(&db->state.flush_done);
+        if (!vv_ok(st) && !db->state.stopping)
+            (void)vv_cond_wait_until(&db->state.flush_wanted, &db->state.lock,
+                                     vv_clock_mono_ns() + FLUSH_RETRY_NS);
+    }
+    vv_mutex_unlock(&db->state.lock);
+    vv_io_queue_destroy(queue);
+}

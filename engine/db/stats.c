@@ -1,0 +1,65 @@
+/*
+ * stats.c - figures of a running database, and the names of its statuses.
+ */
+#include "engine/db/db_impl.h"
+
+/* The public codes are the internal ones. */
+#define X(name, number, text)                                                                                \
+    _Static_assert(VARVE_##name == (number), "varve.h agrees with base/status.h on " #name);
+VV_STATUS_CODES(X)
+#undef X
+
+const char *varve_code_name(uint16_t code) {
+    return vv_code_name(code);
+}
+
+const char *varve_code_text(uint16_t code) {
+    return vv_code_text(code);
+}
+
+const char *varve_reason_name(uint16_t reason) {
+    return vv_sub_name(reason);
+}
+
+const char *varve_reason_text(uint16_t reason) {
+    return vv_sub_text(reason);
+}
+
+const char *varve_version(void) {
+    return VARVE_VERSION_STRING;
+}
+
+void varve_stats_get(varve_db *db, varve_stats *out) {
+    *out = (varve_stats){.io_backend = vv_io_backend_name(db->io)};
+    out->last_lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+    out->wal_failed = atomic_load_explicit(&db->wal_failed, memory_order_relaxed);
+
+    vv_mutex_lock(&db->state.lock);
+    const vv_view *view = db->state.view;
+    out->memtable_bytes = vv_memtable_bytes(view->active);
+    out->immutable_count = view->sealed_count;
+    for (uint32_t i = 0; i < view->sealed_count; i++)
+        out->immutable_bytes += vv_memtable_bytes(view->sealed[i]);
+    out->sstable_count = view->version->table_count;
+    for (size_t i = 0; i < view->version->table_count; i++)
+        out->sstable_bytes += view->version->tables[i]->summary.file_bytes;
+    out->flushed_lsn = db->state.manifest.flushed_lsn;
+    out->flushes = db->state.flushes;
+    out->write_stalls = db->state.write_stalls;
+    vv_mutex_unlock(&db->state.lock);
+
+    vv_wal_stats wal;
+    vv_wal_stats_get(db->wal, &wal);
+    out->durable_lsn = wal.durable_lsn;
+    out->wal_segment_count = wal.segment_count;
+    out->wal_bytes = wal.written_bytes;
+    out->wal_commits = wal.commits;
+    out->wal_records = wal.records;
+
+    vv_block_cache_stats cache;
+    vv_block_cache_stats_get(db->blocks, &cache);
+    out->cache_bytes = cache.bytes;
+    out->cache_hits = cache.hits;
+    out->cache_misses = cache.misses;
+    out->open_tables = vv_table_cache_open_count(db->tables);
+}

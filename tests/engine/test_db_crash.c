@@ -1,0 +1,101 @@
+/*
+ * A process that is killed in the middle of its writes: what it acknowledged is there, whole and in order.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/engine/db_fixture.h"
+
+static void setup(void) {
+    vv_tempdir();
+}
+
+TestSuite(db_crash, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 120);
+
+#define KEYS 500
+
+/* Write n = start, start + 1, ... for ever: a batch that puts n under two keys and deletes a third; tell each
+ * acknowledged n through the pipe. */
+static void write_for_ever(int fd, uint64_t start) {
+    fx_open_with(fx_options("MEMTABLE_SIZE", "256KiB", "WAL_SEGMENT_SIZE", "256KiB", NULL));
+    varve_batch *b = varve_batch_create();
+    for (uint64_t n = start;; n++) {
+        char left[32], right[32], gone[32], value[64];
+        snprintf(left, sizeof left, "left%04" PRIu64, n % KEYS);
+        snprintf(right, sizeof right, "right%04" PRIu64, n % KEYS);
+        snprintf(gone, sizeof gone, "left%04" PRIu64, (n + KEYS / 2) % KEYS);
+        int value_bytes = snprintf(value, sizeof value, "%" PRIu64, n);
+        varve_batch_clear(b);
+        if (!varve_ok(varve_batch_put(b, left, strlen(left), value, (size_t)value_bytes)) ||
+            !varve_ok(varve_batch_put(b, right, strlen(right), value, (size_t)value_bytes)) ||
+            !varve_ok(varve_batch_delete(b, gone, strlen(gone))) ||
+            !varve_ok(varve_write(fx_db, b, NULL, NULL)))
+            _exit(3);
+        if (write(fd, &n, sizeof n) != sizeof n)
+            _exit(4);
+    }
+}
+
+static uint64_t number_at(const char *name, uint64_t slot) {
+    char key[32], text[32] = "";
+    varve_value v;
+    snprintf(key, sizeof key, "%s%04" PRIu64, name, slot);
+    varve_status st = varve_get(fx_db, key, strlen(key), &v);
+    if (st.code == VARVE_NOT_FOUND)
+        return 0;
+    cr_assert(varve_ok(st));
+    memcpy(text, v.data, v.bytes < 31 ? v.bytes : 31);
+    varve_value_release(&v);
+    return strtoull(text, NULL, 10);
+}
+
+/* The state must be that after some n, with acked <= n <= acked + 1 (one may have been under way). */
+static uint64_t check_state(uint64_t acked) {
+    uint64_t newest = 0;
+    for (uint64_t slot = 0; slot < KEYS; slot++) {
+        uint64_t n = number_at("right", slot);
+        newest = n > newest ? n : newest;
+    }
+    cr_assert(newest == acked || newest == acked + 1, "acknowledged %" PRIu64 ", found %" PRIu64, acked,
+              newest);
+    for (uint64_t slot = 0; slot < KEYS; slot++) {
+        /* The last n <= newest that put this slot, and the last that deleted left of it. */
+        uint64_t put = newest < slot ? 0 : newest - (newest - slot) % KEYS;
+        uint64_t deleter = (slot + KEYS / 2) % KEYS;
+        uint64_t deleted = newest < deleter ? 0 : newest - (newest - deleter) % KEYS;
+        cr_assert_eq(number_at("right", slot), put);
+        cr_assert_eq(number_at("left", slot), put > deleted ? put : 0, "slot %" PRIu64, slot);
+    }
+    return newest;
+}
+
+Test(db_crash, what_was_acknowledged_survives_a_kill_and_batches_are_whole) {
+    uint64_t seed = vv_test_seed();
+    uint64_t newest = 0;
+    for (int round = 0; round < 8; round++) {
+        int fds[2];
+        cr_assert_eq(pipe(fds), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            close(fds[0]);
+            write_for_ever(fds[1], newest + 1);
+        }
+        close(fds[1]);
+        uint64_t acked = newest, n;
+        uint64_t quota = 1 + vv_test_random(&seed) % 3000;
+        for (uint64_t i = 0; i < quota && read(fds[0], &n, sizeof n) == sizeof n; i++)
+            acked = n;
+        kill(pid, SIGKILL);
+        while (read(fds[0], &n, sizeof n) == sizeof n)
+            acked = n; /* acknowledged before the kill, read after it */
+        int status;
+        waitpid(pid, &status, 0);
+        close(fds[0]);
+        cr_assert(WIFSIGNALED(status), "the writer ended by itself: %d", WEXITSTATUS(status));
+        fx_open();
+        newest = check_state(acked);
+        fx_close();
+    }
+}

@@ -1,0 +1,204 @@
+/*
+ * A device that fails: what the database says, what it keeps, what it never does again.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "base/alloc.h"
+#include "engine/db/db_impl.h"
+#include "tests/engine/db_fixture.h"
+#include "tests/support/fault_io.h"
+
+/* Operations whose op and name start with these fail with `sys` while it is not 0. */
+static struct {
+    _Atomic(const char *) op;
+    _Atomic(const char *) name;
+    _Atomic int sys;
+    _Atomic int failed;
+    _Atomic int syncs_after_failure;
+} fault;
+
+static bool starts(const char *text, const char *prefix) {
+    return prefix && strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static vv_status on_op(void *arg, const char *op, const char *name) {
+    (void)arg;
+    if (atomic_load(&fault.failed) && starts(name, "wal-") && strcmp(op, "datasync") == 0)
+        atomic_fetch_add(&fault.syncs_after_failure, 1);
+    int sys = atomic_load(&fault.sys);
+    if (sys && starts(op, atomic_load(&fault.op)) && starts(name, atomic_load(&fault.name))) {
+        atomic_fetch_add(&fault.failed, 1);
+        return vv_status_errno(sys);
+    }
+    return VV_STATUS_OK;
+}
+
+static void break_io(const char *op, const char *name, int sys) {
+    atomic_store(&fault.op, op);
+    atomic_store(&fault.name, name);
+    atomic_store(&fault.sys, sys);
+}
+
+static void mend_io(void) {
+    atomic_store(&fault.sys, 0);
+}
+
+static void open_faulty(varve_options *o) {
+    vv_error err;
+    vv_status st = vv_db_open_on(vv_fault_io_create(on_op, NULL), vv_tempdir_path("db"), o, &fx_db, &err);
+    varve_options_destroy(o);
+    cr_assert(vv_ok(st), "%s", err.text);
+}
+
+static void setup(void) {
+    vv_tempdir();
+}
+
+TestSuite(db_faults, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 120);
+
+static void latches_on(const char *op) {
+    open_faulty(fx_options(NULL));
+    fx_put("before", "1");
+    break_io(op, "wal-", EIO);
+    varve_status st = varve_put(fx_db, "lost", 4, "1", 1, NULL, NULL);
+    cr_assert_eq(st.code, VARVE_WAL_FAILED, "%s", varve_code_name(st.code));
+    mend_io();
+    /* The device works again, but what the kernel dropped is unknown: no more writes, and no more syncs. */
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(varve_put(fx_db, "after", 5, "1", 1, NULL, NULL).code, VARVE_WAL_FAILED);
+    cr_assert_eq(varve_flush(fx_db).code, VARVE_WAL_FAILED);
+    cr_assert(fx_stats().wal_failed);
+    fx_expect("before", "1");
+    fx_expect("lost", NULL);
+    fx_expect("after", NULL);
+    cr_assert_eq(varve_close(fx_db).code, VARVE_WAL_FAILED, "closing does not pretend that all is well");
+    cr_assert_eq(atomic_load(&fault.syncs_after_failure), 0);
+    fx_open();
+    fx_expect("before", "1");
+    fx_expect("after", NULL);
+    fx_put("again", "1");
+    fx_close();
+}
+
+Test(db_faults, a_failed_log_sync_latches) {
+    latches_on("datasync");
+}
+
+Test(db_faults, a_failed_log_write_latches) {
+    latches_on("write");
+}
+
+static void *put_forever(void *arg) {
+    int *acked = arg;
+    char key[32];
+    for (;;) {
+        int n = snprintf(key, sizeof key, "%p-%d", arg, *acked);
+        if (!varve_ok(varve_put(fx_db, key, (size_t)n, "x", 1, NULL, NULL)))
+            return NULL;
+        ++*acked;
+    }
+}
+
+Test(db_faults, every_waiter_of_a_failed_group_is_told_and_every_acknowledged_write_survives) {
+    enum { THREADS = 8 };
+    static int acked[THREADS];
+    pthread_t threads[THREADS];
+    open_faulty(fx_options(NULL));
+    for (int i = 0; i < THREADS; i++)
+        pthread_create(&threads[i], NULL, put_forever, &acked[i]);
+    while (fx_stats().last_lsn < 2000)
+        sched_yield();
+    break_io("datasync", "wal-", EIO);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    mend_io();
+    cr_assert_eq(varve_close(fx_db).code, VARVE_WAL_FAILED);
+    fx_open();
+    for (int i = 0; i < THREADS; i++)
+        for (int k = 0; k < acked[i]; k++) {
+            char key[32];
+            snprintf(key, sizeof key, "%p-%d", (void *)&acked[i], k);
+            fx_expect(key, "x");
+        }
+    fx_close();
+}
+
+Test(db_faults, a_failed_flush_is_tried_again_and_loses_nothing) {
+    static const struct {
+        const char *op, *name;
+    } points[] = {{"open", "000"},  {"write", "000"}, {"sync", "000"},       {"dirsync", "db"},
+                  {"write", "MAN"}, {"sync", "MAN"},  {"rename", "MANIFEST"}};
+    open_faulty(fx_options(NULL));
+    char key[16];
+    for (size_t i = 0; i < VV_ARRAY_COUNT(points); i++) {
+        snprintf(key, sizeof key, "key%zu", i);
+        fx_put(key, "1");
+        break_io(points[i].op, points[i].name, EIO);
+        varve_status st = varve_flush(fx_db);
+        mend_io();
+        cr_assert_eq(st.code, VARVE_IO, "%s %s: %s", points[i].op, points[i].name, varve_code_name(st.code));
+        fx_expect(key, "1");
+        cr_assert(varve_ok(varve_flush(fx_db)), "once the device works, so does the flush");
+        cr_assert_eq(fx_stats().flushed_lsn, i + 1);
+        fx_expect(key, "1");
+    }
+    fx_close();
+    fx_open();
+    for (size_t i = 0; i < VV_ARRAY_COUNT(points); i++) {
+        snprintf(key, sizeof key, "key%zu", i);
+        fx_expect(key, "1");
+    }
+    fx_close();
+}
+
+Test(db_faults, writes_fail_with_no_space_when_nothing_can_be_flushed_and_work_again_after) {
+    open_faulty(fx_options("MEMTABLE_SIZE", "64KiB", "MAX_IMMUTABLE_COUNT", "1", NULL));
+    char value[4096] = {0};
+    break_io("write", "000", ENOSPC);
+    varve_status st = {0};
+    uint64_t written = 0;
+    for (; written < 10000 && st.code == VARVE_OK; written++)
+        st = varve_put(fx_db, &written, sizeof written, value, sizeof value, NULL, NULL);
+    written--;
+    cr_assert_eq(st.code, VARVE_NO_SPACE, "%s", varve_code_name(st.code));
+    varve_value v;
+    cr_assert(varve_ok(varve_get(fx_db, "\0\0\0\0\0\0\0", 8, &v)), "reads go on");
+    varve_value_release(&v);
+    mend_io();
+    do
+        st = varve_put(fx_db, "after", 5, "1", 1, NULL, NULL);
+    while (st.code == VARVE_NO_SPACE); /* until the flusher has tried again; bounded by the test's time-out */
+    cr_assert(varve_ok(st));
+    for (uint64_t i = 0; i < written; i++) {
+        cr_assert(varve_ok(varve_get(fx_db, &i, sizeof i, &v)), "key %" PRIu64, i);
+        varve_value_release(&v);
+    }
+    fx_close();
+}
+
+Test(db_faults, opening_fails_cleanly_at_every_failed_allocation) {
+    fx_open();
+    fx_put("a", "1");
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    fx_put("b", "2");
+    fx_close();
+    for (uint64_t n = 1;; n++) {
+        varve_options *o = fx_options("IO_BACKEND", "posix", NULL);
+        vv_alloc_fail_at(n);
+        varve_status st = varve_open(vv_tempdir_path("db"), o, &fx_db, &fx_err);
+        vv_alloc_fail_at(0);
+        varve_options_destroy(o);
+        if (varve_ok(st)) {
+            fx_expect("a", "1");
+            fx_expect("b", "2");
+            fx_close();
+            if (n > 20)
+                break; /* failing threads of the background may leave the opening whole */
+        } else {
+            cr_assert_eq(st.code, VARVE_NO_MEMORY, "allocation %" PRIu64 ": %s", n, fx_err.text);
+        }
+    }
+}
