@@ -19,7 +19,7 @@ Test(arena, pieces_are_aligned_and_apart) {
     vv_arena *a = make();
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
-        sizes[i] = vv_test_random(&seed) % (i % 1000 == 0 ? 600000 : 300);
+        sizes[i] = 1 + vv_test_random(&seed) % (i % 1000 == 0 ? 600000 : 300);
         cr_assert(vv_ok(vv_arena_reserve(a, sizes[i])));
         pieces[i] = vv_arena_alloc(a, sizes[i]);
         cr_assert_eq((uintptr_t)pieces[i] % VV_ARENA_ALIGN_BYTES, 0);
