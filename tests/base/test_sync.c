@@ -1,6 +1,7 @@
 #include <criterion/criterion.h>
-#include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -121,11 +122,20 @@ Test(sync, a_futex_wakes_all_its_sleepers, .timeout = 60) {
 Test(sync, a_futex_does_not_sleep_on_a_changed_word, .timeout = 60) {
     atomic_store(&word, 2);
     vv_futex_wait(&word, 1); /* would hang */
+    vv_futex_wait_for(&word, 1, 3600 * VV_NS_PER_S);
+}
+
+Test(sync, a_timed_futex_wait_ends, .timeout = 60) {
+    uint64_t before = vv_clock_mono_ns(), waited;
+    do /* as often as it is woken for nothing */
+        vv_futex_wait_for(&word, 0, 2 * VV_NS_PER_MS);
+    while ((waited = vv_clock_mono_ns() - before) < 2 * VV_NS_PER_MS);
+    cr_assert_lt(waited, 50 * VV_NS_PER_S);
 }
 
 typedef struct seen {
     bool blocks_term;
-    int policy;
+    int nice;
 } seen;
 
 static void look_around(void *arg) {
@@ -133,8 +143,8 @@ static void look_around(void *arg) {
     sigset_t blocked;
     pthread_sigmask(SIG_SETMASK, NULL, &blocked);
     s->blocks_term = sigismember(&blocked, SIGTERM);
-    vv_thread_be_idle();
-    s->policy = sched_getscheduler(0);
+    vv_thread_be_background();
+    s->nice = getpriority(PRIO_PROCESS, (id_t)gettid());
     sleep_on_word(NULL);
 }
 
@@ -148,7 +158,8 @@ Test(sync, a_thread_has_its_name_takes_no_signals_and_may_step_back) {
     wake_by_word(NULL);
     vv_thread_join(thread);
     cr_assert(s.blocks_term);
-    cr_assert_eq(s.policy, SCHED_IDLE);
+    cr_assert_eq(s.nice, 19);
+    cr_assert_lt(getpriority(PRIO_PROCESS, (id_t)gettid()), 19, "the others stay where they are");
     sigset_t blocked;
     pthread_sigmask(SIG_SETMASK, NULL, &blocked);
     cr_assert_not(sigismember(&blocked, SIGTERM), "the starter's own signals are as before");
