@@ -27,4 +27,14 @@ extern vv_uring_syscalls vv_uring_sys;
  */
 vv_status vv_uring_probe(unsigned *flags_out, const char **names_out, vv_error *why) VV_CHECKED;
 
+/* What explains a refusal. */
+typedef struct vv_uring_surroundings {
+    int sysctl_disabled;    /* kernel.io_uring_disabled, 0 where there is none */
+    bool seccomp;           /* a filter is active on this process */
+    uint64_t memlock_bytes; /* the limit; UINT64_MAX for none */
+} vv_uring_surroundings;
+
+/* UNSUPPORTED, with the words for io_uring_setup having failed with errno `sys`. */
+vv_status vv_uring_explain(int sys, const vv_uring_surroundings *in, vv_error *why) VV_CHECKED;
+
 #endif

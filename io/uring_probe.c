@@ -65,46 +65,42 @@ static bool seccomp_filtered(void) {
     return filtered;
 }
 
-static vv_status refused(vv_error *why, const char *text) {
-    return vv_fail(why, vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0), "%s", text);
-}
-
-static vv_status explain_eperm(vv_error *why) {
-    int disabled = sysctl_disabled();
-    if (disabled >= 2)
-        return refused(why, "kernel.io_uring_disabled=2 forbids io_uring to every process");
-    if (disabled == 1)
-        return refused(why, seccomp_filtered()
-                                ? "kernel.io_uring_disabled=1 forbids io_uring to unprivileged processes, "
-                                  "or the seccomp filter of this process blocks it"
-                                : "kernel.io_uring_disabled=1 forbids io_uring to unprivileged processes");
-    if (seccomp_filtered())
-        return refused(why, "a seccomp filter blocks io_uring (EPERM), as container runtimes do by default");
-    return refused(why, "io_uring_setup is not permitted (EPERM), perhaps by a security module");
-}
-
-static vv_status explain_enomem(vv_error *why) {
-    struct rlimit limit;
+static vv_status explain_eperm(const vv_uring_surroundings *in, vv_error *why) {
     vv_status st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0);
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-        return vv_fail(why, st, "no memory for a ring (ENOMEM)");
-    return vv_fail(why, st, "no memory for a ring (ENOMEM): the memlock limit is %llu KiB",
-                   (unsigned long long)(limit.rlim_cur / 1024));
+    if (in->sysctl_disabled >= 2)
+        return vv_fail(why, st, "the sysctl kernel.io_uring_disabled=2 forbids it to every process");
+    if (in->sysctl_disabled == 1)
+        return vv_fail(why, st,
+                       "the sysctl kernel.io_uring_disabled=1 forbids it to unprivileged processes%s",
+                       in->seccomp ? " (and a seccomp filter is active)" : "");
+    if (in->seccomp)
+        return vv_fail(why, st, "a seccomp filter blocks it (EPERM), as container runtimes do by default");
+    return vv_fail(why, st, "io_uring_setup is not permitted (EPERM), perhaps by a security module");
 }
 
-static vv_status explain_setup(int sys, vv_error *why) {
+vv_status vv_uring_explain(int sys, const vv_uring_surroundings *in, vv_error *why) {
+    vv_status st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0);
     switch (sys) {
     case ENOSYS:
-        return refused(why,
-                       seccomp_filtered()
-                           ? "no io_uring_setup (ENOSYS): a seccomp filter hides it, or the kernel is old"
-                           : "no io_uring_setup (ENOSYS): the kernel is too old or built without it");
-    case EPERM: return explain_eperm(why);
-    case ENOMEM: return explain_enomem(why);
-    default:
-        return vv_fail(why, vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0), "io_uring_setup fails: %s",
-                       sys_text(sys));
+        return vv_fail(why, st, "no io_uring_setup (ENOSYS): %s",
+                       in->seccomp ? "a seccomp filter hides it, or the kernel is too old"
+                                   : "the kernel is too old, or built without it");
+    case EPERM: return explain_eperm(in, why);
+    case ENOMEM:
+        if (in->memlock_bytes == UINT64_MAX)
+            return vv_fail(why, st, "no memory for a ring (ENOMEM)");
+        return vv_fail(why, st, "no memory for a ring (ENOMEM): the memlock limit is %llu KiB",
+                       (unsigned long long)(in->memlock_bytes / 1024));
+    default: return vv_fail(why, st, "io_uring_setup fails: %s", sys_text(sys));
     }
+}
+
+static vv_uring_surroundings look_around(void) {
+    struct rlimit limit;
+    bool limited = getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    return (vv_uring_surroundings){.sysctl_disabled = sysctl_disabled(),
+                                   .seccomp = seccomp_filtered(),
+                                   .memlock_bytes = limited ? limit.rlim_cur : UINT64_MAX};
 }
 
 static vv_status check_ops(struct io_uring *ring, vv_error *why) {
@@ -152,8 +148,10 @@ vv_status vv_uring_probe(unsigned *flags_out, const char **names_out, vv_error *
     do {
         rc = io_uring_queue_init(PROBE_ENTRIES, &ring, flag_sets[set].flags);
     } while (rc == -EINVAL && ++set < sizeof flag_sets / sizeof flag_sets[0]);
-    if (rc < 0)
-        return explain_setup(-rc, why);
+    if (rc < 0) {
+        vv_uring_surroundings around = look_around();
+        return vv_uring_explain(-rc, &around, why);
+    }
     *flags_out = flag_sets[set].flags;
     *names_out = flag_sets[set].names;
     vv_status st = check_ops(&ring, why);
