@@ -38,7 +38,10 @@ extern vv_io_syscalls vv_io_sys;
 typedef struct vv_posix_backend {
     vv_io_backend head;
     const vv_logger *logger;
-    unsigned ring_flags; /* uring: the set-up flags that this kernel takes */
+    /* uring alone: the set-up flags that this kernel takes, and how much of the memlock limit pools use */
+    unsigned ring_flags;
+    uint64_t registered_bytes_max;
+    _Atomic uint64_t registered_bytes;
     struct {
         vv_mutex lock;
         bool known; /* the device of the last open, so that a table cache doesn't read sysfs each time */

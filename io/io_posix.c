@@ -142,7 +142,7 @@ vv_status vv_posix_backend_make(const struct vv_io_ops *ops, const vv_logger *lg
 }
 
 vv_status vv_posix_backend_create(const vv_logger *lg, vv_io_backend **out, vv_error *err) {
-    vv_posix_backend *b;
+    vv_posix_backend *b = NULL;
     VV_TRY(vv_posix_backend_make(&posix_ops, lg, &b, err));
     *out = &b->head;
     return VV_STATUS_OK;

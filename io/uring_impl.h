@@ -20,6 +20,13 @@ typedef struct vv_uring_syscalls {
 
 extern vv_uring_syscalls vv_uring_sys;
 
+/* The ring's next free entry; its caller knows that there is one. */
+static inline struct io_uring_sqe *vv_uring_next_sqe(struct io_uring *ring) {
+    struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+    VV_ASSERT(sqe != NULL);
+    return sqe;
+}
+
 /*
  * Whether the kernel gives this process a working io_uring: set-up, the operations that Varve needs, and a
  * round trip, since a filter may block any of the three system calls alone. UNSUPPORTED: no, and the words
@@ -36,5 +43,8 @@ typedef struct vv_uring_surroundings {
 
 /* UNSUPPORTED, with the words for io_uring_setup having failed with errno `sys`. */
 vv_status vv_uring_explain(int sys, const vv_uring_surroundings *in, vv_error *why) VV_CHECKED;
+
+/* How many bytes this process may lock, as far as it can know; UINT64_MAX for no limit. */
+uint64_t vv_uring_lockable_bytes(void);
 
 #endif

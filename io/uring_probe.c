@@ -5,10 +5,13 @@
  * the sysctl, the container's seccomp profile, the kernel's age or the memlock limit.
  */
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "io/uring_impl.h"
 
@@ -95,12 +98,21 @@ vv_status vv_uring_explain(int sys, const vv_uring_surroundings *in, vv_error *w
     }
 }
 
-static vv_uring_surroundings look_around(void) {
+uint64_t vv_uring_lockable_bytes(void) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    if (syscall(SYS_capget, &header, caps) == 0 && (caps[0].effective & (1u << CAP_IPC_LOCK)))
+        return UINT64_MAX;
     struct rlimit limit;
-    bool limited = getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return UINT64_MAX;
+    return limit.rlim_cur;
+}
+
+static vv_uring_surroundings look_around(void) {
     return (vv_uring_surroundings){.sysctl_disabled = sysctl_disabled(),
                                    .seccomp = seccomp_filtered(),
-                                   .memlock_bytes = limited ? limit.rlim_cur : UINT64_MAX};
+                                   .memlock_bytes = vv_uring_lockable_bytes()};
 }
 
 static vv_status check_ops(struct io_uring *ring, vv_error *why) {
@@ -124,7 +136,7 @@ static vv_status check_ops(struct io_uring *ring, vv_error *why) {
 
 static vv_status round_trip(struct io_uring *ring, vv_error *why) {
     vv_status st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0);
-    io_uring_prep_nop(io_uring_get_sqe(ring)); /* a fresh ring has room */
+    io_uring_prep_nop(vv_uring_next_sqe(ring)); /* a fresh ring has room */
     int rc;
     do {
         rc = io_uring_submit_and_wait(ring, 1);

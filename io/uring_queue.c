@@ -60,6 +60,7 @@ typedef struct req_list {
 
 typedef struct uring_queue {
     vv_io_queue head;
+    vv_posix_backend *backend;
     struct io_uring ring;
     vv_buffer_pool pool;
     bool registered; /* the pool's slab is registered buffer 0 */
@@ -68,6 +69,7 @@ typedef struct uring_queue {
     req_list waiting;
     req_list done;
     vv_io_req **slots;     /* the first `active`: requests with a round in the ring or the kernel */
+    uint32_t depth;        /* of the ring: the caller's, or what the memlock limit left of it */
     uint32_t active;       /* <= depth */
     uint32_t cqes_awaited; /* their completions still to come */
 } uring_queue;
@@ -124,20 +126,31 @@ static void slot_give(uring_queue *q, vv_io_req *req) {
 
 /* ---- making and unmaking ---- */
 
-/* Without registration everything works the same, only dearer: not worth more than a line for debugging. */
-static void register_pool(uring_queue *q, const vv_logger *lg) {
-    if (!q->pool.slab)
+/*
+ * Without registration everything works the same, only dearer: not worth more than a line for debugging.
+ * Registered bytes count against the memlock limit of the user, as rings do on kernels of today, so pools
+ * leave half of it to the rings.
+ */
+static void register_pool(uring_queue *q, vv_posix_backend *b) {
+    const vv_logger *lg = b->logger;
+    size_t bytes = q->pool.slab_bytes;
+    if (bytes == 0)
         return;
-    if (q->pool.slab_bytes > REGISTERED_BYTES_MAX) {
-        vv_log(lg, VV_LOG_DEBUG, "io: a pool of %zu bytes is too large to register", q->pool.slab_bytes);
+    uint64_t before = atomic_fetch_add_explicit(&b->registered_bytes, bytes, memory_order_relaxed);
+    if (bytes > REGISTERED_BYTES_MAX || before + bytes > b->registered_bytes_max) {
+        atomic_fetch_sub_explicit(&b->registered_bytes, bytes, memory_order_relaxed);
+        vv_log(lg, VV_LOG_DEBUG, "io: buffers of %zu bytes are not registered: more than the %s", bytes,
+               bytes > REGISTERED_BYTES_MAX ? "kernel takes" : "memlock limit has to spare");
         return;
     }
-    struct iovec iov = {.iov_base = q->pool.slab, .iov_len = q->pool.slab_bytes};
+    struct iovec iov = {.iov_base = q->pool.slab, .iov_len = bytes};
     int rc = io_uring_register_buffers(&q->ring, &iov, 1);
     q->registered = rc == 0;
-    if (rc != 0)
-        vv_log(lg, VV_LOG_DEBUG, "io: buffers of %zu bytes are not registered: %s%s", q->pool.slab_bytes,
-               strerrordesc_np(-rc), rc == -ENOMEM ? " (the memlock limit)" : "");
+    if (rc == 0)
+        return;
+    atomic_fetch_sub_explicit(&b->registered_bytes, bytes, memory_order_relaxed);
+    vv_log(lg, VV_LOG_DEBUG, "io: buffers of %zu bytes are not registered: %s%s", bytes, strerrordesc_np(-rc),
+           rc == -ENOMEM ? " (the memlock limit)" : "");
 }
 
 static void release(uring_queue *q) {
@@ -146,14 +159,32 @@ static void release(uring_queue *q) {
     vv_free(q);
 }
 
+/* A smaller ring where the memlock limit allows no larger one: the queue holds back what doesn't fit. */
+static vv_status make_ring(uring_queue *q, const vv_posix_backend *b, vv_error *err) {
+    uint32_t wanted = q->head.options.depth;
+    q->depth = wanted;
+    int rc = io_uring_queue_init(2 * q->depth, &q->ring, b->ring_flags);
+    while (rc == -ENOMEM && q->depth > 1) {
+        q->depth /= 2;
+        rc = io_uring_queue_init(2 * q->depth, &q->ring, b->ring_flags);
+    }
+    if (rc < 0)
+        return vv_fail(err, vv_status_errno(-rc), "I/O queue: a ring for %u requests", q->depth);
+    if (q->depth < wanted)
+        vv_log(b->logger, VV_LOG_WARN, "io: a ring for %u requests instead of %u: the memlock limit is low",
+               q->depth, wanted);
+    return VV_STATUS_OK;
+}
+
 static vv_status queue_create(vv_io_backend *head, const vv_io_queue_options *o, vv_io_queue **out,
                               vv_error *err) {
-    const vv_posix_backend *b = (const vv_posix_backend *)head;
+    vv_posix_backend *b = (vv_posix_backend *)head;
     vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     uring_queue *q = vv_alloc_zeroed(sizeof *q);
     if (!q)
         return vv_fail(err, st, "I/O queue: out of memory");
     q->head = (vv_io_queue){.ops = head->ops, .options = *o};
+    q->backend = b;
     list_init(&q->waiting);
     list_init(&q->done);
     q->slots = vv_alloc(o->depth * sizeof *q->slots);
@@ -161,12 +192,12 @@ static vv_status queue_create(vv_io_backend *head, const vv_io_queue_options *o,
         release(q);
         return vv_fail(err, st, "I/O queue: out of memory");
     }
-    int rc = io_uring_queue_init(2 * o->depth, &q->ring, b->ring_flags);
-    if (rc < 0) {
+    st = make_ring(q, b, err);
+    if (!vv_ok(st)) {
         release(q);
-        return vv_fail(err, vv_status_errno(-rc), "I/O queue: a ring of %u entries", 2 * o->depth);
+        return st;
     }
-    register_pool(q, b->logger);
+    register_pool(q, b);
     *out = &q->head;
     return VV_STATUS_OK;
 }
@@ -176,6 +207,8 @@ static void queue_destroy(vv_io_queue *head) {
     VV_ASSERT(head->in_flight == 0 && !q->running);
     if (vv_ok(q->broken))
         io_uring_queue_exit(&q->ring);
+    if (q->registered)
+        atomic_fetch_sub_explicit(&q->backend->registered_bytes, q->pool.slab_bytes, memory_order_relaxed);
     release(q);
 }
 
@@ -190,7 +223,7 @@ static void queue_submit(vv_io_queue *head, vv_io_req *req) {
 /* ---- into the ring ---- */
 
 static void put_transfer(uring_queue *q, vv_io_req *req, bool link) {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+    struct io_uring_sqe *sqe = vv_uring_next_sqe(&q->ring);
     int fd = vv_posix_fd(req->file);
     char *buf = (char *)req->buf + req->progress_bytes;
     uint32_t bytes = req->bytes - req->progress_bytes;
@@ -213,14 +246,14 @@ static void put_transfer(uring_queue *q, vv_io_req *req, bool link) {
 }
 
 static void put_sync(uring_queue *q, vv_io_req *req, uint64_t tag) {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+    struct io_uring_sqe *sqe = vv_uring_next_sqe(&q->ring);
     io_uring_prep_fsync(sqe, vv_posix_fd(req->file), IORING_FSYNC_DATASYNC);
     io_uring_sqe_set_data64(sqe, (uintptr_t)req | tag);
 }
 
 /* Put the waiting requests' next rounds into the ring, as far as the depth and the ring's space reach. */
 static void feed(uring_queue *q) {
-    while (q->waiting.first && q->active < q->head.options.depth) {
+    while (q->waiting.first && q->active < q->depth) {
         vv_io_req *req = q->waiting.first;
         bool chained = req->op == VV_IO_WRITE_SYNC && req->progress_bytes < req->bytes;
         bool sync_only = req->op == VV_IO_SYNC || (req->op == VV_IO_WRITE_SYNC && !chained);
@@ -453,9 +486,10 @@ vv_status vv_uring_backend_create(const vv_logger *lg, vv_io_backend **out, cons
                                   vv_error *err) {
     unsigned flags = 0;
     VV_TRY(vv_uring_probe(&flags, flags_out, err));
-    vv_posix_backend *b;
+    vv_posix_backend *b = NULL;
     VV_TRY(vv_posix_backend_make(&uring_ops, lg, &b, err));
     b->ring_flags = flags;
+    b->registered_bytes_max = vv_uring_lockable_bytes() / 2;
     *out = &b->head;
     return VV_STATUS_OK;
 }

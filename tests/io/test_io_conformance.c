@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "tests/io/backends.h"
 
 static vv_io_backend *io;
@@ -624,6 +625,46 @@ CONFORM(direct_requests_work_from_pool_and_other_buffers) {
     free(own);
     vv_file_close(f);
     vv_io_queue_destroy(q);
+}
+
+/* ---- memory ---- */
+
+static vv_status open_and_close(vv_error *err) {
+    vv_file *f = NULL;
+    VV_TRY(vv_file_open(io, path_of("f"), RW | VV_OPEN_CREATE, &f, err));
+    vv_file_close(f);
+    return VV_STATUS_OK;
+}
+
+static vv_status lock_and_close(vv_error *err) {
+    vv_file *f = NULL;
+    VV_TRY(vv_lock_acquire(io, path_of("LOCK"), &f, err));
+    vv_file_close(f);
+    return VV_STATUS_OK;
+}
+
+static vv_status queue_and_destroy(vv_error *err) {
+    vv_io_queue_options o = {.depth = 4, .pool_buffer_count = 2, .pool_buffer_bytes = 4096};
+    vv_io_queue *q = NULL;
+    VV_TRY(vv_io_queue_create(io, &o, &q, err));
+    vv_io_queue_destroy(q);
+    return VV_STATUS_OK;
+}
+
+CONFORM(each_failing_allocation_is_reported) {
+    vv_status (*const attempts[])(vv_error *) = {open_and_close, lock_and_close, queue_and_destroy};
+    for (size_t i = 0; i < sizeof attempts / sizeof attempts[0]; i++) {
+        vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        for (uint64_t n = 1; !vv_ok(st); n++) {
+            vv_error err = {0};
+            cr_assert_lt(n, 100u);
+            vv_alloc_fail_at(n);
+            st = attempts[i](&err);
+            vv_alloc_fail_at(0);
+            cr_assert(vv_ok(st) || vv_is(st, VV_NO_MEMORY), "%s", vv_code_name(st.code));
+            cr_assert(n > 1 || err.text[0] != '\0'); /* the first one fails, with words */
+        }
+    }
 }
 
 /* ---- threads ---- */
