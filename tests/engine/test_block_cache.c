@@ -1,0 +1,223 @@
+#include "base/alloc.h"
+#include "base/sync.h"
+#include "engine/sst/block_cache.h"
+#include "tests/engine/sst_fixture.h"
+
+enum { BLOCK = 4096 };
+
+static vv_block_cache *make(uint64_t bytes) {
+    vv_block_cache *c;
+    cr_assert(vv_ok(vv_block_cache_create(bytes, &c)));
+    return c;
+}
+
+/* Every word of a block says whose it is. */
+static uint64_t word_of(uint64_t file_number, uint64_t offset) {
+    return file_number * 1000003 + offset;
+}
+
+static bool is_right(const vv_block *b, uint64_t file_number, uint64_t offset) {
+    const uint64_t *words = b->data;
+    return b->file_number == file_number && b->offset == offset && words[0] == word_of(file_number, offset) &&
+           words[b->bytes / 8 - 1] == words[0];
+}
+
+static vv_block *fill(vv_block_cache *c, uint64_t file_number, uint64_t offset, uint32_t bytes) {
+    vv_block *b =
+        vv_block_cache_allocate(c, file_number, (vv_block_handle){.offset = offset, .bytes = bytes});
+    if (!b)
+        abort();
+    uint64_t *words = b->data;
+    for (uint32_t i = 0; i < bytes / 8; i++)
+        words[i] = word_of(file_number, offset);
+    return b;
+}
+
+static void insert(vv_block_cache *c, uint64_t file_number, uint64_t offset, uint32_t bytes) {
+    vv_block_cache_release(c, vv_block_cache_insert(c, fill(c, file_number, offset, bytes)));
+}
+
+static bool holds(vv_block_cache *c, uint64_t file_number, uint64_t offset) {
+    vv_block *b = vv_block_cache_lookup(c, file_number, offset);
+    if (!b)
+        return false;
+    cr_assert(is_right(b, file_number, offset));
+    vv_block_cache_release(c, b);
+    return true;
+}
+
+static uint64_t bytes_of(vv_block_cache *c) {
+    vv_block_cache_stats s;
+    vv_block_cache_stats_get(c, &s);
+    return s.bytes;
+}
+
+Test(block_cache, finds_what_was_inserted) {
+    vv_block_cache *c = make(1 << 20);
+    cr_assert_null(vv_block_cache_lookup(c, 1, 0));
+    vv_block *b = vv_block_cache_insert(c, fill(c, 1, 0, BLOCK));
+    cr_assert_eq((uintptr_t)b->data % VV_IO_ALIGN_BYTES, 0);
+    cr_assert_eq(vv_block_cache_lookup(c, 1, 0), b);
+    vv_block_cache_release(c, b);
+    vv_block_cache_release(c, b);
+    cr_assert(holds(c, 1, 0));
+    cr_assert_not(holds(c, 2, 0));
+    cr_assert_not(holds(c, 1, BLOCK));
+    vv_block_cache_stats s;
+    vv_block_cache_stats_get(c, &s);
+    cr_assert_eq(s.hits, 2);
+    cr_assert_eq(s.misses, 3);
+    cr_assert_geq(s.bytes, BLOCK);
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, the_first_of_two_inserts_wins) {
+    vv_block_cache *c = make(1 << 20);
+    vv_block *mine = fill(c, 1, 0, BLOCK);
+    vv_block *theirs = vv_block_cache_insert(c, fill(c, 1, 0, BLOCK));
+    cr_assert_eq(vv_block_cache_insert(c, mine), theirs);
+    vv_block_cache_release(c, theirs);
+    vv_block_cache_release(c, theirs);
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, never_passes_its_bound) {
+    uint64_t seed = vv_test_seed();
+    static const uint64_t capacities[] = {0, 10000, 100000, 1 << 20, 20 << 20};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(capacities); i++) {
+        vv_block_cache *c = make(capacities[i]);
+        for (int n = 0; n < 8000; n++) {
+            uint64_t offset = vv_test_random(&seed) % 10000 * BLOCK;
+            uint32_t bytes = BLOCK * (uint32_t)(1 + vv_test_random(&seed) % (n % 50 == 0 ? 30 : 2));
+            if (!holds(c, 1, offset))
+                insert(c, 1, offset, bytes);
+            cr_assert_leq(bytes_of(c), capacities[i]);
+        }
+        if (capacities[i] >= 100000)
+            cr_assert_geq(bytes_of(c), capacities[i] / 2, "it is used");
+        vv_block_cache_destroy(c);
+    }
+}
+
+Test(block_cache, evicts_the_least_recently_used) {
+    vv_block_cache *c = make(10 * 4300); /* nine blocks, one shard */
+    for (uint64_t i = 0; i < 9; i++)
+        insert(c, 1, i * BLOCK, BLOCK);
+    cr_assert(holds(c, 1, 0));
+    insert(c, 1, 9 * BLOCK, BLOCK);
+    insert(c, 1, 10 * BLOCK, BLOCK);
+    cr_assert(holds(c, 1, 0), "used a moment ago");
+    cr_assert_not(holds(c, 1, BLOCK));
+    cr_assert(holds(c, 1, 10 * BLOCK));
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, pinned_blocks_survive_and_surplus_ones_are_dropped_on_release) {
+    vv_block_cache *c = make(100000);
+    enum { count = 40 };
+    vv_block *blocks[count];
+    for (uint64_t i = 0; i < count; i++) {
+        blocks[i] = vv_block_cache_insert(c, fill(c, 1, i * BLOCK, BLOCK));
+        cr_assert_leq(bytes_of(c), 100000);
+    }
+    for (uint64_t i = 0; i < count; i++)
+        cr_assert(is_right(blocks[i], 1, i * BLOCK));
+    cr_assert(holds(c, 1, 0));
+    cr_assert_not(holds(c, 1, (count - 1) * BLOCK), "nothing could make room for it");
+    for (uint64_t i = 0; i < count; i++)
+        vv_block_cache_release(c, blocks[i]);
+    cr_assert(holds(c, 1, 0));
+    insert(c, 1, (count - 1) * BLOCK, BLOCK);
+    cr_assert(holds(c, 1, (count - 1) * BLOCK));
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, erasing_a_file_spares_the_others_and_what_is_pinned) {
+    vv_block_cache *c = make(20 << 20);
+    for (uint64_t i = 0; i < 500; i++) {
+        insert(c, 1, i * BLOCK, BLOCK);
+        insert(c, 2, i * BLOCK, BLOCK);
+    }
+    vv_block *b = vv_block_cache_lookup(c, 1, 0);
+    uint64_t before = bytes_of(c);
+    vv_block_cache_erase_file(c, 1);
+    cr_assert_eq(bytes_of(c), before / 2);
+    for (uint64_t i = 0; i < 500; i++) {
+        cr_assert_not(holds(c, 1, i * BLOCK));
+        cr_assert(holds(c, 2, i * BLOCK));
+    }
+    cr_assert(is_right(b, 1, 0));
+    vv_block_cache_release(c, b);
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, every_failed_allocation_is_reported) {
+    bool done = false;
+    for (uint64_t n = 1; !done; n++) {
+        cr_assert_lt(n, 100);
+        vv_alloc_fail_at(n);
+        uint64_t last = vv_alloc_count() + n;
+        vv_block_cache *c;
+        vv_status st = vv_block_cache_create(64 << 20, &c);
+        vv_block *b = NULL;
+        if (vv_ok(st))
+            b = vv_block_cache_allocate(c, 1, (vv_block_handle){.offset = 0, .bytes = BLOCK});
+        done = vv_alloc_count() < last;
+        cr_assert_eq(b != NULL, done);
+        vv_alloc_fail_at(0);
+        if (b)
+            vv_block_cache_discard(c, b);
+        vv_block_cache_destroy(c);
+    }
+}
+
+/* ---- many threads ---- */
+
+typedef struct hammer {
+    vv_block_cache *cache;
+    uint64_t capacity_bytes;
+    _Atomic uint64_t turn;
+    _Atomic uint64_t failures;
+} hammer;
+
+static void hammer_run(void *arg) {
+    hammer *h = arg;
+    uint64_t seed = atomic_fetch_add(&h->turn, 1) + 1;
+    uint64_t failures = 0;
+    vv_block *held[8] = {0};
+    for (int n = 0; n < 6000; n++) {
+        uint64_t file_number = 1 + vv_test_random(&seed) % 3;
+        uint64_t offset = vv_test_random(&seed) % 100 * BLOCK;
+        vv_block *b = vv_block_cache_lookup(h->cache, file_number, offset);
+        if (!b)
+            b = vv_block_cache_insert(h->cache, fill(h->cache, file_number, offset, BLOCK));
+        failures += !is_right(b, file_number, offset);
+        vv_block **slot = &held[n % 8];
+        if (*slot) {
+            failures += !is_right(*slot, (*slot)->file_number, (*slot)->offset);
+            vv_block_cache_release(h->cache, *slot);
+        }
+        *slot = b;
+        if (n % 500 == 0)
+            vv_block_cache_erase_file(h->cache, file_number);
+        if (n % 100 == 0)
+            failures += bytes_of(h->cache) > h->capacity_bytes;
+    }
+    for (int i = 0; i < 8; i++)
+        vv_block_cache_release(h->cache, held[i]);
+    atomic_fetch_add(&h->failures, failures);
+}
+
+Test(block_cache, threads_see_whole_blocks_within_the_bound) {
+    static const uint64_t capacities[] = {100000, 4 << 20};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(capacities); i++) {
+        hammer h = {.cache = make(capacities[i]), .capacity_bytes = capacities[i]};
+        pthread_t threads[4];
+        for (int t = 0; t < 4; t++)
+            cr_assert(vv_ok(vv_thread_start(&threads[t], "hammer", hammer_run, &h)));
+        for (int t = 0; t < 4; t++)
+            vv_thread_join(threads[t]);
+        cr_assert_eq(atomic_load(&h.failures), 0);
+        vv_block_cache_destroy(h.cache);
+    }
+}
