@@ -22,7 +22,8 @@ static const vv_option options[] = {
     {"RATE", VV_OPTION_RATE, offsetof(settings, rate), "0.01", 0, 0, false, NULL, ""},
     {"BACKEND", VV_OPTION_CHOICE, offsetof(settings, backend), "auto", 0, 0, false, backends, ""},
     {"SWITCH", VV_OPTION_BOOL, offsetof(settings, on), "off", 0, 0, false, NULL, ""},
-    {"CACHE", VV_OPTION_BYTES_OR_COUNT, offsetof(settings, cache), "8MiB", 0, UINT64_C(1) << 40, false, NULL, ""},
+    {"CACHE", VV_OPTION_BYTES_OR_COUNT, offsetof(settings, cache), "8MiB", 0, UINT64_C(1) << 40, false, NULL,
+     ""},
     {"FILE", VV_OPTION_TEXT, offsetof(settings, path), "", 0, 8, false, NULL, ""},
 };
 static const vv_option_table table = {options, VV_ARRAY_COUNT(options)};
