@@ -78,7 +78,7 @@ struct vv_file {
 typedef enum vv_io_op { VV_IO_READ, VV_IO_WRITE, VV_IO_WRITE_SYNC, VV_IO_SYNC } vv_io_op;
 
 /* Called from vv_io_run() on the queue's thread, never recursively, never from submit. It may submit more
- * requests, this one included. */
+ * requests, this one included, but not run the queue. */
 typedef void (*vv_io_done_fn)(vv_io_req *req);
 
 /*
@@ -167,7 +167,7 @@ typedef enum vv_io_choice { VV_IO_CHOICE_AUTO, VV_IO_CHOICE_URING, VV_IO_CHOICE_
  * Make a backend. AUTO probes io_uring (a ring, the operations that Varve needs, a round trip) and takes
  * posix where the kernel refuses, with one warning in the log that says why (seccomp, the sysctl, an old
  * kernel, the memlock limit). URING fails with UNSUPPORTED and the same words instead. The choice is logged
- * either way.
+ * either way. lg is borrowed until the backend is destroyed.
  */
 vv_status vv_io_backend_create(vv_io_choice choice, const vv_logger *lg, vv_io_backend **out,
                                vv_error *err) VV_CHECKED;

@@ -114,6 +114,7 @@ static vv_io_req *list_pop(req_list *l) {
 
 /* req->state is the index of the slot that a request has while it is active. */
 static void slot_take(uring_queue *q, vv_io_req *req) {
+    VV_ASSERT(q->active < q->depth);
     req->state = q->active;
     q->slots[q->active++] = req;
 }

@@ -128,6 +128,31 @@ Test(file_posix, trying_again_has_a_bound) {
     cr_assert_eq(calls, 1);
 }
 
+static ssize_t strict_pread(int fd, void *buf, size_t bytes, off_t offset) {
+    if (offset % 512 != 0) { /* as some file systems answer, also beyond the end */
+        errno = EINVAL;
+        return -1;
+    }
+    return real.pread(fd, buf, bytes, offset);
+}
+
+Test(file_posix, a_direct_read_never_goes_on_from_inside_a_block) {
+    vv_file *direct;
+    cr_assert(vv_ok(vv_file_write(file, text, sizeof text, 0)));
+    cr_assert(vv_ok(vv_file_open(io, vv_tempdir_path("f"), VV_OPEN_READ | VV_OPEN_DIRECT, &direct, NULL)));
+    if (direct->align_bytes == 1)
+        cr_skip_test("no direct I/O here");
+    vv_io_sys.pread = strict_pread;
+    char *buf = aligned_alloc(VV_IO_ALIGN_BYTES, VV_IO_ALIGN_BYTES);
+    size_t n = 0;
+    vv_status st = vv_file_read(direct, buf, VV_IO_ALIGN_BYTES, 0, &n);
+    cr_assert(st.code == VV_OK, "errno %d", st.sys);
+    cr_assert_eq(n, sizeof text);
+    cr_assert_str_eq(buf, text);
+    free(buf);
+    vv_file_close(direct);
+}
+
 /* ---- syncs ---- */
 
 static int failing_fd_call(int fd) {
