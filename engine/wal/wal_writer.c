@@ -47,6 +47,11 @@ static uint32_t in_flight(const vv_wal *w) {
     return (uint32_t)(w->opened - w->retired);
 }
 
+/* Does the open frame hold records? While every slot is in flight there is no open one. */
+static bool filling(const vv_wal *w) {
+    return in_flight(w) < w->slot_count && open_slot(w)->record_count != 0;
+}
+
 static bool on_ring_thread(const vv_wal *w) {
     return w->queue && pthread_equal(w->ring_thread, pthread_self());
 }
@@ -150,7 +155,7 @@ static void start(vv_wal *w, vv_wal_slot *slot) {
 
 /* Drop what was appended but not sealed: the log has failed, it can go nowhere. */
 static void drop_open(vv_wal *w) {
-    if (open_slot(w)->record_count != 0)
+    if (filling(w))
         slot_reset(open_slot(w));
 }
 
@@ -185,9 +190,11 @@ static void wait_for_flight(vv_wal *w, uint32_t left) {
 
 /* ---- append ---- */
 
-/* A free slot, ready to be filled. */
+/* A free slot, ready to be filled; NULL if the ring broke and kept them all. */
 static vv_wal_slot *begin_frame(vv_wal *w) {
     wait_for_flight(w, w->slot_count - 1);
+    if (in_flight(w) == w->slot_count)
+        return NULL;
     vv_wal_slot *slot = open_slot(w);
     slot->buf = slot->base_buf;
     slot->capacity = w->slot_bytes;
@@ -217,14 +224,15 @@ static bool fits_open(const vv_wal *w, const vv_wal_slot *slot, uint64_t more_by
 /* Find a place for a record of `bytes` behind what was appended before. */
 static vv_status reserve(vv_wal *w, uint64_t bytes, vv_wal_slot **out) {
     vv_wal_slot *slot = open_slot(w);
-    bool filling = slot->record_count != 0;
-    if (filling && fits_open(w, slot, bytes)) {
+    if (filling(w) && fits_open(w, slot, bytes)) {
         *out = slot;
         return VV_STATUS_OK;
     }
-    if (filling)
+    if (filling(w))
         seal_and_start(w);
     slot = begin_frame(w);
+    if (!slot)
+        return latched();
     VV_TRY(make_room(w, bytes));
     uint64_t frame_bytes = vv_wal_frame_bytes(bytes, w->current->head.block_bytes);
     if (frame_bytes > slot->capacity) {
@@ -274,8 +282,8 @@ vv_status vv_wal_append(vv_wal *w, const vv_record *rec, const vv_slice *parts, 
 bool vv_wal_inline_fits(const vv_wal *w, uint64_t record_bytes) {
     const vv_wal_segment *s = w->current;
     uint64_t payload = VV_RECORD_HEAD_BYTES + record_bytes; /* whether or not the caller counted the head */
-    return in_flight(w) == 0 && open_slot(w)->record_count == 0 && !vv_wal_failed(w) &&
-           record_bytes <= w->slot_bytes && VV_WAL_FRAME_HEAD_BYTES + payload <= w->slot_bytes &&
+    return in_flight(w) == 0 && !filling(w) && !vv_wal_failed(w) && record_bytes <= w->slot_bytes &&
+           VV_WAL_FRAME_HEAD_BYTES + payload <= w->slot_bytes &&
            vv_wal_frame_bytes(payload, s->head.block_bytes) <= s->head.segment_bytes - s->end;
 }
 
@@ -295,7 +303,7 @@ static void make_ring(vv_wal *w) {
 void vv_wal_commit(vv_wal *w, bool inline_only) {
     if (!inline_only && !w->ring_tried)
         make_ring(w);
-    if (open_slot(w)->record_count == 0)
+    if (!filling(w))
         return;
     if (inline_only && in_flight(w) == 0 && !vv_wal_failed(w))
         seal(w); /* vv_wal_sync() writes it */
@@ -393,10 +401,11 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
 /* A frame without records, whose durable_lsn proves that all before it is durable: from here on, damage to
  * the last record is seen as damage and not taken for a torn tail. Best effort: nothing depends on it. */
 static void write_close_frame(vv_wal *w) {
-    const vv_wal_segment *s = w->current;
-    if (w->clean || vv_wal_frame_bytes(0, s->head.block_bytes) > s->head.segment_bytes - s->end)
+    if (w->clean || !vv_ok(make_room(w, 0)))
         return;
     vv_wal_slot *slot = begin_frame(w);
+    if (!slot)
+        return;
     slot->last_lsn = vv_wal_last_lsn(w);
     slot->first_lsn = slot->last_lsn + 1;
     seal(w);
