@@ -19,7 +19,6 @@ static void begin(const test_backend *backend) {
     vv_status st = backend->create(&io, &err);
     if (vv_is(st, VV_UNSUPPORTED)) {
         fprintf(stderr, "SKIPPED for %s: %s\n", backend->name, err.text);
-        vv_tempdir_cleanup();
         cr_skip_test("%s: %s", backend->name, err.text);
     }
     cr_assert(vv_ok(st), "%s: %s", backend->name, err.text);
@@ -28,7 +27,6 @@ static void begin(const test_backend *backend) {
 
 static void end(void) {
     vv_io_backend_destroy(io);
-    vv_tempdir_cleanup();
 }
 
 /* A test that runs once for each backend. The parameter is an index: a pointer would not survive the way into
@@ -41,7 +39,7 @@ static void end(void) {
             indexes[i] = i;                                                                                  \
         return cr_make_param_array(int, indexes, TEST_BACKEND_COUNT, NULL);                                  \
     }                                                                                                        \
-    ParameterizedTest(int *index, io_conformance, claim) {                                                   \
+    ParameterizedTest(int *index, io_conformance, claim, .fini = vv_tempdir_cleanup) {                       \
         begin(&test_backends[*index]);                                                                       \
         check_##claim();                                                                                     \
         end();                                                                                               \
