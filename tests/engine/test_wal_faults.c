@@ -337,6 +337,7 @@ static void workload(void) {
 static void fail_each(bool sticky) {
     bool fired = true;
     int n;
+    fx_in_memory();
     for (n = 1; fired; n++) {
         cr_assert_lt(n, 2000);
         fx_wipe();

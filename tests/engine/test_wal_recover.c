@@ -73,6 +73,7 @@ static void flip(uint64_t seq, uint64_t at, uint8_t with) {
 
 static void cut_everywhere(bool garbage) {
     uint64_t seed = vv_test_seed();
+    fx_in_memory();
     fx_options.segment_bytes = 16 * 1024; /* many openings */
     fx_open(0);
     fx_put(2);
@@ -168,6 +169,7 @@ Test(wal_recover, openings_after_a_crash_do_not_pile_up_files) {
 /* ---- damage ---- */
 
 Test(wal_recover, damage_to_any_byte_that_was_durable_is_refused) {
+    fx_in_memory();
     fx_options.segment_bytes = 32 * 1024;
     fx_open(0);
     fx_put(4);
@@ -406,6 +408,7 @@ Test(wal_recover, raw_files_are_material_and_never_data) {
 
 Test(wal_recover, spoilt_files_never_crash_and_never_give_wrong_data) {
     uint64_t seed = vv_test_seed();
+    fx_in_memory();
     fx_options.segment_bytes = 16 * 1024;
     fx_open(0);
     fx_put(9);
