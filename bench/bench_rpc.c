@@ -1,0 +1,179 @@
+/*
+ * bench_rpc - unary Get and durable Put through gRPC, loaded by h2load, against a server with empty handlers
+ * in the same run.
+ *
+ *     bench_rpc [--rounds N] [--seconds S] [--connections N] [--streams N]
+ *
+ * h2load is a plain HTTP/2 load generator (nghttp2): a gRPC message is a POST whose body is five bytes of
+ * framing and the encoded request. It does not look at grpc-status, so the Put is checked once by what stats
+ * say.
+ */
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bench/report.h"
+
+static int rounds = 3;
+static int seconds = 3;
+static int connections = 10;
+static int streams = 50;
+static const char *dir;
+
+/* ---- servers ---- */
+
+typedef struct server {
+    pid_t pid;
+    int stdin_fd;
+    char address[128];
+} server;
+
+/* Start a server that prints "listening on ADDRESS" when it is ready. */
+static void server_start(server *s, char *const argv[], const char *log_name) {
+    int in[2], out[2];
+    if (pipe(in) != 0 || pipe(out) != 0)
+        report_die("pipe failed");
+    s->pid = fork();
+    if (s->pid == 0) {
+        char path[700];
+        snprintf(path, sizeof path, "%s/%s", dir, log_name);
+        int log = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        dup2(in[0], STDIN_FILENO);
+        dup2(out[1], STDOUT_FILENO);
+        dup2(log, STDERR_FILENO);
+        close(in[1]);
+        close(out[0]);
+        execv(argv[0], argv);
+        _exit(127);
+    }
+    close(in[0]);
+    close(out[1]);
+    s->stdin_fd = in[1];
+    FILE *f = fdopen(out[0], "r");
+    char line[256];
+    if (!f || !fgets(line, sizeof line, f) || sscanf(line, "listening on %127s", s->address) != 1)
+        report_die("%s did not start", argv[0]);
+    fclose(f);
+}
+
+static void server_stop(server *s) {
+    int status;
+    close(s->stdin_fd);
+    kill(s->pid, SIGTERM);
+    waitpid(s->pid, &status, 0);
+}
+
+/* ---- load ---- */
+
+/* One request: gRPC framing, then the message. */
+static void write_body(const char *name, const unsigned char *message, size_t bytes, char *path_out,
+                       size_t path_bytes) {
+    snprintf(path_out, path_bytes, "%s/%s", dir, name);
+    FILE *f = fopen(path_out, "wb");
+    unsigned char head[5] = {0, 0, 0, (unsigned char)(bytes >> 8), (unsigned char)bytes};
+    if (!f || fwrite(head, 1, 5, f) != 5 || fwrite(message, 1, bytes, f) != bytes || fclose(f) != 0)
+        report_die("%s: write failed", path_out);
+}
+
+/* Requests a second, as h2load counted those that succeeded. */
+static double load(const char *address, const char *method, const char *body) {
+    char command[2048], line[512];
+    snprintf(command, sizeof command,
+             "h2load -D %d --warm-up-time=1 -c %d -m %d -t 1 -d '%s' -H 'content-type: application/grpc' "
+             "-H 'te: trailers' 'http://%s%s' 2>&1",
+             seconds, connections, streams, body, address, method);
+    FILE *p = popen(command, "r");
+    if (!p)
+        report_die("h2load can't be started");
+    double rate = 0;
+    unsigned long failed = 1, errored = 1;
+    while (fgets(line, sizeof line, p)) {
+        (void)sscanf(line, "finished in %*[^,], %lf req/s", &rate);
+        (void)sscanf(line,
+                     "requests: %*u total, %*u started, %*u done, %*u succeeded, %lu failed, %lu errored",
+                     &failed, &errored);
+    }
+    int status = pclose(p);
+    if (status != 0 || rate <= 0 || failed || errored)
+        report_die("h2load %s%s: status %d, %.0f requests a second, %lu failed, %lu errored", address, method,
+                   status, rate, failed, errored);
+    return rate;
+}
+
+static void parse(int argc, char **argv) {
+    static const struct option options[] = {{"rounds", required_argument, NULL, 'r'},
+                                            {"seconds", required_argument, NULL, 's'},
+                                            {"connections", required_argument, NULL, 'c'},
+                                            {"streams", required_argument, NULL, 'm'},
+                                            {0}};
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (c) {
+        case 'r': rounds = atoi(optarg); break;
+        case 's': seconds = atoi(optarg); break;
+        case 'c': connections = atoi(optarg); break;
+        case 'm': streams = atoi(optarg); break;
+        default: exit(2);
+        }
+    }
+    if (rounds < 1 || rounds > REPORT_ROUNDS_MAX || seconds < 1 || connections < 1 || streams < 1) {
+        fprintf(stderr, "bench_rpc: every number is at least 1\n");
+        exit(2);
+    }
+}
+
+int main(int argc, char **argv) {
+    static report_side empty, get, put;
+    server empty_server, varved;
+    char empty_path[600], varved_path[600], data[700], put_body[700], get_body[700];
+    /* PutRequest{key: 16 bytes, value: 100 bytes}; GetRequest{key}. */
+    unsigned char put_message[2 + 16 + 2 + 100] = {0x0a, 16}, get_message[2 + 16] = {0x0a, 16};
+    memset(put_message + 2, 'k', 16);
+    memset(get_message + 2, 'k', 16);
+    put_message[18] = 0x12;
+    put_message[19] = 100;
+    memset(put_message + 20, 'v', 100);
+
+    parse(argc, argv);
+    signal(SIGPIPE, SIG_IGN);
+    dir = report_dir_create();
+    write_body("put", put_message, sizeof put_message, put_body, sizeof put_body);
+    write_body("get", get_message, sizeof get_message, get_body, sizeof get_body);
+    snprintf(empty_path, sizeof empty_path, "%s/empty_server", report_bin_dir());
+    snprintf(varved_path, sizeof varved_path, "%s/varved", report_bin_dir());
+    snprintf(data, sizeof data, "--data=%s/data", dir);
+    char threads[16];
+    snprintf(threads, sizeof threads, "%ld", sysconf(_SC_NPROCESSORS_ONLN));
+    server_start(&empty_server, (char *[]){empty_path, threads, NULL}, "empty.log");
+    server_start(&varved, (char *[]){varved_path, data, (char[]){"--listen=127.0.0.1:0"}, NULL},
+                 "varved.log");
+
+    report_side_init(&empty, "empty handler");
+    report_side_init(&get, "KV.Get, in memory");
+    report_side_init(&put, "KV.Put, durable");
+    report_machine();
+    for (int i = 0; i < rounds; i++) {
+        report_add_rate(&empty, load(empty_server.address, "/varve.v1.KV/Get", get_body));
+        report_add_rate(&put, load(varved.address, "/varve.v1.KV/Put", put_body));
+        report_add_rate(&get, load(varved.address, "/varve.v1.KV/Get", get_body));
+    }
+    server_stop(&empty_server);
+    server_stop(&varved);
+    char title[160];
+    snprintf(title, sizeof title,
+             "unary calls by h2load, %d connections x %d streams, 16-byte keys, 100-byte values, %d rounds "
+             "of %d s",
+             connections, streams, rounds, seconds);
+    report_header(title);
+    report_line(&empty);
+    report_line(&get);
+    report_line(&put);
+    report_ratio(&get, &empty, 0);
+    report_ratio(&put, &empty, 0);
+    report_dir_remove();
+    return 0;
+}
