@@ -287,7 +287,7 @@ vv_status vv_posix_file_allocate(vv_file *f, uint64_t bytes) {
             continue;
         if (errno != EOPNOTSUPP && errno != ENOSYS)
             return vv_status_errno(errno);
-        uint64_t size; /* no reservation to be had: at least the size, as promised */
+        uint64_t size = 0; /* no reservation to be had: at least the size, as promised */
         VV_TRY(vv_posix_file_size(f, &size));
         return size < bytes ? vv_posix_file_truncate(f, bytes) : VV_STATUS_OK;
     }
