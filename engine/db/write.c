@@ -61,6 +61,13 @@ static uint64_t ops_bytes(const vv_write *w) {
     return bytes;
 }
 
+static void latch(varve_db *db, vv_status st) {
+    if (!atomic_exchange_explicit(&db->wal_failed, true, memory_order_relaxed))
+        vv_log(&db->logger, VV_LOG_ERROR,
+               "write-ahead log failed (%s): no more writes until the database is opened again; reads go on",
+               st.sys ? strerrordesc_np(st.sys) : vv_code_text(st.code));
+}
+
 /* Give the write its LSNs and put it in the log's open frame. On failure no LSN is used up. */
 static void append(varve_db *db, vv_write *w) {
     vv_record rec = {.first_lsn = db->commit.next_lsn,
@@ -71,18 +78,13 @@ static void append(varve_db *db, vv_write *w) {
                      .ops = vv_slice_make(NULL, ops_bytes(w))};
     w->status = vv_wal_append(db->wal, &rec, w->parts, w->part_count);
     w->appended = vv_ok(w->status);
+    if (vv_is(w->status, VV_WAL_FAILED))
+        latch(db, w->status); /* by the log's own thread, while no commit was looking */
     if (!w->appended)
         return;
     w->first_lsn = rec.first_lsn;
     w->lsn = rec.first_lsn + w->op_count - 1;
     db->commit.next_lsn = w->lsn + 1;
-}
-
-static void latch(varve_db *db, vv_status st) {
-    if (!atomic_exchange_explicit(&db->wal_failed, true, memory_order_relaxed))
-        vv_log(&db->logger, VV_LOG_ERROR,
-               "write-ahead log failed (%s): no more writes until the database is opened again; reads go on",
-               st.sys ? strerrordesc_np(st.sys) : vv_code_text(st.code));
 }
 
 /* Make asynchronous writes durable that are only in the log's buffer. */
