@@ -116,16 +116,24 @@ static void node_entry(const node *n, vv_entry *out) {
     };
 }
 
+/* What follows n on a level. If that is too far, the search goes on a level below: start loading what is
+ * there while the comparison waits for its own cache line. */
+static node *step(node *n, uint32_t level) {
+    if (level > 0)
+        __builtin_prefetch(atomic_load_explicit(link_at(n, level - 1), memory_order_relaxed));
+    return next_at(n, level);
+}
+
 /* The first node at or behind t, or NULL. before: the last node before t on each level, or NULL. */
 static node *find(skiplist *s, const target *t, node **before) {
     node *n = s->head;
     node *known = NULL; /* is at or behind t: found on the level above, not compared again */
     /* relaxed: a level missed or empty costs time only. */
     for (uint32_t level = atomic_load_explicit(&s->height, memory_order_relaxed); level-- > 0;) {
-        node *next = next_at(n, level);
+        node *next = step(n, level);
         while (next != known && next && is_before(next, t)) {
             n = next;
-            next = next_at(n, level);
+            next = step(n, level);
         }
         known = next;
         if (before)

@@ -67,7 +67,7 @@ Test(block_cache, finds_what_was_inserted) {
     vv_block_cache_stats_get(c, &s);
     cr_assert_eq(s.hits, 2);
     cr_assert_eq(s.misses, 3);
-    cr_assert_geq(s.bytes, BLOCK);
+    cr_assert_gt(s.bytes, BLOCK, "its frame counts");
     vv_block_cache_destroy(c);
 }
 
