@@ -1,5 +1,7 @@
 #include "tests/engine/wal_fixture.h"
 
+#include <stdatomic.h>
+
 #include "base/clock.h"
 
 TestSuite(wal, .init = fx_setup, .fini = fx_teardown);
@@ -40,7 +42,7 @@ Test(wal, what_was_synced_is_replayed) {
     fx_close();
 }
 
-Test(wal, groups_on_the_ring_span_segments) {
+static void groups_on_the_ring(void) {
     fx_open(0);
     uint64_t lsn = 0;
     for (int group = 0; group < 100; group++) {
@@ -60,6 +62,16 @@ Test(wal, groups_on_the_ring_span_segments) {
     cr_assert_eq(fx_replayed, lsn);
     cr_assert_eq(fx_replay_count, lsn);
     fx_close();
+}
+
+Test(wal, groups_on_the_ring_span_segments) {
+    groups_on_the_ring();
+}
+
+Test(wal, groups_on_the_ring_of_the_best_backend_here) {
+    vv_io_backend_destroy(fx_io);
+    must(vv_io_backend_create(VV_IO_CHOICE_AUTO, NULL, &fx_io, &fx_err));
+    groups_on_the_ring();
 }
 
 Test(wal, full_frames_go_on_their_way_by_themselves) {
@@ -216,5 +228,102 @@ Test(wal, running_out_of_memory_at_any_point_of_opening_leaves_the_log_whole) {
         cr_assert(opened || vv_is(st, VV_NO_MEMORY), "%s", fx_err.text);
     }
     cr_assert_eq(fx_replay_count, 100);
+    fx_close();
+}
+
+Test(wal, running_out_of_memory_in_append_appends_nothing) {
+    fx_open(0);
+    fx_put(1);
+    fx_big_lsn = 2;
+    fx_big_bytes = 100000;
+    int failures = 0;
+    vv_status st;
+    for (uint64_t n = 1;; n++) { /* the log's thread allocates too: not every failure is the append's */
+        vv_alloc_fail_at(n);
+        st = fx_append_sized(fx_wal, 2, fx_big_bytes);
+        vv_alloc_fail_at(0);
+        if (vv_ok(st))
+            break;
+        cr_assert(vv_is(st, VV_NO_MEMORY), "%s", vv_code_name(st.code));
+        cr_assert_eq(vv_wal_last_lsn(fx_wal), 1);
+        failures++;
+        cr_assert_lt(n, 100);
+    }
+    cr_assert_gt(failures, 0);
+    fx_put(2);
+    fx_close();
+    fx_open(0);
+    cr_assert_eq(fx_replay_count, 4);
+    fx_close();
+}
+
+Test(wal, records_of_any_size_come_back) {
+    enum { COUNT = 400 };
+    static uint32_t sizes[COUNT + 1];
+    uint64_t seed = vv_test_seed();
+    static const uint32_t edges[] = {0, 512, 4096, 8192, 16384, 32768, 57344, 61440, 65536, 131072};
+    for (int i = 1; i <= COUNT; i++) {
+        uint32_t edge = edges[vv_test_random(&seed) % VV_ARRAY_COUNT(edges)];
+        uint32_t off = (uint32_t)(vv_test_random(&seed) % 260);
+        sizes[i] = edge > off ? edge - off : edge; /* heads take 120 bytes and some */
+        if (i % 2)
+            sizes[i] = off;
+    }
+    fx_sizes = sizes;
+    fx_open(0);
+    for (uint64_t lsn = 1; lsn <= COUNT; lsn++) {
+        must(fx_append(fx_wal, lsn));
+        uint64_t dice = vv_test_random(&seed) % 8;
+        if (dice < 3)
+            vv_wal_commit(fx_wal, false);
+        if (dice < 2)
+            must(vv_wal_sync(fx_wal));
+    }
+    fx_close();
+    fx_open(0);
+    cr_assert_eq(fx_replay_count, COUNT);
+    fx_close();
+}
+
+/* ---- threads ---- */
+
+static _Atomic bool watch_stop;
+
+static void *watch(void *arg) {
+    uint64_t last = 0;
+    while (!atomic_load(&watch_stop)) {
+        vv_wal_stats s;
+        vv_wal_stats_get(fx_wal, &s);
+        if (s.durable_lsn < last)
+            *(bool *)arg = true;
+        last = s.durable_lsn;
+        if (s.durable_lsn > vv_wal_last_lsn(fx_wal))
+            *(bool *)arg = true;
+        vv_wal_release(fx_wal, last > 50 ? last - 50 : 0);
+        usleep(100);
+    }
+    return NULL;
+}
+
+Test(wal, release_and_getters_work_beside_the_writer) {
+    fx_open(0);
+    pthread_t threads[2];
+    bool wrong[2] = {false, false};
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, watch, &wrong[i]), 0);
+    for (int i = 0; i < 300; i++) {
+        for (int k = 0; k < i % 30; k++)
+            must(fx_append(fx_wal, vv_wal_last_lsn(fx_wal) + 1));
+        vv_wal_commit(fx_wal, i % 5 == 0);
+        must(vv_wal_sync(fx_wal));
+    }
+    atomic_store(&watch_stop, true);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    cr_assert_not(wrong[0] || wrong[1]);
+    uint64_t last = vv_wal_last_lsn(fx_wal);
+    fx_close();
+    fx_open(last - 50); /* never released further than that */
+    cr_assert_eq(fx_replay_count, 50);
     fx_close();
 }

@@ -80,6 +80,13 @@ static inline void fault_arm(fault_kind kind, int nth, int sys, bool sticky) {
     pthread_mutex_unlock(&fault.lock);
 }
 
+static inline int fault_event_count(void) {
+    pthread_mutex_lock(&fault.lock);
+    int count = fault.event_count;
+    pthread_mutex_unlock(&fault.lock);
+    return count;
+}
+
 static inline const char *fault_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
