@@ -52,7 +52,8 @@ static inline void vv_memtable_ref(vv_memtable *m) {
 /* Drops everything with the last reference. NULL is fine. */
 void vv_memtable_unref(vv_memtable *m);
 
-/* Make sure that adding entry_count entries with data_bytes of keys and values can't fail. Writer only. */
+/* Make sure that adding entry_count entries with data_bytes of keys and values can't fail. A later call
+ * replaces the promise of an earlier one: reserve once for all that one group adds. Writer only. */
 static inline VV_CHECKED
 vv_status vv_memtable_reserve(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes) {
     return m->ops->reserve(m, entry_count, data_bytes);

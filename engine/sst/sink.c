@@ -4,6 +4,8 @@
  * Why what finish() acknowledges survives: every piece was written and its completion awaited, then the file
  * was cut to its length, and only then was it synced once, with its size and everything else that reading it
  * back needs. A piece or a sync that failed makes the sink fail for good; nothing is tried again.
+ *
+ * Space is not allocated ahead: with direct pieces of 1 MiB it changed nothing (2.0 to 2.6 GiB/s either way).
  */
 #include "base/assert.h"
 #include "base/codec.h"

@@ -45,7 +45,8 @@ typedef struct vv_sst_summary {
 
 void vv_sst_summary_deinit(vv_sst_summary *s);
 
-/* Creates the file; EXISTS if it is there. */
+/* Creates the file; EXISTS if it is there. On failure no file of this call stays behind. BUSY: the queue's
+ * pool has no two buffers left. */
 vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **out, vv_error *err) VV_CHECKED;
 
 /* Entries strictly ascend in internal order. Bytes are copied. A failure is final: destroy the writer. */

@@ -73,6 +73,9 @@ vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **o
     return VV_STATUS_OK;
 
 fail:
+    /* A file that is open here is one that this call has made. */
+    if (w->file)
+        vv_status_ignore(vv_path_unlink(o->backend, o->path, NULL), "the first failure is what counts");
     vv_sst_writer_destroy(w);
     return st;
 }

@@ -65,21 +65,29 @@ static void check_table(fixture *f, const char *path, const model *m, uint64_t *
     vv_sst_reader_close(r);
 }
 
-static void round_trip(const generator *g) {
-    fixture f = fixture_make();
+static void round_trip_on(fixture *f, const generator *g) {
     uint64_t seed = vv_test_seed();
     const char *path = vv_tempdir_path("t.sst");
     model m = model_make(g);
-    vv_sst_summary s = table_write(&f, path, &m, g->block_bytes, g->fp_rate);
+    vv_sst_summary s = table_write(f, path, &m, g->block_bytes, g->fp_rate);
     cr_assert_eq(s.item_count, m.count);
     cr_assert_eq(s.min_lsn, 1);
     cr_assert_eq(s.max_lsn, m.count);
     cr_assert(vv_slice_equal(vv_slice_make(s.first_key, s.first_key_bytes), m.entries[0].key));
     cr_assert(vv_slice_equal(vv_slice_make(s.last_key, s.last_key_bytes), m.entries[m.count - 1].key));
-    check_table(&f, path, &m, &seed);
+    check_table(f, path, &m, &seed);
     vv_sst_summary_deinit(&s);
     model_free(&m);
-    fixture_free(&f);
+    fixture_free(f);
+}
+
+static void round_trip(const generator *g) {
+    static const vv_io_choice choices[] = {VV_IO_CHOICE_POSIX, VV_IO_CHOICE_URING};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(choices); i++) {
+        fixture f;
+        if (fixture_make_on(choices[i], &f))
+            round_trip_on(&f, g);
+    }
 }
 
 Test(sst, holds_a_single_entry) {

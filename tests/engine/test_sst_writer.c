@@ -125,6 +125,7 @@ Test(sst_writer, a_queue_without_free_buffers_is_reported) {
     vv_sst_writer_options o = options_of(&f, vv_tempdir_path("t.sst"));
     vv_sst_writer *w;
     cr_assert(vv_is(vv_sst_writer_create(&o, &w, NULL), VV_BUSY));
+    cr_assert_neq(access(o.path, F_OK), 0, "no file stays behind");
     for (int i = 0; i < 3; i++)
         vv_io_buffer_give(f.queue, taken[i]);
     fixture_free(&f);
