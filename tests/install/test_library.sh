@@ -69,7 +69,7 @@ target_link_libraries(with_shared Varve::varve)
 add_executable(with_static example.c)
 target_link_libraries(with_static Varve::varve_static)
 EOF
-cmake -S . -B out -DCMAKE_PREFIX_PATH="$work/moved" >cmake.log && cmake --build out >>cmake.log ||
+cmake -S . -B out -G Ninja -DCMAKE_PREFIX_PATH="$work/moved" >cmake.log && cmake --build out >>cmake.log ||
     fail "CMake: $(cat cmake.log)"
 run out/with_shared
 run out/with_static
