@@ -102,8 +102,9 @@ typedef struct reply {
     const char *core_error; /* from the core itself; NULL if the words came over the wire */
 } reply;
 
-/* Send request to method and wait for everything that comes back, at most until the deadline. */
-static void exchange(grpc_client *c, const char *method, grpc_byte_buffer *request, reply *r) {
+/* Send request to method and wait for everything that comes back, at most until the deadline. The call is the
+ * caller's to unref once it has read the metadata, whose bytes are the call's. */
+static grpc_call *exchange(grpc_client *c, const char *method, grpc_byte_buffer *request, reply *r) {
     gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     if (c->timeout_us != 0)
         deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
@@ -130,18 +131,18 @@ static void exchange(grpc_client *c, const char *method, grpc_byte_buffer *reque
     } else {
         r->status = GRPC_STATUS_INTERNAL;
     }
-    grpc_call_unref(call);
+    return call;
 }
 
 /* The unpacked answer, which the caller frees; NULL: *err. */
-static ProtobufCMessage *call(vv_client *client, const char *method, const ProtobufCMessage *request,
-                              const ProtobufCMessageDescriptor *answer_type, vv_client_error *err) {
+static ProtobufCMessage *unary(vv_client *client, const char *method, const ProtobufCMessage *request,
+                               const ProtobufCMessageDescriptor *answer_type, vv_client_error *err) {
     grpc_client *c = (grpc_client *)client;
     reply r = {.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
     grpc_metadata_array_init(&r.initial);
     grpc_metadata_array_init(&r.trailing);
     grpc_byte_buffer *buffer = pack(request);
-    exchange(c, method, buffer, &r);
+    grpc_call *call = exchange(c, method, buffer, &r);
     grpc_byte_buffer_destroy(buffer);
 
     ProtobufCMessage *answer = NULL;
@@ -160,6 +161,7 @@ static ProtobufCMessage *call(vv_client *client, const char *method, const Proto
     gpr_free((void *)(uintptr_t)r.core_error);
     grpc_metadata_array_destroy(&r.initial);
     grpc_metadata_array_destroy(&r.trailing);
+    grpc_call_unref(call);
     return answer;
 }
 
@@ -178,7 +180,7 @@ static bool do_get(vv_client *c, vv_slice key, vv_client_value *out, vv_client_e
     Varve__V1__GetRequest request = VARVE__V1__GET_REQUEST__INIT;
     request.key = borrow(key);
     ProtobufCMessage *message =
-        call(c, "/varve.v1.KV/Get", &request.base, &varve__v1__get_response__descriptor, err);
+        unary(c, "/varve.v1.KV/Get", &request.base, &varve__v1__get_response__descriptor, err);
     if (!message)
         return false;
     const Varve__V1__GetResponse *answer = (const Varve__V1__GetResponse *)message;
@@ -192,7 +194,7 @@ static bool do_get(vv_client *c, vv_slice key, vv_client_value *out, vv_client_e
 
 static bool call_write(vv_client *c, const char *method, const ProtobufCMessage *request, uint64_t *lsn_out,
                        vv_client_error *err) {
-    ProtobufCMessage *message = call(c, method, request, &varve__v1__write_response__descriptor, err);
+    ProtobufCMessage *message = unary(c, method, request, &varve__v1__write_response__descriptor, err);
     if (!message)
         return false;
     *lsn_out = ((const Varve__V1__WriteResponse *)message)->lsn;
@@ -268,8 +270,8 @@ static bool do_health(vv_client *c, const char *service, vv_client_health *out, 
                                                 VV_CLIENT_NOT_SERVING, VV_CLIENT_SERVICE_UNKNOWN};
     Grpc__Health__V1__HealthCheckRequest request = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
     request.service = (char *)(uintptr_t)service;
-    ProtobufCMessage *message = call(c, "/grpc.health.v1.Health/Check", &request.base,
-                                     &grpc__health__v1__health_check_response__descriptor, err);
+    ProtobufCMessage *message = unary(c, "/grpc.health.v1.Health/Check", &request.base,
+                                      &grpc__health__v1__health_check_response__descriptor, err);
     if (!message)
         return false;
     unsigned status = (unsigned)((const Grpc__Health__V1__HealthCheckResponse *)message)->status;
