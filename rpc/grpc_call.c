@@ -1,0 +1,433 @@
+/*
+ * grpc_call.c - one call on the gRPC C core, from its arrival to the last of its tags.
+ *
+ *     armed --arrive--> open --reply|fail|finish--> ended --all tags back--> free
+ *
+ * "close" (RECV_CLOSE_ON_SERVER) is asked for at once in a batch of its own, since it tells of a client that
+ * has left, a deadline and a lost connection alike. A stream has at most one read and one write under way.
+ *
+ * What start_batch points to (outgoing message, trailer, core_cancelled) lives in the call, which outlives
+ * its tags.
+ */
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/slice.h>
+#include <grpc/support/time.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "rpc/grpc_impl.h"
+#include "rpc/status_map.h"
+
+/* Calls that a queue keeps for reuse beside those that are armed. */
+#define FREE_CALLS_MAX 256
+
+static const vv_rpc_call_ops call_ops;
+
+static vv_grpc_call *from_base(vv_rpc_call *base) {
+    return VV_CONTAINER_OF(base, vv_grpc_call, base);
+}
+
+/* ---- storage ---- */
+
+static void release_core(vv_grpc_call *c) {
+    if (c->incoming)
+        grpc_byte_buffer_destroy(c->incoming);
+    if (c->outgoing)
+        grpc_byte_buffer_destroy(c->outgoing);
+    grpc_slice_unref(c->trailer_value);
+    if (!c->method->rpc)
+        grpc_call_details_destroy(&c->details);
+    if (c->core)
+        grpc_call_unref(c->core);
+}
+
+static void call_free(vv_grpc_call *c) {
+    vv_grpc_queue *q = c->queue;
+    release_core(c);
+    if (q->free_call_count < FREE_CALLS_MAX) {
+        c->next_free = q->free_calls;
+        q->free_calls = c;
+        q->free_call_count++;
+    } else {
+        grpc_metadata_array_destroy(&c->metadata);
+        vv_free(c);
+    }
+}
+
+void vv_grpc_call_free_pool(vv_grpc_queue *q) {
+    while (q->free_calls) {
+        vv_grpc_call *c = q->free_calls;
+        q->free_calls = c->next_free;
+        grpc_metadata_array_destroy(&c->metadata);
+        vv_free(c);
+    }
+    q->free_call_count = 0;
+}
+
+/* A call with nothing in it but its metadata array, whose storage is kept from use to use. */
+static vv_grpc_call *call_new(vv_grpc_queue *q, const vv_grpc_method *method) {
+    vv_grpc_call *c = q->free_calls;
+    grpc_metadata_array metadata;
+    if (c) {
+        q->free_calls = c->next_free;
+        q->free_call_count--;
+        metadata = c->metadata;
+        metadata.count = 0;
+    } else {
+        c = vv_alloc_aligned(_Alignof(vv_grpc_call), sizeof *c);
+        if (!c)
+            return NULL;
+        grpc_metadata_array_init(&metadata);
+    }
+    *c = (vv_grpc_call){.base = {.ops = &call_ops, .method = method->rpc, .service = method->self},
+                        .queue = q,
+                        .method = method,
+                        .metadata = metadata,
+                        .trailer_value = grpc_empty_slice()};
+    if (!method->rpc)
+        grpc_call_details_init(&c->details);
+    return c;
+}
+
+static void bidi_add(vv_grpc_call *c) {
+    vv_grpc *t = c->queue->transport;
+    vv_mutex_lock(&t->mu.lock);
+    c->bidi_next = t->mu.bidi_calls;
+    c->bidi_link = &t->mu.bidi_calls;
+    if (c->bidi_next)
+        c->bidi_next->bidi_link = &c->bidi_next;
+    t->mu.bidi_calls = c;
+    bool late = t->mu.closing;
+    vv_mutex_unlock(&t->mu.lock);
+    if (late)
+        grpc_call_cancel_with_status(c->core, GRPC_STATUS_UNAVAILABLE, "shutting down", NULL);
+}
+
+static void bidi_remove(vv_grpc_call *c) {
+    vv_grpc *t = c->queue->transport;
+    if (!c->bidi_link)
+        return;
+    vv_mutex_lock(&t->mu.lock);
+    *c->bidi_link = c->bidi_next;
+    if (c->bidi_next)
+        c->bidi_next->bidi_link = c->bidi_link;
+    vv_mutex_unlock(&t->mu.lock);
+}
+
+/* ---- tags ---- */
+
+static void start(vv_grpc_call *c, const grpc_op *ops, size_t count, vv_grpc_tag *tag) {
+    c->tags++;
+    grpc_call_error error = grpc_call_start_batch(c->core, ops, count, tag, NULL);
+    VV_ASSERT(error == GRPC_CALL_OK);
+}
+
+/* After every tag: free the call with the last one. */
+static void tag_done(vv_grpc_call *c) {
+    c->tags--;
+    if (c->tags != 0 || !c->ended)
+        return;
+    vv_grpc_queue *q = c->queue;
+    vv_grpc *t = q->transport;
+    bidi_remove(c);
+    call_free(c);
+    for (uint32_t m = 0; q->unarmed_count > 0 && m < t->method_count; m++)
+        if (q->unarmed[m] > 0) {
+            q->unarmed[m]--;
+            q->unarmed_count--;
+            vv_grpc_call_arm(q, m);
+        }
+    if (atomic_fetch_sub(&t->live_calls, 1) == 1 && atomic_load(&t->draining)) {
+        vv_mutex_lock(&t->mu.lock);
+        vv_cond_broadcast(&t->mu.idle);
+        vv_mutex_unlock(&t->mu.lock);
+    }
+}
+
+/* Tell a stream once that its client has left, as soon as nothing of it is under way. */
+static void tell_cancelled(vv_grpc_call *c) {
+    if (!c->base.cancelled || c->reading || c->writing || c->ended || c->cancel_told)
+        return;
+    c->cancel_told = true;
+    if (c->base.method->on_cancelled)
+        c->base.method->on_cancelled(&c->base);
+}
+
+static void on_close(vv_grpc_tag *tag, bool ok) {
+    (void)ok;
+    vv_grpc_call *c = VV_CONTAINER_OF(tag, vv_grpc_call, close_tag);
+    c->base.cancelled = c->core_cancelled != 0;
+    if (c->base.method)
+        tell_cancelled(c);
+    tag_done(c);
+}
+
+static void on_end(vv_grpc_tag *tag, bool ok) {
+    (void)ok;
+    tag_done(VV_CONTAINER_OF(tag, vv_grpc_call, end_tag));
+}
+
+static void on_write(vv_grpc_tag *tag, bool ok) {
+    vv_grpc_call *c = VV_CONTAINER_OF(tag, vv_grpc_call, write_tag);
+    c->writing = false;
+    grpc_byte_buffer_destroy(c->outgoing);
+    c->outgoing = NULL;
+    if (c->base.cancelled)
+        tell_cancelled(c);
+    else if (ok && !c->ended && c->base.method->on_written)
+        c->base.method->on_written(&c->base);
+    tag_done(c);
+}
+
+/* ---- messages in ---- */
+
+/*
+ * The bytes of a message in one piece: the buffer's own memory when it is one piece already, else a copy.
+ * *copy_out is to be unreffed in any case. False: it could not be read (a broken compression, for one).
+ */
+static bool message_bytes(grpc_byte_buffer *buffer, vv_slice *out, grpc_slice *copy_out) {
+    *out = vv_slice_make(NULL, 0);
+    *copy_out = grpc_empty_slice();
+    grpc_byte_buffer_reader reader;
+    if (!grpc_byte_buffer_reader_init(&reader, buffer))
+        return false;
+    if (buffer->data.raw.compression == GRPC_COMPRESS_NONE && buffer->data.raw.slice_buffer.count == 1) {
+        grpc_slice *piece;
+        if (grpc_byte_buffer_reader_peek(&reader, &piece))
+            *out = vv_slice_make(GRPC_SLICE_START_PTR(*piece), GRPC_SLICE_LENGTH(*piece));
+    } else {
+        *copy_out = grpc_byte_buffer_reader_readall(&reader);
+        *out = vv_slice_make(GRPC_SLICE_START_PTR(*copy_out), GRPC_SLICE_LENGTH(*copy_out));
+    }
+    grpc_byte_buffer_reader_destroy(&reader);
+    return true;
+}
+
+static void on_read(vv_grpc_tag *tag, bool ok) {
+    vv_grpc_call *c = VV_CONTAINER_OF(tag, vv_grpc_call, read_tag);
+    c->reading = false;
+    if (c->base.cancelled) {
+        tell_cancelled(c);
+    } else if (!c->ended) {
+        vv_slice message;
+        grpc_slice copy = grpc_empty_slice();
+        if (!ok || !c->incoming)
+            c->base.method->on_half_close(&c->base);
+        else if (message_bytes(c->incoming, &message, &copy))
+            c->base.method->on_message(&c->base, message);
+        else
+            vv_rpc_fail_with(&c->base, VV_RPC_INVALID_ARGUMENT, "MALFORMED", 0, "message cannot be read");
+        grpc_slice_unref(copy);
+    }
+    tag_done(c);
+}
+
+static void op_read_next(vv_rpc_call *base) {
+    vv_grpc_call *c = from_base(base);
+    VV_ASSERT(!c->reading && !c->ended);
+    if (c->incoming)
+        grpc_byte_buffer_destroy(c->incoming);
+    c->incoming = NULL;
+    c->reading = true;
+    c->read_tag.fn = on_read;
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &c->incoming;
+    start(c, &op, 1, &c->read_tag);
+}
+
+/* ---- messages out ---- */
+
+static grpc_byte_buffer *body_buffer(vv_rpc_body body) {
+    grpc_slice pieces[2];
+    size_t count = 0;
+    if (body.release) {
+        pieces[count++] = grpc_slice_from_copied_buffer(body.head.data, body.head.bytes);
+        /* The C core only reads it. */
+        pieces[count++] = grpc_slice_new_with_user_data((void *)(uintptr_t)body.tail.data, body.tail.bytes,
+                                                        body.release, body.release_arg);
+    } else {
+        pieces[count++] = grpc_slice_malloc(body.head.bytes + body.tail.bytes);
+        uint8_t *to = GRPC_SLICE_START_PTR(pieces[0]);
+        if (body.head.bytes > 0)
+            memcpy(to, body.head.data, body.head.bytes);
+        if (body.tail.bytes > 0)
+            memcpy(to + body.head.bytes, body.tail.data, body.tail.bytes);
+    }
+    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(pieces, count);
+    for (size_t i = 0; i < count; i++)
+        grpc_slice_unref(pieces[i]);
+    return buffer;
+}
+
+static size_t add_initial(vv_grpc_call *c, grpc_op *ops, size_t count) {
+    if (!c->initial_sent)
+        ops[count++] = (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA};
+    c->initial_sent = true;
+    return count;
+}
+
+static size_t add_message(vv_grpc_call *c, grpc_op *ops, size_t count, vv_rpc_body body) {
+    c->outgoing = body_buffer(body);
+    ops[count] = (grpc_op){.op = GRPC_OP_SEND_MESSAGE};
+    ops[count++].data.send_message.send_message = c->outgoing;
+    return count;
+}
+
+static void op_stream_write(vv_rpc_call *base, vv_rpc_body body) {
+    vv_grpc_call *c = from_base(base);
+    VV_ASSERT(!c->writing && !c->ended);
+    grpc_op ops[2];
+    size_t count = add_initial(c, ops, 0);
+    count = add_message(c, ops, count, body);
+    c->writing = true;
+    c->write_tag.fn = on_write;
+    start(c, ops, count, &c->write_tag);
+}
+
+/* ---- the end ---- */
+
+static void end_batch(vv_grpc_call *c, grpc_op *ops, size_t count, const vv_rpc_status *status) {
+    VV_ASSERT(!c->ended);
+    grpc_slice message = grpc_empty_slice();
+    grpc_op *op = &ops[count++];
+    *op = (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER};
+    if (status) {
+        message = grpc_slice_from_copied_string(status->message);
+        op->data.send_status_from_server.status = (grpc_status_code)status->code;
+        op->data.send_status_from_server.status_details = &message;
+    }
+    if (status && status->details_bytes > 0) {
+        c->trailer_value =
+            grpc_slice_from_copied_buffer((const char *)status->details, status->details_bytes);
+        c->trailer = (grpc_metadata){.key = grpc_slice_from_static_string("grpc-status-details-bin"),
+                                     .value = c->trailer_value};
+        op->data.send_status_from_server.trailing_metadata = &c->trailer;
+        op->data.send_status_from_server.trailing_metadata_count = 1;
+    }
+    c->ended = true;
+    c->end_tag.fn = on_end;
+    start(c, ops, count, &c->end_tag);
+    grpc_slice_unref(message); /* start_batch has its own reference */
+}
+
+static void op_reply(vv_rpc_call *base, vv_rpc_body body) {
+    vv_grpc_call *c = from_base(base);
+    grpc_op ops[3];
+    size_t count = add_initial(c, ops, 0);
+    count = add_message(c, ops, count, body);
+    end_batch(c, ops, count, NULL);
+}
+
+static void op_fail(vv_rpc_call *base, const vv_rpc_status *status) {
+    vv_grpc_call *c = from_base(base);
+    grpc_op ops[2];
+    end_batch(c, ops, add_initial(c, ops, 0), status);
+}
+
+static void op_finish(vv_rpc_call *base) {
+    op_fail(base, NULL);
+}
+
+static void op_post(vv_rpc_call *base) {
+    vv_grpc_queue_post(from_base(base));
+}
+
+static const vv_rpc_call_ops call_ops = {.reply = op_reply,
+                                         .fail = op_fail,
+                                         .finish = op_finish,
+                                         .stream_write = op_stream_write,
+                                         .read_next = op_read_next,
+                                         .post = op_post};
+
+void vv_grpc_call_run_posted(vv_grpc_call *c) {
+    c->tags++; /* on_posted may end the call: it must not be freed under our feet */
+    c->base.method->on_posted(&c->base);
+    tag_done(c);
+}
+
+/* ---- arrival ---- */
+
+static bool deadline_passed(gpr_timespec deadline) {
+    if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0)
+        return false;
+    return gpr_time_cmp(deadline, gpr_now(deadline.clock_type)) <= 0;
+}
+
+static void refuse_unknown(vv_grpc_call *c) {
+    vv_slice path =
+        vv_slice_make(GRPC_SLICE_START_PTR(c->details.method), GRPC_SLICE_LENGTH(c->details.method));
+    vv_rpc_fail_with(&c->base, VV_RPC_UNIMPLEMENTED, "UNKNOWN_METHOD", 0, "unknown method %.*s",
+                     (int)VV_MIN(path.bytes, 128), (const char *)path.data);
+}
+
+static void dispatch(vv_grpc_call *c) {
+    if (!c->method->rpc) {
+        refuse_unknown(c);
+        return;
+    }
+    if (deadline_passed(c->deadline)) {
+        vv_rpc_fail_with(&c->base, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
+                         "the deadline had passed before the call was looked at; nothing was done");
+        return;
+    }
+    if (c->base.method->kind == VV_RPC_BIDI) {
+        bidi_add(c);
+        c->base.method->on_call(&c->base, vv_slice_make(NULL, 0));
+        return;
+    }
+    vv_slice request;
+    grpc_slice copy = grpc_empty_slice();
+    if (c->incoming && message_bytes(c->incoming, &request, &copy))
+        c->base.method->on_call(&c->base, request);
+    else
+        vv_rpc_fail_with(&c->base, VV_RPC_INVALID_ARGUMENT, "MALFORMED", 0, "no request message");
+    grpc_slice_unref(copy);
+}
+
+static void on_arrive(vv_grpc_tag *tag, bool ok) {
+    vv_grpc_call *c = VV_CONTAINER_OF(tag, vv_grpc_call, arrive_tag);
+    vv_grpc_queue *q = c->queue;
+    if (!ok) { /* the server shuts down: there is no call */
+        call_free(c);
+        return;
+    }
+    vv_grpc_call_arm(q, (uint32_t)(c->method - q->transport->methods));
+    atomic_fetch_add_explicit(&q->transport->live_calls, 1, memory_order_relaxed);
+
+    c->tags = 1; /* this one: the call stays until its dispatch is over */
+    c->close_tag.fn = on_close;
+    grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
+    op.data.recv_close_on_server.cancelled = &c->core_cancelled;
+    start(c, &op, 1, &c->close_tag);
+    dispatch(c);
+    tag_done(c);
+
+    /* A write that was refused at once has been posted from this thread, and nobody wakes it. */
+    vv_grpc_queue_run_posted(q);
+}
+
+void vv_grpc_call_arm(vv_grpc_queue *q, uint32_t method_index) {
+    vv_grpc *t = q->transport;
+    const vv_grpc_method *method = &t->methods[method_index];
+    vv_grpc_call *c = call_new(q, method);
+    if (!c) { /* tried again when a call is freed */
+        q->unarmed[method_index]++;
+        q->unarmed_count++;
+        return;
+    }
+    c->arrive_tag.fn = on_arrive;
+    grpc_call_error error;
+    if (method->rpc) {
+        grpc_byte_buffer **payload = method->rpc->kind == VV_RPC_BIDI ? NULL : &c->incoming;
+        error = grpc_server_request_registered_call(t->server, method->registered, &c->core, &c->deadline,
+                                                    &c->metadata, payload, q->core, q->core, &c->arrive_tag);
+    } else {
+        error = grpc_server_request_call(t->server, &c->core, &c->details, &c->metadata, q->core, q->core,
+                                         &c->arrive_tag);
+    }
+    if (error != GRPC_CALL_OK) /* only when the queue is shut down */
+        call_free(c);
+}

@@ -1,0 +1,126 @@
+/*
+ * grpc_impl.h - what the files of the gRPC transport share.
+ *
+ *   grpc_transport.c   server life cycle: addresses, channel arguments, drain
+ *   grpc_queue.c       completion queue threads, and posting to them from outside
+ *   grpc_call.c        one call: arrival, messages, end
+ *
+ * A call lives on one completion queue, which one thread serves; only its `node` is touched from elsewhere.
+ * It is freed when it has ended and the last of its tags has come back.
+ */
+#ifndef VV_RPC_GRPC_IMPL_H
+#define VV_RPC_GRPC_IMPL_H
+
+#include <grpc/byte_buffer.h>
+#include <grpc/grpc.h>
+#include <stdatomic.h>
+
+#include "base/compiler.h"
+#include "base/stack.h"
+#include "base/sync.h"
+#include "rpc/grpc_transport.h"
+
+#define VV_GRPC_THREADS_MAX 64
+
+/* What a completion queue gives back. ok is false when the operation had no effect. */
+typedef struct vv_grpc_tag {
+    void (*fn)(struct vv_grpc_tag *tag, bool ok);
+} vv_grpc_tag;
+
+typedef struct vv_grpc_method {
+    const vv_rpc_method *rpc; /* NULL: stands for all methods that are not registered */
+    void *self;
+    void *registered; /* the C core's handle */
+    uint32_t armed_per_queue;
+} vv_grpc_method;
+
+typedef struct vv_grpc_call vv_grpc_call;
+
+typedef struct vv_grpc_queue {
+    vv_grpc *transport;
+    grpc_completion_queue *core;
+    pthread_t thread;
+    bool running;
+
+    /* Posted calls. `carrier` is the right to take them: it is won by whoever turns it from false to true,
+     * and travels with an empty batch to the queue's thread. See grpc_queue.c. */
+    VV_CACHE_ALIGNED vv_stack posted;
+    _Atomic bool carrier;
+    vv_grpc_tag carrier_tag;
+
+    /* The queue's thread alone: */
+    VV_CACHE_ALIGNED vv_grpc_call *free_calls;
+    uint32_t free_call_count;
+    uint32_t *unarmed; /* for each method, how many arms failed for want of memory */
+    uint32_t unarmed_count;
+} vv_grpc_queue;
+
+struct vv_grpc {
+    vv_grpc_options options;
+    grpc_server *server;
+    grpc_resource_quota *quota;
+    grpc_completion_queue *shutdown_queue;
+    vv_grpc_queue *queues;
+    uint32_t queue_count;
+    vv_grpc_method *methods; /* the last is the catch-all */
+    size_t method_count;
+    bool started;
+    bool drained;
+
+    _Atomic uint64_t live_calls;
+    _Atomic bool draining;
+    struct {
+        vv_mutex lock;
+        vv_cond idle; /* draining, and live_calls fell to 0 */
+        bool closing; /* grpc_server_shutdown_and_notify() has been called */
+        bool cancel;  /* vv_grpc_cancel() */
+        vv_grpc_call *bidi_calls;
+    } mu;
+};
+
+struct vv_grpc_call {
+    vv_rpc_call base;
+    vv_stack_node node;
+    vv_grpc_queue *queue;
+    const vv_grpc_method *method;
+    vv_grpc_call *next_free;
+    vv_grpc_call *bidi_next, **bidi_link; /* guarded by transport->mu.lock */
+
+    grpc_call *core;
+    gpr_timespec deadline;
+    grpc_metadata_array metadata;
+    grpc_call_details details; /* catch-all only */
+    /* Kept until the end: the memory quota counts what is received until it is released. */
+    grpc_byte_buffer *incoming;
+    grpc_byte_buffer *outgoing;
+    grpc_metadata trailer;
+    grpc_slice trailer_value;
+    int core_cancelled;
+
+    uint32_t tags; /* given to the C core and not yet back */
+    bool initial_sent;
+    bool reading;
+    bool writing;
+    bool cancel_told;
+    bool ended;
+
+    vv_grpc_tag arrive_tag, close_tag, read_tag, write_tag, end_tag;
+};
+
+/* grpc_queue.c */
+void vv_grpc_queue_init(vv_grpc_queue *q, vv_grpc *t);
+vv_status vv_grpc_queue_start(vv_grpc_queue *q) VV_CHECKED;
+/* Shut it down, let it run dry, join its thread and release what it holds. No call is live any more. */
+void vv_grpc_queue_stop(vv_grpc_queue *q);
+void vv_grpc_queue_post(vv_grpc_call *call);
+/* Run what is posted, if no carrier is on its way. The queue's thread. */
+void vv_grpc_queue_run_posted(vv_grpc_queue *q);
+/* Send a carrier if there is something posted and none is on its way. Any thread. */
+void vv_grpc_queue_wake(vv_grpc_queue *q);
+
+/* grpc_call.c */
+void vv_grpc_call_arm(vv_grpc_queue *q, uint32_t method_index);
+void vv_grpc_call_run_posted(vv_grpc_call *call);
+void vv_grpc_call_free_pool(vv_grpc_queue *q);
+
+#endif

@@ -1,0 +1,300 @@
+/*
+ * grpc_transport.c - life cycle of the gRPC server: addresses, channel arguments, drain.
+ *
+ * Drain, in this order: shut the server down (it stops listening, sends GOAWAY and takes no more calls);
+ * cancel BIDI calls, which would stay open for ever; wait for the others; past the time-out cancel them too;
+ * wait for the calls that a commit still holds. Only then are queues shut down, threads joined and memory
+ * released: a queue that is shut down takes no batch any more.
+ */
+#include "rpc/grpc_transport.h"
+
+#include <errno.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/support/log.h>
+#include <grpc/support/time.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/clock.h"
+#include "rpc/grpc_impl.h"
+
+/* Armed for each method: how many calls may arrive before a thread has looked at one. A call that finds none
+ * armed waits inside the C core, which drops it as CANCELLED when the server shuts down; so there are many of
+ * those. */
+#define ARMED_UNARY     512
+#define ARMED_UNARY_MIN 16 /* on each queue */
+#define ARMED_STREAM    4
+#define ARMED_ANY       4
+#define CHANNEL_ARGS    16
+#define METADATA_BYTES  16384
+#define CLOSE_GRACE_NS  (200 * VV_NS_PER_MS)
+
+vv_status vv_grpc_create(const vv_grpc_options *options, vv_grpc **out) {
+    *out = NULL;
+    VV_ASSERT(options->thread_count >= 1 && options->thread_count <= VV_GRPC_THREADS_MAX);
+    vv_grpc *t = vv_alloc_zeroed(sizeof *t);
+    vv_grpc_queue *queues =
+        vv_alloc_aligned(_Alignof(vv_grpc_queue), options->thread_count * sizeof(vv_grpc_queue));
+    if (!t || !queues) {
+        vv_free(t);
+        vv_free(queues);
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    }
+    t->options = *options;
+    t->queues = queues;
+    t->queue_count = options->thread_count;
+    for (uint32_t i = 0; i < t->queue_count; i++)
+        vv_grpc_queue_init(&t->queues[i], t);
+    vv_mutex_init(&t->mu.lock);
+    vv_cond_init(&t->mu.idle);
+    *out = t;
+    return VV_STATUS_OK;
+}
+
+void vv_grpc_destroy(vv_grpc *t) {
+    if (!t)
+        return;
+    VV_ASSERT(!t->server);
+    vv_cond_deinit(&t->mu.idle);
+    vv_mutex_deinit(&t->mu.lock);
+    vv_free(t->queues);
+    vv_free(t->methods);
+    vv_free(t);
+}
+
+static grpc_arg int_arg(const char *key, int value) {
+    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+}
+
+/* Tested as one set: idle, slow, silent and hostile connections (tests/rpc). */
+static void create_server(vv_grpc *t) {
+    t->quota = grpc_resource_quota_create("varve");
+    grpc_resource_quota_resize(t->quota, t->options.memory_quota_bytes);
+    int message_bytes = (int)VV_MIN(t->options.message_bytes_max, (uint64_t)INT_MAX);
+    grpc_arg args[CHANNEL_ARGS] = {
+        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, message_bytes),
+        int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1000),
+        int_arg(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
+        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10000),
+        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 60000),
+        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000),
+        int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
+        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000),
+        int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0), /* else a second server shares the port and nobody is told */
+        /* Not used, and each costs every call something: */
+        int_arg(GRPC_ARG_ENABLE_CENSUS, 0),
+        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
+        int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0),
+    };
+    args[14] = (grpc_arg){.type = GRPC_ARG_POINTER,
+                          .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
+                          .value.pointer = {.p = t->quota, .vtable = grpc_resource_quota_arg_vtable()}};
+    grpc_channel_args set = {.num_args = 15, .args = args};
+    t->server = grpc_server_create(&set, NULL);
+    t->shutdown_queue = grpc_completion_queue_create_for_pluck(NULL);
+    for (uint32_t i = 0; i < t->queue_count; i++) {
+        t->queues[i].core = grpc_completion_queue_create_for_next(NULL);
+        grpc_server_register_completion_queue(t->server, t->queues[i].core, NULL);
+    }
+}
+
+/* The C core would take the place of any file, and of a socket that another server listens on. */
+static vv_status check_unix_path(const char *path, vv_error *err) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path)
+        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, 0),
+                       "the path of a unix socket has at most %zu bytes", sizeof address.sun_path - 1);
+    struct stat file;
+    if (stat(path, &file) != 0)
+        return VV_STATUS_OK;
+    if (!S_ISSOCK(file.st_mode))
+        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, 0),
+                       "a file that is no socket stands there");
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return vv_fail(err, vv_status_errno(errno), "socket");
+    bool served = connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    close(fd);
+    if (served)
+        return vv_fail(err, vv_status_make(VV_EXISTS, VV_SUB_NONE, 0), "another server listens there");
+    return VV_STATUS_OK;
+}
+
+vv_status vv_grpc_listen(vv_grpc *t, const char *address, int *port_out, vv_error *err) {
+    *port_out = 0;
+    bool is_unix = strncmp(address, "unix:", 5) == 0;
+    if (is_unix) {
+        vv_status st = check_unix_path(address + 5, err);
+        if (!vv_ok(st))
+            return vv_wrap(err, st, "listen on %s", address);
+    }
+    if (!t->server)
+        create_server(t);
+    grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
+    int port = grpc_server_add_http2_port(t->server, address, plain);
+    grpc_server_credentials_release(plain);
+    if (port == 0)
+        return vv_fail(err, vv_status_make(VV_IO, VV_SUB_NONE, 0),
+                       "listen on %s: the address is in use or cannot be bound", address);
+    *port_out = is_unix ? 0 : port;
+    return VV_STATUS_OK;
+}
+
+static vv_status register_methods(vv_grpc *t, const vv_rpc_service *services, size_t service_count) {
+    size_t count = 1;
+    for (size_t s = 0; s < service_count; s++)
+        count += services[s].method_count;
+    t->methods = vv_alloc_zeroed(count * sizeof *t->methods);
+    if (!t->methods)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    uint32_t unary = VV_MAX(ARMED_UNARY / t->queue_count, ARMED_UNARY_MIN);
+    for (size_t s = 0; s < service_count; s++)
+        for (size_t m = 0; m < services[s].method_count; m++) {
+            const vv_rpc_method *rpc = &services[s].methods[m];
+            bool bidi = rpc->kind == VV_RPC_BIDI;
+            t->methods[t->method_count++] = (vv_grpc_method){
+                .rpc = rpc,
+                .self = services[s].self,
+                .armed_per_queue = rpc->kind == VV_RPC_UNARY ? unary : ARMED_STREAM,
+                .registered = grpc_server_register_method(
+                    t->server, rpc->path, NULL,
+                    bidi ? GRPC_SRM_PAYLOAD_NONE : GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER, 0)};
+        }
+    /* Without this one a call of an unknown method would hang until its client's deadline. */
+    t->methods[t->method_count++] = (vv_grpc_method){.armed_per_queue = ARMED_ANY};
+    return VV_STATUS_OK;
+}
+
+vv_status vv_grpc_start(vv_grpc *t, const vv_rpc_service *services, size_t service_count, vv_error *err) {
+    VV_ASSERT(t->server && !t->started);
+    vv_status st = register_methods(t, services, service_count);
+    if (!vv_ok(st))
+        return vv_wrap(err, st, "start server");
+    grpc_server_start(t->server);
+    t->started = true;
+    for (uint32_t i = 0; i < t->queue_count; i++) {
+        st = vv_grpc_queue_start(&t->queues[i]);
+        if (!vv_ok(st))
+            return vv_wrap(err, st, "start server thread");
+    }
+    return VV_STATUS_OK;
+}
+
+void vv_grpc_flush(vv_grpc *t) {
+    for (uint32_t i = 0; i < t->queue_count; i++)
+        vv_grpc_queue_wake(&t->queues[i]);
+}
+
+void vv_grpc_cancel(vv_grpc *t) {
+    vv_mutex_lock(&t->mu.lock);
+    t->mu.cancel = true;
+    vv_cond_broadcast(&t->mu.idle);
+    vv_mutex_unlock(&t->mu.lock);
+}
+
+/* Begin the shutdown; its tag comes out of the shutdown queue when the last connection is closed. */
+static void begin_shutdown(vv_grpc *t) {
+    vv_mutex_lock(&t->mu.lock);
+    grpc_server_shutdown_and_notify(t->server, t->shutdown_queue, t);
+    t->mu.closing = true;
+    for (vv_grpc_call *c = t->mu.bidi_calls; c; c = c->bidi_next)
+        grpc_call_cancel_with_status(c->core, GRPC_STATUS_UNAVAILABLE, "shutting down", NULL);
+    vv_mutex_unlock(&t->mu.lock);
+}
+
+/* Wait for the tag of the shutdown: every connection is closed. */
+static bool connections_closed(vv_grpc *t, uint64_t patience_ns) {
+    gpr_timespec patience = gpr_time_from_nanos((int64_t)patience_ns, GPR_TIMESPAN);
+    gpr_timespec until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), patience);
+    return grpc_completion_queue_pluck(t->shutdown_queue, t, until, NULL).type == GRPC_OP_COMPLETE;
+}
+
+/* Until no call is live, the time is over or vv_grpc_cancel() was called; false: calls are to be cancelled.
+ */
+static bool calls_over(vv_grpc *t, uint64_t deadline_ns) {
+    vv_mutex_lock(&t->mu.lock);
+    bool in_time = true;
+    while (in_time && !t->mu.cancel && atomic_load(&t->live_calls) > 0)
+        in_time = vv_cond_wait_until(&t->mu.idle, &t->mu.lock, deadline_ns);
+    bool over = atomic_load(&t->live_calls) == 0 && !t->mu.cancel;
+    vv_mutex_unlock(&t->mu.lock);
+    return over;
+}
+
+/*
+ * Wait for calls and then for connections, in turns: a call may still come out of a queue. When no call is
+ * left, connections get CLOSE_GRACE_NS and no more: the C core waits 20 s for a peer that does not answer its
+ * last ping, and for ever for a call that arrives in the moment of the shutdown and is handed to nobody.
+ */
+static bool wait_closed(vv_grpc *t, uint64_t deadline_ns) {
+    for (;;) {
+        bool over = calls_over(t, deadline_ns);
+        uint64_t now_ns = vv_clock_mono_ns();
+        uint64_t left_ns = now_ns < deadline_ns ? deadline_ns - now_ns : 0;
+        if (connections_closed(t, over ? VV_MIN(left_ns, CLOSE_GRACE_NS) : 0))
+            return true;
+        if (!over || atomic_load(&t->live_calls) == 0)
+            return false;
+    }
+}
+
+void vv_grpc_drain(vv_grpc *t, uint64_t timeout_us) {
+    VV_ASSERT(t->server && !t->drained);
+    t->drained = true;
+    atomic_store(&t->draining, true);
+    begin_shutdown(t);
+    if (!wait_closed(t, vv_clock_mono_ns() + timeout_us * VV_NS_PER_US)) {
+        uint64_t live = atomic_load(&t->live_calls);
+        if (live > 0)
+            vv_log(t->options.log, VV_LOG_WARN, "drain: %" PRIu64 " calls are still open and are cancelled",
+                   live);
+        grpc_server_cancel_all_calls(t->server);
+        grpc_completion_queue_pluck(t->shutdown_queue, t, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    }
+    vv_mutex_lock(&t->mu.lock);
+    while (atomic_load(&t->live_calls) > 0)
+        vv_cond_wait(&t->mu.idle, &t->mu.lock);
+    vv_mutex_unlock(&t->mu.lock);
+}
+
+void vv_grpc_stop(vv_grpc *t) {
+    if (!t->server)
+        return;
+    if (!t->drained)
+        vv_grpc_drain(t, 0);
+    for (uint32_t i = 0; i < t->queue_count; i++)
+        vv_grpc_queue_stop(&t->queues[i]);
+    grpc_server_destroy(t->server);
+    t->server = NULL;
+    grpc_completion_queue_shutdown(t->shutdown_queue);
+    grpc_completion_queue_destroy(t->shutdown_queue);
+    grpc_resource_quota_unref(t->quota);
+}
+
+/* ---- what the C core says ---- */
+
+static _Atomic(const vv_logger *) core_log;
+
+static void log_line(gpr_log_func_args *args) {
+    const vv_logger *log = atomic_load_explicit(&core_log, memory_order_acquire);
+    vv_log_level level = args->severity == GPR_LOG_SEVERITY_ERROR  ? VV_LOG_WARN
+                         : args->severity == GPR_LOG_SEVERITY_INFO ? VV_LOG_INFO
+                                                                   : VV_LOG_DEBUG;
+    vv_log(log, level, "grpc: %s", args->message);
+}
+
+void vv_grpc_log_to(const vv_logger *log) {
+    atomic_store_explicit(&core_log, log, memory_order_release);
+    gpr_set_log_function(log_line);
+}

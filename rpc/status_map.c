@@ -1,0 +1,126 @@
+#include "rpc/status_map.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "google/protobuf/any.pb-c.h"
+#include "google/protobuf/duration.pb-c.h"
+#include "google/rpc/error_details.pb-c.h"
+#include "google/rpc/status.pb-c.h"
+
+/* protobuf-c has no const in its messages, and does not write through these pointers when it packs. */
+static char *unconst(const char *text) {
+    return (char *)(uintptr_t)text;
+}
+
+static Google__Protobuf__Any any_of(const char *type_url, const ProtobufCMessage *message, uint8_t *buf,
+                                    size_t buf_bytes) {
+    Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
+    any.type_url = unconst(type_url);
+    any.value.data = buf;
+    if (protobuf_c_message_get_packed_size(message) <= buf_bytes)
+        any.value.len = protobuf_c_message_pack(message, buf);
+    return any;
+}
+
+static void pack_details(vv_rpc_status *out, const char *reason, uint32_t retry_ms) {
+    Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
+    uint8_t info_bytes[128];
+    info.reason = unconst(reason);
+    info.domain = unconst(VV_RPC_ERROR_DOMAIN);
+
+    Google__Protobuf__Duration delay = GOOGLE__PROTOBUF__DURATION__INIT;
+    Google__Rpc__RetryInfo retry = GOOGLE__RPC__RETRY_INFO__INIT;
+    uint8_t retry_bytes[32];
+    delay.seconds = retry_ms / 1000;
+    delay.nanos = (int32_t)(retry_ms % 1000) * 1000000;
+    retry.retry_delay = &delay;
+
+    Google__Protobuf__Any details[2] = {
+        any_of("type.googleapis.com/google.rpc.ErrorInfo", &info.base, info_bytes, sizeof info_bytes),
+        any_of("type.googleapis.com/google.rpc.RetryInfo", &retry.base, retry_bytes, sizeof retry_bytes)};
+    Google__Protobuf__Any *list[2] = {&details[0], &details[1]};
+
+    Google__Rpc__Status status = GOOGLE__RPC__STATUS__INIT;
+    status.code = (int32_t)out->code;
+    status.message = out->message;
+    status.details = list;
+    status.n_details = retry_ms > 0 ? 2 : 1;
+    out->details_bytes = 0;
+    if (google__rpc__status__get_packed_size(&status) <= sizeof out->details)
+        out->details_bytes = google__rpc__status__pack(&status, out->details);
+}
+
+static void VV_PRINTF(5, 0) status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason,
+                                       uint32_t retry_ms, const char *fmt, va_list args) {
+    out->code = code;
+    vsnprintf(out->message, sizeof out->message, fmt, args);
+    /* The message may quote a client's bytes, and google.rpc.Status.message is UTF-8. */
+    for (char *c = out->message; *c; c++)
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    pack_details(out, reason, retry_ms);
+}
+
+void vv_rpc_status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+                       const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    status_set(out, code, reason, retry_ms, fmt, args);
+    va_end(args);
+}
+
+void vv_rpc_fail_with(vv_rpc_call *call, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+                      const char *fmt, ...) {
+    vv_rpc_status status;
+    va_list args;
+    va_start(args, fmt);
+    status_set(&status, code, reason, retry_ms, fmt, args);
+    va_end(args);
+    vv_rpc_fail(call, &status);
+}
+
+typedef struct mapping {
+    vv_rpc_code code;
+    uint32_t retry_ms;
+    const char *reason; /* NULL: the engine's own reason, or the name of its code */
+} mapping;
+
+static const mapping mappings[] = {
+    [VARVE_INVALID_ARGUMENT] = {VV_RPC_INVALID_ARGUMENT, 0, NULL},
+    [VARVE_NOT_FOUND] = {VV_RPC_NOT_FOUND, 0, NULL},
+    [VARVE_CORRUPTION] = {VV_RPC_DATA_LOSS, 0, NULL},
+    [VARVE_IO] = {VV_RPC_INTERNAL, 0, NULL},
+    [VARVE_NO_SPACE] = {VV_RPC_RESOURCE_EXHAUSTED, 10000, "NO_SPACE"},
+    [VARVE_NO_MEMORY] = {VV_RPC_RESOURCE_EXHAUSTED, 1000, "NO_MEMORY"},
+    [VARVE_BUSY] = {VV_RPC_RESOURCE_EXHAUSTED, 100, "WRITE_STALL"},
+    [VARVE_TIMED_OUT] = {VV_RPC_DEADLINE_EXCEEDED, 0, NULL},
+    /* Waiting does not help: the log stays latched until an operator has seen to the disk. */
+    [VARVE_WAL_FAILED] = {VV_RPC_UNAVAILABLE, 0, "WAL_FAILED"},
+    [VARVE_SHUTTING_DOWN] = {VV_RPC_UNAVAILABLE, 1000, "SHUTTING_DOWN"},
+    [VARVE_UNSUPPORTED] = {VV_RPC_UNIMPLEMENTED, 0, NULL},
+    [VARVE_LOCKED] = {VV_RPC_FAILED_PRECONDITION, 0, NULL},
+    /* The server's permissions on its files, not the client's on the server. */
+    [VARVE_PERMISSION] = {VV_RPC_INTERNAL, 0, NULL},
+    [VARVE_EXISTS] = {VV_RPC_ALREADY_EXISTS, 0, NULL},
+    [VARVE_TRIMMED] = {VV_RPC_OUT_OF_RANGE, 0, "LSN_TRIMMED"},
+    [VARVE_END] = {VV_RPC_OUT_OF_RANGE, 0, NULL},
+    [VARVE_CONDITION_FAILED] = {VV_RPC_FAILED_PRECONDITION, 0, NULL},
+    [VARVE_INTERNAL] = {VV_RPC_INTERNAL, 0, NULL},
+};
+
+void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st) {
+    mapping m = {VV_RPC_INTERNAL, 0, NULL};
+    if (st.code != VARVE_OK && st.code < VV_ARRAY_COUNT(mappings))
+        m = mappings[st.code];
+    const char *reason = m.reason         ? m.reason
+                         : st.reason != 0 ? varve_reason_name(st.reason)
+                                          : varve_code_name(st.code);
+    const char *text = varve_code_text(st.code);
+    const char *finer = st.reason != 0 ? varve_reason_text(st.reason) : "";
+    char system[64] = "";
+    if (st.sys != 0)
+        snprintf(system, sizeof system, " (%s)", strerrordesc_np(st.sys));
+    vv_rpc_status_set(out, m.code, reason, m.retry_ms, "%s%s%s%s", text, *finer ? ": " : "", finer, system);
+}

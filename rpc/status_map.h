@@ -1,0 +1,28 @@
+/*
+ * status_map.h - errors as clients of any language see them: a gRPC code, words, and google.rpc.ErrorInfo
+ * with a stable reason in the domain "varve"; google.rpc.RetryInfo where waiting helps.
+ */
+#ifndef VV_RPC_STATUS_MAP_H
+#define VV_RPC_STATUS_MAP_H
+
+#include "base/compiler.h"
+#include "engine/varve.h"
+#include "rpc/transport.h"
+
+#define VV_RPC_ERROR_DOMAIN "varve"
+
+/*
+ * Fill *out. reason: UPPER_SNAKE_CASE, at most 63 bytes. retry_ms: 0 leaves RetryInfo out. The message is cut
+ * at 255 bytes. Never fails, allocates nothing.
+ */
+void vv_rpc_status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+                       const char *fmt, ...) VV_PRINTF(5, 6);
+
+/* What a status of the engine (not OK) means to a client. */
+void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st);
+
+/* End `call` with the status that vv_rpc_status_set() would make. */
+void vv_rpc_fail_with(vv_rpc_call *call, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+                      const char *fmt, ...) VV_PRINTF(5, 6);
+
+#endif
