@@ -1,0 +1,73 @@
+/*
+ * service.h - the services that varved offers, on any transport.
+ */
+#ifndef VV_RPC_SERVICE_H
+#define VV_RPC_SERVICE_H
+
+#include <stdatomic.h>
+
+#include "base/log.h"
+#include "base/sync.h"
+#include "engine/varve.h"
+#include "rpc/transport.h"
+
+/* ---- health: grpc.health.v1 ---- */
+
+typedef struct vv_health_watch vv_health_watch;
+
+typedef struct vv_health {
+    _Atomic bool serving;
+    /* Wakes the threads of posted calls (vv_rpc_post()). */
+    void (*flush)(void *arg);
+    void *flush_arg;
+    struct {
+        vv_mutex lock; /* also held while a watch's call is used, so that a post never overlaps that */
+        vv_health_watch *watches;
+        bool closing; /* watches are ended */
+    } mu;
+} vv_health;
+
+/* Not serving yet. */
+void vv_health_init(vv_health *h, void (*flush)(void *arg), void *flush_arg);
+/* No call is left. */
+void vv_health_deinit(vv_health *h);
+/* Tell all watches when it changes. Any thread, but not a commit's callback. */
+void vv_health_set(vv_health *h, bool serving);
+/* Not serving for good: watches are told so and ended. */
+void vv_health_close(vv_health *h);
+vv_rpc_service vv_health_service(vv_health *h);
+
+/* ---- the store: varve.v1.KV ---- */
+
+#define VV_KV_SERVICE_NAME "varve.v1.KV"
+
+typedef struct vv_kv {
+    varve_db *db;
+    vv_health *health; /* turns to NOT_SERVING when the log has failed */
+    const vv_logger *log;
+    /* Values that are pinned while the network reads them. */
+    _Atomic uint64_t pinned;
+    struct {
+        vv_mutex lock;
+        vv_cond unpinned;
+    } mu;
+} vv_kv;
+
+void vv_kv_init(vv_kv *kv, varve_db *db, vv_health *health, const vv_logger *log);
+/* The transport has stopped. Waits until it has released the last value, which must come before
+ * varve_close().
+ */
+void vv_kv_deinit(vv_kv *kv);
+vv_rpc_service vv_kv_service(vv_kv *kv);
+
+/* ---- reflection: grpc.reflection.v1 and v1alpha ---- */
+
+typedef struct vv_reflection vv_reflection;
+
+/* served: what list_services names; copied by reference (their methods' paths). */
+vv_status vv_reflection_create(const vv_rpc_service *served, size_t served_count,
+                               vv_reflection **out) VV_CHECKED;
+void vv_reflection_destroy(vv_reflection *r);
+vv_rpc_service vv_reflection_service(vv_reflection *r);
+
+#endif

@@ -1,0 +1,294 @@
+/*
+ * service_kv.c - varve.v1.KV: reads and writes of the store.
+ *
+ * Get is answered on the thread that it arrived on. A write is handed to the engine with a callback and
+ * answered when that has come: the acknowledgement that a client gets for DURABILITY_SYNC is built from the
+ * engine's OK, which it gives only when the write's log record survives power loss, and from nothing else.
+ *
+ *     on_put() --varve_write_async()--> [commit thread] write_done() --vv_rpc_post()--> write_answer()
+ *
+ * A write whose client leaves meanwhile is completed: its answer goes nowhere.
+ */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "rpc/codec.h"
+#include "rpc/service.h"
+#include "rpc/status_map.h"
+#include "varve/v1/kv.pb-c.h"
+
+/* From here on a value is sent from the engine's memory instead of from a copy. Below, a copy costs less than
+ * what pinning and releasing cost, and a slow client does not hold a whole block for it. */
+#define PIN_BYTES_MIN ((size_t)16 << 10)
+
+/* What a write keeps in its call. */
+typedef struct write_state {
+    varve_batch *batch;
+    varve_status status;
+    uint64_t lsn;
+} write_state;
+
+_Static_assert(sizeof(write_state) <= VV_RPC_CALL_STATE_BYTES, "write_state lives in the call");
+
+static write_state *state_of(vv_rpc_call *call) {
+    return (write_state *)(void *)call->state;
+}
+
+static void fail_engine(vv_rpc_call *call, varve_status st) {
+    vv_rpc_status status;
+    vv_rpc_status_from_engine(&status, st);
+    vv_rpc_fail(call, &status);
+}
+
+/* A field of the contract that this server does not serve: refused, since ignoring it would be a lie. */
+static void fail_field(vv_rpc_call *call, const char *field) {
+    vv_rpc_fail_with(call, VV_RPC_UNIMPLEMENTED, "FIELD_NOT_SERVED", 0, "%s is not served by this server",
+                     field);
+}
+
+/* ---- Get ---- */
+
+typedef struct pin {
+    vv_kv *kv;
+    varve_value value;
+} pin;
+
+static void unpin(void *arg) {
+    pin *p = arg;
+    vv_kv *kv = p->kv;
+    varve_value_release(&p->value);
+    vv_free(p);
+    /* Under the lock, so that vv_kv_deinit() can't be over before the last word here. */
+    vv_mutex_lock(&kv->mu.lock);
+    if (atomic_fetch_sub(&kv->pinned, 1) == 1)
+        vv_cond_signal(&kv->mu.unpinned);
+    vv_mutex_unlock(&kv->mu.lock);
+}
+
+/* GetResponse by hand: the value is its last field, so that it can be sent from where it lies. */
+static void reply_found(vv_rpc_call *call, varve_value *value) {
+    vv_kv *kv = call->service;
+    uint8_t head[8 * VV_CODEC_VARINT_BYTES_MAX];
+    uint8_t *at = vv_codec_put_uint(head, 1, true);
+    at = vv_codec_put_uint(at, 3, value->lsn);
+    at = vv_codec_put_uint(at, 4, value->expires_unix_ms);
+    if (value->bytes > 0)
+        at = vv_codec_put_bytes_header(at, 2, value->bytes);
+    vv_rpc_body body = {.head = vv_slice_make(head, (size_t)(at - head)),
+                        .tail = vv_slice_make(value->data, value->bytes)};
+    pin *p = value->bytes >= PIN_BYTES_MIN ? vv_alloc(sizeof *p) : NULL;
+    if (p) {
+        *p = (pin){.kv = kv, .value = *value};
+        atomic_fetch_add(&kv->pinned, 1);
+        body.release = unpin;
+        body.release_arg = p;
+        vv_rpc_reply(call, body);
+    } else {
+        vv_rpc_reply(call, body);
+        varve_value_release(value);
+    }
+}
+
+static void on_get(vv_rpc_call *call, vv_slice request) {
+    vv_kv *kv = call->service;
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    Varve__V1__GetRequest *get =
+        (void *)vv_codec_request(call, &arena, &varve__v1__get_request__descriptor, request);
+    if (!get)
+        goto out;
+    if (get->snapshot_id != 0) {
+        fail_field(call, "GetRequest.snapshot_id");
+        goto out;
+    }
+    varve_value value;
+    varve_status st = varve_get(kv->db, get->key.data, get->key.len, &value);
+    if (varve_ok(st))
+        reply_found(call, &value);
+    else if (st.code == VARVE_NOT_FOUND)
+        vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0)); /* found = false */
+    else
+        fail_engine(call, st);
+out:
+    vv_codec_arena_deinit(&arena);
+}
+
+/* ---- writes ---- */
+
+/* On the committing thread, or within varve_write_async() when the write is refused at once. */
+static void write_done(void *arg, varve_status st, uint64_t lsn) {
+    vv_rpc_call *call = arg;
+    write_state *w = state_of(call);
+    w->status = st;
+    w->lsn = lsn;
+    vv_rpc_post(call);
+}
+
+/* Back on the call's thread. */
+static void write_answer(vv_rpc_call *call) {
+    vv_kv *kv = call->service;
+    write_state *w = state_of(call);
+    varve_batch_destroy(w->batch);
+    if (varve_ok(w->status)) {
+        uint8_t response[4 * VV_CODEC_VARINT_BYTES_MAX];
+        uint8_t *at = vv_codec_put_uint(response, 1, w->lsn);
+        at = vv_codec_put_uint(at, 2, true);
+        vv_rpc_reply(call, vv_rpc_body_copy(response, (size_t)(at - response)));
+        return;
+    }
+    if (w->status.code == VARVE_WAL_FAILED && atomic_load(&kv->health->serving)) {
+        vv_log(kv->log, VV_LOG_ERROR, "the write-ahead log has failed: no more writes until a restart");
+        vv_health_set(kv->health, false);
+    }
+    fail_engine(call, w->status);
+}
+
+/* Hand the call's batch to the engine. After this the call is the engine's until write_answer(). */
+static void submit(vv_rpc_call *call, Varve__V1__Durability durability) {
+    vv_kv *kv = call->service;
+    varve_write_options options = {.durability = VARVE_DURABILITY_SYNC};
+    if (durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
+        options.durability = VARVE_DURABILITY_ASYNC;
+    varve_write_async(kv->db, state_of(call)->batch, &options, write_done, call);
+}
+
+static bool check_durability(vv_rpc_call *call, Varve__V1__Durability durability) {
+    if (durability == VARVE__V1__DURABILITY__DURABILITY_SYNC ||
+        durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
+        return true;
+    vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "BAD_DURABILITY", 0, "durability %d is unknown",
+                     (int)durability);
+    return false;
+}
+
+static bool check_ttl(vv_rpc_call *call, uint64_t ttl_ms) {
+    if (ttl_ms == 0)
+        return true;
+    fail_field(call, "ttl_ms");
+    return false;
+}
+
+/* An empty batch in the call's state; false: the call has failed. */
+static bool make_batch(vv_rpc_call *call) {
+    state_of(call)->batch = varve_batch_create();
+    if (state_of(call)->batch)
+        return true;
+    fail_engine(call, (varve_status){.code = VARVE_NO_MEMORY});
+    return false;
+}
+
+/* Submit what was added with status st, or fail the call. */
+static void submit_if_ok(vv_rpc_call *call, varve_status st, Varve__V1__Durability durability) {
+    if (varve_ok(st)) {
+        submit(call, durability);
+        return;
+    }
+    varve_batch_destroy(state_of(call)->batch);
+    fail_engine(call, st);
+}
+
+static void on_put(vv_rpc_call *call, vv_slice request) {
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    Varve__V1__PutRequest *put =
+        (void *)vv_codec_request(call, &arena, &varve__v1__put_request__descriptor, request);
+    if (put && check_durability(call, put->durability) && check_ttl(call, put->ttl_ms) && make_batch(call)) {
+        varve_status st = varve_batch_put(state_of(call)->batch, put->key.data, put->key.len, put->value.data,
+                                          put->value.len);
+        submit_if_ok(call, st, put->durability);
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+static void on_delete(vv_rpc_call *call, vv_slice request) {
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    Varve__V1__DeleteRequest *del =
+        (void *)vv_codec_request(call, &arena, &varve__v1__delete_request__descriptor, request);
+    if (del && check_durability(call, del->durability) && make_batch(call)) {
+        varve_status st = varve_batch_delete(state_of(call)->batch, del->key.data, del->key.len);
+        submit_if_ok(call, st, del->durability);
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+/* Each operation is one that this server serves; else the call has failed. */
+static bool check_ops(vv_rpc_call *call, const Varve__V1__WriteRequest *write) {
+    for (size_t i = 0; i < write->n_ops; i++) {
+        const Varve__V1__Op *op = write->ops[i];
+        if (op->op_case == VARVE__V1__OP__OP_PUT) {
+            if (!check_ttl(call, op->put->ttl_ms))
+                return false;
+        } else if (op->op_case != VARVE__V1__OP__OP_DELETE) {
+            vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "OP_EMPTY", 0,
+                             "ops[%zu] is neither put nor delete", i);
+            return false;
+        }
+    }
+    return true;
+}
+
+static varve_status add_ops(varve_batch *batch, const Varve__V1__WriteRequest *write) {
+    varve_status st = {0};
+    for (size_t i = 0; varve_ok(st) && i < write->n_ops; i++) {
+        const Varve__V1__Op *op = write->ops[i];
+        if (op->op_case == VARVE__V1__OP__OP_PUT)
+            st = varve_batch_put(batch, op->put->key.data, op->put->key.len, op->put->value.data,
+                                 op->put->value.len);
+        else
+            st = varve_batch_delete(batch, op->delete_->key.data, op->delete_->key.len);
+    }
+    return st;
+}
+
+static void on_write(vv_rpc_call *call, vv_slice request) {
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    Varve__V1__WriteRequest *write =
+        (void *)vv_codec_request(call, &arena, &varve__v1__write_request__descriptor, request);
+    if (!write)
+        goto out;
+    if (write->n_conditions > 0) {
+        fail_field(call, "WriteRequest.conditions");
+        goto out;
+    }
+    if (check_durability(call, write->durability) && check_ops(call, write) && make_batch(call))
+        submit_if_ok(call, add_ops(state_of(call)->batch, write), write->durability);
+out:
+    vv_codec_arena_deinit(&arena);
+}
+
+static const vv_rpc_method methods[] = {
+    {.path = "/" VV_KV_SERVICE_NAME "/Get", .kind = VV_RPC_UNARY, .on_call = on_get},
+    {.path = "/" VV_KV_SERVICE_NAME "/Put",
+     .kind = VV_RPC_UNARY,
+     .on_call = on_put,
+     .on_posted = write_answer},
+    {.path = "/" VV_KV_SERVICE_NAME "/Delete",
+     .kind = VV_RPC_UNARY,
+     .on_call = on_delete,
+     .on_posted = write_answer},
+    {.path = "/" VV_KV_SERVICE_NAME "/Write",
+     .kind = VV_RPC_UNARY,
+     .on_call = on_write,
+     .on_posted = write_answer},
+};
+
+void vv_kv_init(vv_kv *kv, varve_db *db, vv_health *health, const vv_logger *log) {
+    *kv = (vv_kv){.db = db, .health = health, .log = log};
+    vv_mutex_init(&kv->mu.lock);
+    vv_cond_init(&kv->mu.unpinned);
+}
+
+void vv_kv_deinit(vv_kv *kv) {
+    vv_mutex_lock(&kv->mu.lock);
+    while (atomic_load(&kv->pinned) > 0)
+        vv_cond_wait(&kv->mu.unpinned, &kv->mu.lock);
+    vv_mutex_unlock(&kv->mu.lock);
+    vv_cond_deinit(&kv->mu.unpinned);
+    vv_mutex_deinit(&kv->mu.lock);
+}
+
+vv_rpc_service vv_kv_service(vv_kv *kv) {
+    return (vv_rpc_service){.methods = methods, .method_count = VV_ARRAY_COUNT(methods), .self = kv};
+}
