@@ -1,0 +1,324 @@
+#include "rpc/config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <ini.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/compiler.h"
+#include "base/config.h"
+#include "base/log.h"
+
+#define ENVIRONMENT_PREFIX "VARVE_"
+#define DEFAULT_ADDRESS    "127.0.0.1:7700"
+
+static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+
+static const vv_option options[] = {
+    {"DATA", VV_OPTION_TEXT, offsetof(vv_server_config, data), "./data", 0, VV_SERVER_DATA_BYTES_MAX, false,
+     NULL, "directory of the data"},
+    {"DRAIN_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, drain_timeout_us), "10s", 0,
+     UINT64_C(3600000000), false, NULL, "how long calls in flight may take to end after SIGTERM"},
+    {"RPC_THREADS", VV_OPTION_COUNT, offsetof(vv_server_config, rpc_threads), "0", 0, 64, false, NULL,
+     "threads that answer calls; 0: one for each core"},
+    {"RPC_MEMORY_QUOTA", VV_OPTION_BYTES, offsetof(vv_server_config, rpc_memory_quota_bytes), "1GiB",
+     UINT64_C(16) << 20, UINT64_C(1) << 40, false, NULL, "memory for what connections send and receive"},
+    {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
+     "least level of the lines on stderr"},
+};
+static const vv_option_table table = {options, VV_ARRAY_COUNT(options)};
+
+/* Rising precedence. */
+typedef enum source { FROM_DEFAULTS, FROM_FILE, FROM_ENVIRONMENT, FROM_FLAGS } source;
+
+typedef struct loader {
+    vv_server_config *config;
+    varve_options *engine;
+    source listen_source; /* a higher source replaces the addresses of a lower one, an equal one adds */
+} loader;
+
+static vv_status invalid(vv_sub sub) {
+    return vv_status_make(VV_INVALID_ARGUMENT, sub, 0);
+}
+
+/* "a-key" is "A_KEY". */
+static bool key_is(const char *key, const char *canonical) {
+    for (; *key && *canonical; key++, canonical++)
+        if ((*key == '-' ? '_' : toupper((unsigned char)*key)) != *canonical)
+            return false;
+    return *key == *canonical;
+}
+
+/* ---- addresses ---- */
+
+static bool valid_address(const char *address) {
+    if (strncmp(address, "unix:", 5) == 0)
+        return address[5] != '\0';
+    const char *colon = strrchr(address, ':');
+    if (!colon || colon == address || !isdigit((unsigned char)colon[1]))
+        return false;
+    if (address[0] != '[' && memchr(address, ':', (size_t)(colon - address)))
+        return false; /* an IPv6 address without its brackets */
+    char *end;
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    return *end == '\0' && port <= 65535;
+}
+
+static vv_status add_address(vv_server_config *config, const char *address, size_t bytes, vv_error *err) {
+    if (config->listen_count == VV_SERVER_ADDRESSES_MAX)
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "LISTEN: allowed are at most %d addresses",
+                       VV_SERVER_ADDRESSES_MAX);
+    char *to = config->listen[config->listen_count];
+    if (bytes <= VV_SERVER_ADDRESS_BYTES_MAX) {
+        memcpy(to, address, bytes);
+        to[bytes] = '\0';
+    }
+    if (bytes > VV_SERVER_ADDRESS_BYTES_MAX || !valid_address(to))
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                       "LISTEN = %.*s: allowed is HOST:PORT or unix:PATH of at most %d bytes", (int)bytes,
+                       address, VV_SERVER_ADDRESS_BYTES_MAX);
+    config->listen_count++;
+    return VV_STATUS_OK;
+}
+
+/* One address or several with commas between. */
+static vv_status set_listen(loader *l, source from, const char *value, vv_error *err) {
+    if (from > l->listen_source)
+        l->config->listen_count = 0;
+    l->listen_source = from;
+    for (;;) {
+        size_t bytes = strcspn(value, ",");
+        VV_TRY(add_address(l->config, value, bytes, err));
+        if (value[bytes] == '\0')
+            return VV_STATUS_OK;
+        value += bytes + 1;
+    }
+}
+
+/* ---- one setting ---- */
+
+static vv_status set(loader *l, source from, const char *key, const char *value, vv_error *err) {
+    if (key_is(key, "LISTEN"))
+        return set_listen(l, from, value, err);
+    if (vv_config_find(table, key))
+        return vv_config_set(table, l->config, key, value, err);
+    varve_error words = {""};
+    varve_status st = varve_options_set(l->engine, key, value, &words);
+    if (varve_ok(st))
+        return VV_STATUS_OK;
+    return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "%s%s", words.text,
+                   st.reason == VV_SUB_UNKNOWN_OPTION ? "; --help lists what there is" : "");
+}
+
+/* ---- the file ---- */
+
+typedef struct file_reader {
+    loader *loader;
+    FILE *file;
+    const char *path;
+    int line;
+    bool too_long;
+    vv_status status;
+    vv_error *err;
+} file_reader;
+
+/* A line as the parser wants it. Without its indentation, which inih would take for the continuation of the
+ * line before; without a comment that follows a value after white space. */
+static char *read_line(char *buf, int buf_bytes, void *arg) {
+    file_reader *r = arg;
+    if (r->too_long || !fgets(buf, buf_bytes, r->file))
+        return NULL;
+    r->line++;
+    if (!strchr(buf, '\n') && !feof(r->file)) {
+        r->too_long = true;
+        return NULL;
+    }
+    size_t indent = strspn(buf, " \t");
+    memmove(buf, buf + indent, strlen(buf + indent) + 1);
+    for (char *c = buf + 1; buf[0] && *c; c++)
+        if (*c == '#' && isspace((unsigned char)c[-1])) {
+            *c = '\0';
+            break;
+        }
+    return buf;
+}
+
+static int on_setting(void *arg, const char *section, const char *key, const char *value) {
+    file_reader *r = arg;
+    if (!vv_ok(r->status))
+        return 0;
+    if (*section)
+        r->status = vv_fail(r->err, invalid(VV_SUB_BAD_OPTION), "[%s]: there are no sections", section);
+    else
+        r->status = set(r->loader, FROM_FILE, key, value, r->err);
+    if (!vv_ok(r->status))
+        r->status = vv_wrap(r->err, r->status, "%s:%d", r->path, r->line);
+    return vv_ok(r->status);
+}
+
+static vv_status load_file(loader *l, const char *path, vv_error *err) {
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return vv_fail(err, vv_status_errno(errno), "configuration file %s", path);
+    file_reader r = {.loader = l, .file = file, .path = path, .status = VV_STATUS_OK, .err = err};
+    int bad_line = ini_parse_stream(read_line, &r, on_setting, &r);
+    bool read_failed = ferror(file) != 0;
+    fclose(file);
+    if (!vv_ok(r.status))
+        return r.status;
+    if (read_failed)
+        return vv_fail(err, vv_status_make(VV_IO, VV_SUB_NONE, 0), "configuration file %s: cannot be read",
+                       path);
+    if (r.too_long)
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s:%d: the line is too long", path, r.line);
+    if (bad_line > 0)
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s:%d: allowed is KEY = VALUE", path, bad_line);
+    return VV_STATUS_OK;
+}
+
+/* ---- the environment ---- */
+
+/* Variables with our prefix that are not for varved: the command's, the tests', and those that Kubernetes
+ * sets in every container beside a service called "varve" (VARVE_SERVICE_HOST, VARVE_PORT_7700_TCP). */
+static bool foreign_variable(const char *key) {
+    static const char *const prefixes[] = {"SERVER", "TEST_", "SERVICE_", "PORT"};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(prefixes); i++)
+        if (strncmp(key, prefixes[i], strlen(prefixes[i])) == 0)
+            return true;
+    return false;
+}
+
+static vv_status load_environment(loader *l, const char *const *environment, vv_error *err) {
+    for (; *environment; environment++) {
+        const char *key = *environment + strlen(ENVIRONMENT_PREFIX);
+        const char *equals = strchr(*environment, '=');
+        if (strncmp(*environment, ENVIRONMENT_PREFIX, strlen(ENVIRONMENT_PREFIX)) != 0 || !equals)
+            continue;
+        char name[64];
+        int name_bytes = (int)VV_MIN((size_t)(equals - key), sizeof name - 1);
+        snprintf(name, sizeof name, "%.*s", name_bytes, key);
+        if (foreign_variable(name) || key_is(name, "CONFIG"))
+            continue;
+        vv_status st = set(l, FROM_ENVIRONMENT, name, equals + 1, err);
+        if (!vv_ok(st))
+            return vv_wrap(err, st, "environment %s", *environment);
+    }
+    return VV_STATUS_OK;
+}
+
+static const char *variable(const char *const *environment, const char *name) {
+    size_t bytes = strlen(name);
+    for (; *environment; environment++)
+        if (strncmp(*environment, name, bytes) == 0 && (*environment)[bytes] == '=')
+            return *environment + bytes + 1;
+    return NULL;
+}
+
+/* ---- flags ---- */
+
+typedef struct flag {
+    char key[64];
+    const char *value;
+} flag;
+
+/* The next flag of *argv, "--key=value" or "--key value"; *argv moves behind it. */
+static vv_status next_flag(const char *const **argv, flag *out, vv_error *err) {
+    const char *text = *(*argv)++;
+    if (strncmp(text, "--", 2) != 0 || text[2] == '\0')
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s: allowed are flags: --KEY=VALUE; see --help",
+                       text);
+    size_t key_bytes = strcspn(text + 2, "=");
+    snprintf(out->key, sizeof out->key, "%.*s", (int)VV_MIN(key_bytes, sizeof out->key - 1), text + 2);
+    if (text[2 + key_bytes] == '=') {
+        out->value = text + 2 + key_bytes + 1;
+        return VV_STATUS_OK;
+    }
+    out->value = **argv;
+    if (!out->value)
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "flag %s: a value is missing; see --help", text);
+    (*argv)++;
+    return VV_STATUS_OK;
+}
+
+static vv_status load_flags(loader *l, const char *const *argv, vv_error *err) {
+    while (*argv) {
+        flag f;
+        VV_TRY(next_flag(&argv, &f, err));
+        if (key_is(f.key, "CONFIG"))
+            continue;
+        vv_status st = set(l, FROM_FLAGS, f.key, f.value, err);
+        if (!vv_ok(st))
+            return vv_wrap(err, st, "flag --%s=%s", f.key, f.value);
+    }
+    return VV_STATUS_OK;
+}
+
+static vv_status find_config_file(const char *const *argv, const char *const *environment,
+                                  const char **path_out, vv_error *err) {
+    *path_out = variable(environment, ENVIRONMENT_PREFIX "CONFIG");
+    while (*argv) {
+        flag f;
+        VV_TRY(next_flag(&argv, &f, err));
+        if (key_is(f.key, "CONFIG"))
+            *path_out = f.value;
+    }
+    return VV_STATUS_OK;
+}
+
+vv_status vv_server_config_load(const char *const *argv, const char *const *environment,
+                                vv_server_config *config, varve_options *engine, vv_server_action *action_out,
+                                vv_error *err) {
+    *action_out = VV_SERVER_RUN;
+    for (const char *const *arg = argv; *arg; arg++) {
+        if (strcmp(*arg, "--help") == 0 || strcmp(*arg, "-h") == 0)
+            *action_out = VV_SERVER_HELP;
+        else if (strcmp(*arg, "--version") == 0)
+            *action_out = VV_SERVER_VERSION;
+        if (*action_out != VV_SERVER_RUN)
+            return VV_STATUS_OK;
+    }
+    memset(config, 0, sizeof *config);
+    loader l = {.config = config, .engine = engine};
+    vv_config_defaults(table, config);
+    VV_TRY(set_listen(&l, FROM_DEFAULTS, DEFAULT_ADDRESS, err));
+
+    const char *file;
+    VV_TRY(find_config_file(argv, environment, &file, err));
+    if (file)
+        VV_TRY(load_file(&l, file, err));
+    VV_TRY(load_environment(&l, environment, err));
+    return load_flags(&l, argv, err);
+}
+
+/* ---- help ---- */
+
+static void help_key(FILE *to, const char *key, const char *value, const char *meaning, const char *allowed) {
+    fprintf(to, "  %-34s %-14s %s%s%s\n", key, *value ? value : "(none)", meaning, *allowed ? "; " : "",
+            allowed);
+}
+
+void vv_server_config_help(FILE *to) {
+    fprintf(to,
+            "varved %s: serves a Varve database over gRPC\n\n"
+            "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--KEY=VALUE]... [--help] "
+            "[--version]\n\n"
+            "ADDR is HOST:PORT (port 0 picks one) or unix:PATH. A key may also stand in the environment\n"
+            "(VARVE_KEY) or in FILE (KEY = VALUE, # and ; start comments); flags come first, then the\n"
+            "environment, then the file. Keys in any case, - or _; sizes take KiB, MiB, GiB, durations us, "
+            "ms, s.\n"
+            "SIGTERM and SIGINT end the server once calls in flight are over; a second one does not wait.\n\n"
+            "  %-34s %-14s %s\n",
+            varve_version(), "key", "default", "meaning; what is allowed");
+    help_key(to, "LISTEN", DEFAULT_ADDRESS, "addresses to serve on",
+             "may be given several times, or with commas");
+    for (size_t i = 0; i < table.count; i++) {
+        char allowed[VV_OPTION_TEXT_BYTES];
+        vv_option_allowed(&options[i], allowed, sizeof allowed);
+        help_key(to, options[i].key, options[i].default_value, options[i].meaning, allowed);
+    }
+    varve_option_info info;
+    for (size_t i = 0; varve_options_describe(i, &info); i++)
+        help_key(to, info.key, info.default_value, info.meaning, info.allowed);
+}

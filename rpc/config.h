@@ -1,0 +1,48 @@
+/*
+ * config.h - what varved is told: flags, environment, file, defaults, in this order of precedence.
+ *
+ * A key of the engine goes to varve_options_set(); the server's own are in a table here. A key or a value
+ * that is not allowed stops the start wherever it stands, even where something of higher precedence would
+ * hide it.
+ */
+#ifndef VV_RPC_CONFIG_H
+#define VV_RPC_CONFIG_H
+
+#include <stdio.h>
+
+#include "base/status.h"
+#include "engine/varve.h"
+
+#define VV_SERVER_ADDRESSES_MAX     16
+#define VV_SERVER_ADDRESS_BYTES_MAX 127
+#define VV_SERVER_DATA_BYTES_MAX    4095
+
+typedef struct vv_server_config {
+    char data[VV_SERVER_DATA_BYTES_MAX + 1];
+    char listen[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 1];
+    size_t listen_count;
+    uint64_t drain_timeout_us;
+    uint64_t rpc_threads; /* 0: one for each core */
+    uint64_t rpc_memory_quota_bytes;
+    uint32_t log_level; /* a vv_log_level */
+} vv_server_config;
+
+typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION } vv_server_action;
+
+/*
+ * Fill *config and `engine` (fresh from varve_options_create()).
+ *
+ * argv without the program's name, NULL-terminated; environment as environ. When *action_out is not
+ * VV_SERVER_RUN, that was asked for and nothing else has been looked at.
+ *
+ * INVALID_ARGUMENT   err names where it stands, the key, the value and what is allowed.
+ * others             the file cannot be read.
+ */
+vv_status vv_server_config_load(const char *const *argv, const char *const *environment,
+                                vv_server_config *config, varve_options *engine, vv_server_action *action_out,
+                                vv_error *err) VV_CHECKED;
+
+/* Usage and every key with its default, meaning and what is allowed. */
+void vv_server_config_help(FILE *to);
+
+#endif

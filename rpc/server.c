@@ -1,0 +1,173 @@
+/*
+ * server.c - start and stop of the whole.
+ *
+ * The transport is made first and destroyed last: the engine calls vv_grpc_flush() on it after each commit
+ * group and may still be about to when the last answer has been sent. The database is closed when the network
+ * has released the last value that it pinned.
+ */
+#include "rpc/server.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/compiler.h"
+#include "base/config.h"
+#include "rpc/grpc_transport.h"
+#include "rpc/service.h"
+
+#define THREADS_MAX 64
+
+struct vv_server {
+    vv_server_config config;
+    const vv_logger *log;
+    vv_grpc *transport;
+    varve_db *db;
+    vv_kv kv;
+    vv_health health;
+    vv_reflection *reflection;
+    bool services_ready; /* kv and health are initialised */
+    char addresses[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 8];
+    size_t address_count;
+};
+
+static void flush(void *arg) {
+    vv_grpc_flush(arg);
+}
+
+static void engine_log(void *arg, varve_log_level level, const char *line) {
+    const vv_logger *log = arg;
+    vv_log(log, (vv_log_level)level, "%s", line);
+}
+
+/* A size among the engine's options. */
+static uint64_t engine_bytes(const varve_options *engine, const char *key, uint64_t if_unknown) {
+    vv_option option = {key, VV_OPTION_BYTES, 0, "0", 0, UINT64_MAX, false, NULL, ""};
+    char text[VV_OPTION_TEXT_BYTES];
+    uint64_t bytes = if_unknown;
+    if (varve_options_get(engine, key, text, sizeof text))
+        vv_status_ignore(vv_config_set((vv_option_table){&option, 1}, &bytes, key, text, NULL),
+                         "the engine's own text of its own value");
+    return bytes;
+}
+
+/* The longest message: a whole batch, or a value that is too large by up to its size; so its sender hears
+ * VALUE_TOO_LARGE from the engine and not just that a message was too long. */
+static uint64_t message_bytes_max(const varve_options *engine) {
+    uint64_t value_bytes = engine_bytes(engine, "MAX_VALUE_SIZE", UINT64_C(32) << 20);
+    uint64_t batch_bytes = engine_bytes(engine, "MAX_BATCH_SIZE", 0);
+    return VV_MAX(2 * value_bytes, batch_bytes) + (UINT64_C(1) << 20);
+}
+
+static vv_status create_transport(vv_server *s, const varve_options *engine) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t threads = s->config.rpc_threads;
+    if (threads == 0)
+        threads = cores > 0 ? (uint64_t)cores : 1;
+    vv_grpc_options options = {.thread_count = (uint32_t)VV_MIN(threads, (uint64_t)THREADS_MAX),
+                               .message_bytes_max = message_bytes_max(engine),
+                               .memory_quota_bytes = s->config.rpc_memory_quota_bytes,
+                               .log = s->log};
+    return vv_grpc_create(&options, &s->transport);
+}
+
+static vv_status open_database(vv_server *s, varve_options *engine, vv_error *err) {
+    varve_error words = {""};
+    varve_options_set_group_callback(engine, flush, s->transport);
+    if (s->log)
+        varve_options_set_log(engine, engine_log, (void *)(uintptr_t)s->log, (varve_log_level)s->log->least);
+    varve_status st = varve_open(s->config.data, engine, &s->db, &words);
+    if (varve_ok(st))
+        return VV_STATUS_OK;
+    /* The engine's words have all there is to say, the errno's text included. */
+    return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "%s", words.text);
+}
+
+/* HOST:PORT with the port that was bound. */
+static vv_status listen_on(vv_server *s, const char *address, vv_error *err) {
+    int port;
+    VV_TRY(vv_grpc_listen(s->transport, address, &port, err));
+    char *text = s->addresses[s->address_count++];
+    const char *colon = strrchr(address, ':');
+    if (port == 0)
+        snprintf(text, sizeof s->addresses[0], "%s", address);
+    else
+        snprintf(text, sizeof s->addresses[0], "%.*s:%d", (int)(colon - address), address, port);
+    return VV_STATUS_OK;
+}
+
+static vv_status start_services(vv_server *s, vv_error *err) {
+    vv_health_init(&s->health, flush, s->transport);
+    vv_kv_init(&s->kv, s->db, &s->health, s->log);
+    s->services_ready = true;
+    vv_rpc_service services[3] = {vv_kv_service(&s->kv), vv_health_service(&s->health)};
+    vv_status st = vv_reflection_create(services, 2, &s->reflection);
+    if (!vv_ok(st))
+        return vv_wrap(err, st, "reflection");
+    services[2] = vv_reflection_service(s->reflection);
+    for (size_t i = 0; i < s->config.listen_count; i++)
+        VV_TRY(listen_on(s, s->config.listen[i], err));
+    vv_health_set(&s->health, true);
+    return vv_grpc_start(s->transport, services, VV_ARRAY_COUNT(services), err);
+}
+
+/* Whatever has been started, in the order that the head of this file explains. */
+static varve_status release(vv_server *s) {
+    varve_status closed = {0};
+    if (s->transport)
+        vv_grpc_stop(s->transport);
+    vv_reflection_destroy(s->reflection);
+    if (s->services_ready) {
+        vv_kv_deinit(&s->kv);
+        vv_health_deinit(&s->health);
+    }
+    if (s->db)
+        closed = varve_close(s->db);
+    vv_grpc_destroy(s->transport);
+    vv_free(s);
+    return closed;
+}
+
+vv_status vv_server_start(const vv_server_config *config, varve_options *engine, const vv_logger *log,
+                          vv_server **out, vv_error *err) {
+    *out = NULL;
+    vv_server *s = vv_alloc_zeroed(sizeof *s);
+    if (!s)
+        return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "start server");
+    s->config = *config;
+    s->log = log;
+    vv_status st = create_transport(s, engine);
+    if (!vv_ok(st))
+        st = vv_fail(err, st, "start server");
+    if (vv_ok(st))
+        st = open_database(s, engine, err);
+    if (vv_ok(st))
+        st = start_services(s, err);
+    if (!vv_ok(st)) {
+        varve_status closed = release(s);
+        (void)closed; /* the first failure is the one to tell */
+        return st;
+    }
+    *out = s;
+    return VV_STATUS_OK;
+}
+
+const char *vv_server_address(const vv_server *s, size_t index) {
+    return index < s->address_count ? s->addresses[index] : NULL;
+}
+
+void vv_server_drain(vv_server *s) {
+    vv_health_close(&s->health);
+    vv_grpc_drain(s->transport, s->config.drain_timeout_us);
+}
+
+vv_status vv_server_stop(vv_server *s) {
+    varve_status closed = release(s);
+    return vv_status_make((vv_code)closed.code, (vv_sub)closed.reason, closed.sys);
+}
+
+void vv_server_cancel(vv_server *s) {
+    vv_grpc_cancel(s->transport);
+}

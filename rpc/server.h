@@ -1,0 +1,40 @@
+/*
+ * server.h - a database, its services and a transport, put together and taken apart in the right order.
+ */
+#ifndef VV_RPC_SERVER_H
+#define VV_RPC_SERVER_H
+
+#include "base/log.h"
+#include "base/status.h"
+#include "engine/varve.h"
+#include "rpc/config.h"
+
+typedef struct vv_server vv_server;
+
+/*
+ * Open the database and serve it. grpc_init() has been called; signals that the program waits for are
+ * blocked.
+ *
+ * config is copied. engine gets the server's callbacks and is the caller's again afterwards. log is borrowed
+ * until vv_server_stop(). On failure nothing is left behind; err has the words.
+ */
+vv_status vv_server_start(const vv_server_config *config, varve_options *engine, const vv_logger *log,
+                          vv_server **out, vv_error *err) VV_CHECKED;
+
+/* The index-th address with its real port, NULL behind the last. Valid until stop. */
+const char *vv_server_address(const vv_server *s, size_t index);
+
+/*
+ * Stop accepting and wait for the calls in flight, DRAIN_TIMEOUT at most; those that are left are cancelled.
+ * Writes that the engine has are waited for in any case.
+ */
+void vv_server_drain(vv_server *s);
+
+/* After a drain: close the database and release everything. The status says whether all that was written has
+ * reached the disk. grpc_shutdown_blocking() may follow. */
+vv_status vv_server_stop(vv_server *s) VV_CHECKED;
+
+/* Cut a drain short. Any thread, before vv_server_stop(). */
+void vv_server_cancel(vv_server *s);
+
+#endif

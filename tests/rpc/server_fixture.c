@@ -1,0 +1,111 @@
+#include "tests/rpc/server_fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sync.h"
+
+fixture fx;
+static pthread_t drain_thread;
+static bool draining;
+
+void fixture_init(void) {
+    grpc_init();
+    fx.engine = varve_options_create();
+    fx.config = (vv_server_config){.drain_timeout_us = 20000000,
+                                   .rpc_threads = 2,
+                                   .rpc_memory_quota_bytes = UINT64_C(1) << 30,
+                                   .listen_count = 1};
+    strcpy(fx.config.data, "unused");
+    strcpy(fx.config.listen[0], "127.0.0.1:0");
+}
+
+void fixture_start(void) {
+    vv_error err = {""};
+    vv_status st = vv_server_start(&fx.config, fx.engine, NULL, &fx.server, &err);
+    cr_assert(vv_ok(st), "%s", err.text);
+    fx.client = client_create(vv_server_address(fx.server, 0));
+}
+
+static void drain(void *arg) {
+    vv_server_drain(arg);
+}
+
+void fixture_drain_begin(void) {
+    draining = true;
+    cr_assert(vv_ok(vv_thread_start(&drain_thread, "drain", drain, fx.server)));
+}
+
+void fixture_drain_end(void) {
+    draining = false;
+    vv_thread_join(drain_thread);
+    size_t closed = engine_double_closed();
+    cr_assert(vv_ok(vv_server_stop(fx.server)));
+    cr_assert_eq(engine_double_closed(), closed + 1);
+    fx.server = NULL;
+}
+
+void fixture_fini(void) {
+    if (fx.server && !draining)
+        fixture_drain_begin();
+    if (fx.server)
+        fixture_drain_end();
+    if (fx.client)
+        client_destroy(fx.client);
+    varve_options_destroy(fx.engine);
+    grpc_shutdown_blocking();
+}
+
+client_call *start_put(const char *key, const char *value, int64_t deadline_ms) {
+    Varve__V1__PutRequest put = VARVE__V1__PUT_REQUEST__INIT;
+    put.key = BYTES(key);
+    put.value = BYTES(value);
+    return client_start_unary(fx.client, "/varve.v1.KV/Put", client_pack(&put), deadline_ms);
+}
+
+client_call *call_put(const char *key, const char *value) {
+    client_call *call = start_put(key, value, CLIENT_DEADLINE_MS);
+    client_wait(call);
+    return call;
+}
+
+client_call *call_get(const char *key) {
+    Varve__V1__GetRequest request = VARVE__V1__GET_REQUEST__INIT;
+    request.key = BYTES(key);
+    client_call *call =
+        client_start_unary(fx.client, "/varve.v1.KV/Get", client_pack(&request), CLIENT_DEADLINE_MS);
+    client_wait(call);
+    return call;
+}
+
+client_call *call_delete(const char *key) {
+    Varve__V1__DeleteRequest request = VARVE__V1__DELETE_REQUEST__INIT;
+    request.key = BYTES(key);
+    client_call *call =
+        client_start_unary(fx.client, "/varve.v1.KV/Delete", client_pack(&request), CLIENT_DEADLINE_MS);
+    client_wait(call);
+    return call;
+}
+
+const char *get(const char *key) {
+    static char text[4096];
+    client_call *call = call_get(key);
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "get %s: %s", key, client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__GetResponse *response = varve__v1__get_response__unpack(NULL, bytes.bytes, bytes.data);
+    cr_assert_not_null(response);
+    bool found = response->found;
+    snprintf(text, sizeof text, "%.*s", (int)response->value.len, (char *)response->value.data);
+    varve__v1__get_response__free_unpacked(response, NULL);
+    client_call_destroy(call);
+    return found ? text : NULL;
+}
+
+void expect_end(client_call *call, grpc_status_code code, const char *reason) {
+    grpc_status_code got = client_wait(call);
+    cr_assert_eq(got, code, "code %d, not %d: %s", got, code, client_message(call));
+    if (reason)
+        cr_assert_str_eq(client_reason(call), reason, "%s: %s", client_reason(call), client_message(call));
+    client_call_destroy(call);
+}
