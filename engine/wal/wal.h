@@ -42,7 +42,7 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
                       vv_error *err) VV_CHECKED;
 
 /* Commit what is appended, stop the thread, close. The status says whether all that was appended is durable.
- * NULL is fine. Writer role. */
+ * Writer role: the ring's thread, or any other once that one has synced and ended. NULL is fine. */
 vv_status vv_wal_close(vv_wal *w) VV_CHECKED;
 
 /* LSN of the last record replayed or replay_after_lsn if that is newer: the next append's first_lsn is one
@@ -55,8 +55,8 @@ uint64_t vv_wal_last_lsn(const vv_wal *w);
  * without a gap. A frame that is full goes on its way by itself (writer thread only: see vv_wal_commit()).
  *
  * OK
- * NO_SPACE, NO_MEMORY   nothing was appended; the log goes on.
- * WAL_FAILED            the log is latched; nothing was appended.
+ * NO_SPACE, NO_MEMORY, IO   there was no next segment to be had: nothing was appended, and the log goes on.
+ * WAL_FAILED                the log is latched; nothing was appended.
  */
 vv_status vv_wal_append(vv_wal *w, const vv_record *rec, const vv_slice *parts,
                         uint32_t part_count) VV_CHECKED;

@@ -55,10 +55,9 @@ static file_state *state_of(file_state *states, int *count, const char *path) {
 
 Test(wal_faults, a_segment_is_durable_before_its_first_frame) {
     must(fault_open(0));
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 60; i++) { /* released one by one, so that no other change syncs the directory */
         fx_put(1);
-        if (i % 10 == 9)
-            vv_wal_release(fx_wal, vv_wal_last_lsn(fx_wal) - 2);
+        vv_wal_release(fx_wal, vv_wal_last_lsn(fx_wal));
     }
     must(fault_close());
     static file_state states[400];
@@ -229,6 +228,27 @@ Test(wal_faults, a_directory_that_can_not_be_synced_latches) {
     cr_assert(vv_is(st, VV_WAL_FAILED), "%s", vv_code_name(st.code));
     cr_assert_eq(fault.fired, 1);
     is_latched_for_good(durable());
+}
+
+Test(wal_faults, a_frame_that_waits_is_not_written_after_the_log_has_failed) {
+    must(fault_open(0));
+    vv_wal_stats s;
+    do {
+        fx_put(1);
+        vv_wal_stats_get(fx_wal, &s);
+    } while (s.segment_count < 2);
+    uint64_t last = vv_wal_last_lsn(fx_wal);
+    must(fx_append(fx_wal, last + 1));
+    vv_wal_commit(fx_wal, true); /* sealed, to be written by vv_wal_sync() */
+    fault_arm(F_DIR_SYNC, 1, EIO, false);
+    vv_wal_release(fx_wal, last - 1);
+    uint64_t until = vv_clock_mono_ns() + 10 * VV_NS_PER_S;
+    while (!latched() && vv_clock_mono_ns() < until)
+        usleep(200);
+    int before = fault_event_count();
+    cr_assert(vv_is(vv_wal_sync(fx_wal), VV_WAL_FAILED));
+    cr_assert_eq(fault_event_count(), before);
+    is_latched_for_good(last);
 }
 
 /* ---- no space, and other trouble with the next segment ---- */
