@@ -65,14 +65,8 @@ static vv_status stop(vv_server *server, const sigset_t *signals, const vv_logge
     return vv_server_stop(server);
 }
 
-static int serve(const vv_server_config *config, varve_options *engine, const vv_logger *log) {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread exists */
-    signal(SIGPIPE, SIG_IGN);
-
+static int serve(const vv_server_config *config, varve_options *engine, const sigset_t *signals,
+                 const vv_logger *log) {
     vv_server *server;
     vv_error err;
     vv_status st = vv_server_start(config, engine, log, &server, &err);
@@ -85,10 +79,10 @@ static int serve(const vv_server_config *config, varve_options *engine, const vv
     fflush(stdout);
 
     int signal_number = 0;
-    while (sigwait(&signals, &signal_number) != 0)
+    while (sigwait(signals, &signal_number) != 0)
         continue;
     vv_log(log, VV_LOG_INFO, "SIG%s: draining", sigabbrev_np(signal_number));
-    st = stop(server, &signals, log);
+    st = stop(server, signals, log);
     if (!vv_ok(st)) {
         vv_log(log, VV_LOG_ERROR, "close: %s; writes that asked for no durability may be lost",
                vv_code_text(st.code));
@@ -120,9 +114,17 @@ int main(int argc, char **argv) {
         printf("varved %s\n", varve_version());
     } else {
         vv_logger log = {.write = vv_stderr_log_write, .least = (vv_log_level)config.log_level};
+        sigset_t signals;
+        sigemptyset(&signals);
+        sigaddset(&signals, SIGTERM);
+        sigaddset(&signals, SIGINT);
+        /* Before grpc_init() makes the first thread: one that leaves them open would be ended by them, and
+         * the process with it, whenever they come while main() is not in sigwait(). */
+        pthread_sigmask(SIG_BLOCK, &signals, NULL);
+        signal(SIGPIPE, SIG_IGN);
         vv_grpc_log_to(&log);
         grpc_init();
-        code = serve(&config, engine, &log);
+        code = serve(&config, engine, &signals, &log);
         grpc_shutdown_blocking();
         vv_grpc_log_to(NULL);
     }
