@@ -1,0 +1,228 @@
+"""The varve command against a real server and, with --data, in process: outputs, bytes, exit codes."""
+
+import base64
+import json
+import os
+import subprocess
+import unittest
+
+import varved
+from varved import VARVE, Varved
+
+
+class Result:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err.decode(errors="replace")
+
+
+def varve(*words, stdin=b"", env=None, **kwargs):
+    done = subprocess.run([VARVE, *words], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=120, env={**os.environ, **(env or {})}, **kwargs)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+ALL_BYTES = bytes(range(256))
+
+
+class Commands:
+    """What both ways of reaching a database do alike. self.target is their option."""
+
+    def varve(self, *words, **kwargs):
+        return varve(*self.target, *words, **kwargs)
+
+    def ok(self, *words, **kwargs):
+        result = self.varve(*words, **kwargs)
+        self.assertEqual((result.code, result.err), (0, ""))
+        return result.out
+
+    def missing(self, *words):
+        result = self.varve("get", *words)
+        self.assertEqual((result.code, result.out), (1, b""))
+        self.assertIn("not found", result.err)
+
+    def test_put_get_delete(self):
+        self.assertEqual(self.ok("put", "k", "value"), b"")
+        self.assertEqual(self.ok("get", "k"), b"value", "as it is, without a newline")
+        self.assertEqual(self.ok("delete", "k"), b"")
+        self.missing("k")
+        self.assertEqual(self.ok("delete", "k"), b"", "that it is not there is no error")
+
+    def test_an_empty_value_is_not_a_missing_one(self):
+        self.ok("put", "empty", "")
+        self.assertEqual(self.ok("get", "empty"), b"")
+
+    def test_any_byte_in_keys_and_values(self):
+        self.ok("put", "--hex", ALL_BYTES.hex(), ALL_BYTES[::-1].hex())
+        self.assertEqual(self.ok("get", "--hex", ALL_BYTES.hex()), ALL_BYTES[::-1].hex().encode() + b"\n")
+        self.ok("put", "bytes", "-", stdin=ALL_BYTES * 1000)
+        self.assertEqual(self.ok("get", "bytes"), ALL_BYTES * 1000)
+        key = b"\xff\xfe \n\t"
+        self.ok("put", key, b"\x80\x81")
+        self.assertEqual(self.ok("get", "--hex", key.hex()), b"8081\n")
+        self.ok("put", "--", "-k", "-v")
+        self.assertEqual(self.ok("get", "--", "-k"), b"-v")
+
+    def test_values_from_files(self):
+        path = self.work / "value"
+        value = os.urandom(20 << 20)
+        path.write_bytes(value)
+        self.ok("put", "file", "--value-file", path)
+        self.assertEqual(self.ok("get", "file"), value)
+        self.ok("put", "file", "--value-file", "-", stdin=b"from stdin")
+        self.assertEqual(self.ok("get", "file"), b"from stdin")
+        result = self.varve("put", "file", "--value-file", self.work / "none")
+        self.assertEqual(result.code, 3)
+        self.assertIn("No such file", result.err)
+
+    def test_json(self):
+        first = json.loads(self.ok("put", "j", "x", "--json"))["lsn"]
+        self.assertEqual(json.loads(self.ok("put", "j", "-", "--json", stdin=ALL_BYTES))["lsn"], first + 1)
+        self.assertEqual(json.loads(self.ok("get", "j", "--json")),
+                         {"found": True, "key": "ag==", "value": base64.b64encode(ALL_BYTES).decode(), "lsn": first + 1})
+        self.assertEqual(json.loads(self.ok("get", "6a", "--json", "--hex"))["value"], ALL_BYTES.hex())
+        self.assertEqual(json.loads(self.ok("delete", "j", "--json")), {"lsn": first + 2})
+        result = self.varve("get", "j", "--json")
+        self.assertEqual((result.code, json.loads(result.out)), (1, {"found": False, "key": "ag=="}))
+
+    def test_batch(self):
+        self.ok("put", "gone", "soon")
+        script = b"# a script\nput a 1\nput \"a key\" 'two words'\n\nput \\x00\\xff \"line\\nbreak\"\r\ndelete gone\nput a 2\n"
+        answer = json.loads(self.ok("batch", "--json", stdin=script))
+        self.assertEqual(answer["operations"], 5)
+        self.assertEqual(json.loads(self.ok("get", "a", "--json"))["lsn"], answer["lsn"])
+        self.assertEqual(self.ok("get", "a"), b"2", "the later line wins")
+        self.assertEqual(self.ok("get", "a key"), b"two words")
+        self.assertEqual(self.ok("get", "00ff", "--hex"), b"line\nbreak".hex().encode() + b"\n")
+        self.missing("gone")
+
+    def test_a_batch_is_all_or_nothing(self):
+        result = self.varve("batch", stdin=b"put before 1\nput \"\" 2\n")
+        self.assertEqual(result.code, 3)
+        self.assertIn("INVALID_ARGUMENT (KEY_EMPTY): ", result.err)
+        self.missing("before")
+        for script, words in [(b"put before 1\nput b\n", "line 2"), (b"", "no operation"), (b"# only\n", "no operation")]:
+            result = self.varve("batch", stdin=script)
+            self.assertEqual(result.code, 2)
+            self.assertIn(words, result.err)
+        self.missing("before")
+
+    def test_async_writes_are_readable_at_once(self):
+        self.ok("put", "--async", "soon", "durable")
+        self.assertEqual(self.ok("get", "soon"), b"durable")
+        self.ok("delete", "--async", "soon")
+        self.missing("soon")
+
+    def test_what_is_refused_says_why(self):
+        result = self.varve("put", "", "v")
+        self.assertEqual((result.code, result.out), (3, b""))
+        self.assertRegex(result.err, r"^varve: put: INVALID_ARGUMENT \(KEY_EMPTY\): .+\n$")
+        result = self.varve("get", "k" * 65536)
+        self.assertIn("(KEY_TOO_LONG)", result.err)
+        result = self.varve("put", "k", "-", stdin=bytes((32 << 20) + 1))
+        self.assertEqual(result.code, 3)
+        self.assertIn("(VALUE_TOO_LARGE)", result.err)
+        self.ok("put", "k", "-", stdin=bytes(32 << 20))
+        self.assertEqual(self.ok("get", "k"), bytes(32 << 20))
+
+    def test_usage_errors_touch_nothing(self):
+        for words in (["get"], ["gett", "k"], ["put", "k"], ["get", "k", "--no-such"], ["put", "--hex", "0", "00"], []):
+            with self.subTest(words=words):
+                result = self.varve(*words)
+                self.assertEqual((result.code, result.out), (2, b""))
+                self.assertTrue(result.err.startswith("varve: "))
+
+    def test_an_answer_that_cannot_be_written_is_a_failure(self):
+        self.ok("put", "full", "x" * 100)
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([VARVE, *self.target, "get", "full"], stdout=full, stderr=subprocess.PIPE,
+                                  timeout=60)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(b"standard output", done.stderr)
+
+
+class ThroughTheServer(Commands, unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.work = varved.work_dir("cli-server")
+        cls.socket = f"unix:{cls.work}/socket"
+        cls.server = Varved(cls.work / "data", listen=("127.0.0.1:0", cls.socket))
+        cls.addClassCleanup(cls.server.__exit__, None)
+        cls.address = next(address for address in cls.server.addresses if address != cls.socket)
+        cls.target = ["--server", cls.address]
+
+    def test_where_the_server_is(self):
+        self.ok("put", "where", "here")
+        self.assertEqual(varve("get", "where", env={"VARVE_SERVER": self.address}).out, b"here")
+        self.assertEqual(varve("get", "where", "--server", self.socket).out, b"here")
+        result = varve("get", "where", env={"VARVE_SERVER": "nonsense"})
+        self.assertEqual(result.code, 2)
+        self.assertIn("VARVE_SERVER", result.err)
+
+    def test_health(self):
+        self.assertEqual(self.ok("health"), b"SERVING\n")
+        self.assertEqual(self.ok("health", "varve.v1.KV"), b"SERVING\n")
+        self.assertEqual(json.loads(self.ok("health", "--json")), {"status": "SERVING"})
+        result = self.varve("health", "no.Such")
+        self.assertEqual(result.code, 3)
+        self.assertIn("NOT_FOUND", result.err)
+
+    def test_no_server_there(self):
+        result = varve("get", "k", "--server", f"unix:{self.work}/none")
+        self.assertEqual((result.code, result.out), (3, b""))
+        self.assertTrue(result.err.startswith("varve: get: UNAVAILABLE: "), result.err)
+
+    def test_a_server_that_does_not_answer(self):
+        import socket
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            result = varve("get", "k", "--server", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "300ms")
+        self.assertEqual(result.code, 3)
+        self.assertIn("DEADLINE_EXCEEDED", result.err)
+
+    def test_flush_and_stats_need_a_directory(self):
+        for command in ("flush", "stats"):
+            result = self.varve(command)
+            self.assertEqual(result.code, 2)
+            self.assertIn("--data", result.err)
+
+
+class InProcess(Commands, unittest.TestCase):
+    def setUp(self):
+        self.work = varved.work_dir("cli-data")
+        self.data = self.work / "data"
+        self.target = ["--data", self.data]
+        self.ok("put", "first", "one")
+
+    def test_stats_and_flush(self):
+        stats = json.loads(self.ok("stats", "--json"))
+        self.assertEqual((stats["last_lsn"], stats["durable_lsn"], stats["sstable_count"]), (1, 1, 0))
+        self.assertIn(stats["io_backend"], ("uring", "posix"))
+        self.assertEqual(self.ok("flush"), b"")
+        lines = dict(line.split() for line in self.ok("stats").decode().splitlines())
+        self.assertEqual((lines["flushed_lsn"], lines["sstable_count"]), ("1", "1"))
+        self.assertEqual(lines.keys(), stats.keys())
+        self.assertEqual(self.ok("get", "first"), b"one")
+
+    def test_reading_makes_no_database(self):
+        for words in (["get", "k"], ["delete", "k"], ["flush"], ["stats"]):
+            result = varve("--data", self.work / "none", *words)
+            self.assertEqual(result.code, 3)
+            self.assertIn("no such database", result.err)
+            self.assertFalse((self.work / "none").exists())
+
+    def test_a_usage_error_makes_no_database(self):
+        for words, stdin in ((["put", "--hex", "x", "00"], b""), (["batch"], b"put b\n")):
+            self.assertEqual(varve("--data", self.work / "none", *words, stdin=stdin).code, 2)
+            self.assertFalse((self.work / "none").exists())
+
+    def test_a_directory_that_is_in_use(self):
+        with Varved(self.data) as server:
+            result = self.varve("get", "first")
+            self.assertEqual(result.code, 3)
+            self.assertIn("LOCKED", result.err)
+            self.assertEqual(varve("--server", server.address, "get", "first").out, b"one")
+            self.assertEqual(server.stop(), 0)
+        self.assertEqual(self.ok("get", "first"), b"one")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
