@@ -15,9 +15,10 @@
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
 
-#define LOCK_NAME    "LOCK"
-#define TABLE_SUFFIX ".sst"
-#define LOG_PREFIX   "wal-"
+#define LOCK_NAME               "LOCK"
+#define TABLE_SUFFIX            ".sst"
+#define LOG_PREFIX              "wal-"
+#define SEGMENTS_AFTER_OPEN_MAX 4
 
 static vv_status no_memory(vv_error *err) {
     return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
@@ -256,6 +257,19 @@ static vv_status start_threads(varve_db *db, vv_error *err) {
     return VV_STATUS_OK;
 }
 
+/* Each opening begins a new segment. A database that is opened often and written little would gather them
+ * until its memtable is full: flush early instead. */
+static vv_status trim_log(varve_db *db) {
+    vv_wal_stats stats;
+    vv_wal_stats_get(db->wal, &stats);
+    if (stats.segment_count <= SEGMENTS_AFTER_OPEN_MAX || vv_memtable_count(db->commit.active) == 0)
+        return VV_STATUS_OK;
+    vv_mutex_lock(&db->commit.lock);
+    vv_status st = vv_db_seal(db);
+    vv_mutex_unlock(&db->commit.lock);
+    return st;
+}
+
 static varve_db *allocate(const varve_options *options) {
     varve_db *db = vv_alloc_aligned(_Alignof(varve_db), sizeof *db);
     if (!db)
@@ -292,7 +306,9 @@ static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
     VV_TRY(create_caches(db, err));
     VV_TRY(load_state(db, err));
     VV_TRY(recover(db, err));
-    return start_threads(db, err);
+    VV_TRY(start_threads(db, err));
+    vv_status st = trim_log(db);
+    return vv_ok(st) ? st : vv_wrap(err, st, "flush the log");
 }
 
 /* Also undoes an opening that failed half-way. */

@@ -209,7 +209,8 @@ void vv_db_flusher(void *arg) {
     vv_error err = {.text = ""};
     vv_thread_be_background();
     vv_mutex_lock(&db->state.lock);
-    while (!db->state.stopping) {
+    /* Closing waits for what is sealed, unless it can't be flushed: the log has it then. */
+    while (!db->state.stopping || (db->state.view->sealed_count > 0 && vv_ok(db->state.flush_status))) {
         if (db->state.view->sealed_count == 0) {
             vv_cond_wait(&db->state.flush_wanted, &db->state.lock);
             continue;

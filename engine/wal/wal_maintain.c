@@ -73,9 +73,11 @@ static void answer(vv_wal *w) {
 static void maintain(void *arg) {
     vv_wal *w = arg;
     vv_mutex_lock(&w->mu.lock);
-    while (!w->mu.stop) {
+    for (;;) {
         if (can_retire(w)) {
-            retire_oldest(w);
+            retire_oldest(w); /* also before stopping: what is released does not wait for the next open */
+        } else if (w->mu.stop) {
+            break;
         } else if (w->mu.ask_bytes != 0) {
             answer(w);
         } else if (!w->mu.ready && !w->mu.prepare_failed && !vv_wal_failed(w)) {

@@ -209,6 +209,18 @@ Test(db, the_log_is_recycled_when_tables_hold_its_data) {
     fx_close();
 }
 
+Test(db, opening_often_does_not_gather_log_segments) {
+    for (int i = 0; i < 20; i++) {
+        fx_open();
+        fx_put("key", "value");
+        cr_assert_leq(fx_stats().wal_segment_count, 6);
+        fx_close();
+    }
+    fx_open();
+    cr_assert_eq(fx_stats().last_lsn, 20);
+    fx_close();
+}
+
 Test(db, a_memtable_is_sealed_when_it_pins_too_much_log) {
     fx_open_with(fx_options("MAX_WAL_SIZE", "1MiB", "WAL_SEGMENT_SIZE", "256KiB", NULL));
     for (int i = 0; i < 1500; i++)
