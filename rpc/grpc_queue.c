@@ -41,6 +41,7 @@ static void run_taken(vv_grpc_queue *q) {
 
 static void on_carrier(vv_grpc_tag *tag, bool ok) {
     (void)ok;
+    VV_TAKE_OVER(tag);
     run_taken(VV_CONTAINER_OF(tag, vv_grpc_queue, carrier_tag));
 }
 
@@ -62,6 +63,7 @@ void vv_grpc_queue_wake(vv_grpc_queue *q) {
             /* The reference keeps the call until start_batch has returned: its thread may be done before. */
             grpc_call *core = VV_CONTAINER_OF(top, vv_grpc_call, node)->core;
             grpc_call_ref(core);
+            VV_HAND_OVER(&q->carrier_tag);
             grpc_call_error error = grpc_call_start_batch(core, NULL, 0, &q->carrier_tag, NULL);
             VV_ASSERT(error == GRPC_CALL_OK);
             grpc_call_unref(core);

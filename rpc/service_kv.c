@@ -54,6 +54,7 @@ typedef struct pin {
 } pin;
 
 static void unpin(void *arg) {
+    VV_TAKE_OVER(arg); /* on whatever thread of the transport's sent the last byte */
     pin *p = arg;
     vv_kv *kv = p->kv;
     varve_value_release(&p->value);
@@ -82,6 +83,7 @@ static void reply_found(vv_rpc_call *call, varve_value *value) {
         atomic_fetch_add(&kv->pinned, 1);
         body.release = unpin;
         body.release_arg = p;
+        VV_HAND_OVER(p);
         vv_rpc_reply(call, body);
     } else {
         vv_rpc_reply(call, body);
