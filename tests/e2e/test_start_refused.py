@@ -84,34 +84,39 @@ class StartRefused(unittest.TestCase):
         self.assertIn("no/such/data", stderr)
         self.assertFalse((self.work / "no").exists())
 
-    def unprivileged(self, binary):
-        """Words before a command that make it one that may not write everywhere; None: there are none."""
+    def without_writing(self, binary, place):
+        """
+        Words before a command that make a folder one that it cannot write, and what is to be said then. Root
+        writes everywhere: then the command is run as nobody, or where nobody cannot come, with the folder mounted
+        read-only in a namespace of its own.
+        """
         if os.geteuid() != 0:
-            return []
-        drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        if shutil.which("setpriv") and \
-                subprocess.run([*drop, "test", "-x", binary], capture_output=True).returncode == 0:
-            return drop
-        return None
+            return [], "permission denied"
+        for prefix, words in (
+            (["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"], "permission denied"),
+            (["unshare", "--mount", "sh", "-ec", 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; exec "$@"', place],
+             "read-only"),
+        ):
+            if shutil.which(prefix[0]) and \
+                    subprocess.run([*prefix, "test", "-x", binary], capture_output=True).returncode == 0:
+                return prefix, words
+        self.skipTest("NOT TESTED: this is root, who writes everywhere, and neither setpriv nor unshare works here")
 
     def test_a_directory_that_is_not_writable(self):
-        # Root writes everywhere: drop to nobody, from a place that nobody can reach.
         public = Path(tempfile.mkdtemp(prefix="varve-e2e-"))
         self.addCleanup(shutil.rmtree, public)
         public.chmod(0o755)
         binary = public / "varved"
         shutil.copy(VARVED, binary)
-        prefix = self.unprivileged(binary)
-        if prefix is None:
-            self.skipTest("NOT TESTED: this is root, who writes everywhere, and setpriv cannot drop that here")
         for folder in (public / "data", public / "data-of-others" / "new"):
             place = folder if folder.name == "data" else folder.parent
             place.mkdir()
             place.chmod(0o555)
+            prefix, words = self.without_writing(binary, place)
             result = subprocess.run([*prefix, binary, "--data", folder, "--listen", "127.0.0.1:0"],
                                     capture_output=True, text=True, timeout=varved.READY_S)
             self.assertEqual(result.returncode, 1, result.stderr)
-            self.assertIn("permission denied", result.stderr.lower())
+            self.assertIn(words, result.stderr.lower())
             self.assertIn(str(folder), result.stderr)
             self.assertEqual(list(place.iterdir()), [])
             place.chmod(0o755)
