@@ -42,7 +42,9 @@ static void run_taken(vv_grpc_queue *q) {
 static void on_carrier(vv_grpc_tag *tag, bool ok) {
     (void)ok;
     VV_TAKE_OVER(tag);
-    run_taken(VV_CONTAINER_OF(tag, vv_grpc_queue, carrier_tag));
+    vv_grpc_queue *q = VV_CONTAINER_OF(tag, vv_grpc_queue, carrier_tag);
+    VV_ASSERT(atomic_load_explicit(&q->carrier, memory_order_relaxed)); /* Q1 */
+    run_taken(q);
 }
 
 void vv_grpc_queue_run_posted(vv_grpc_queue *q) {

@@ -298,9 +298,10 @@ static void commit_thread(void *arg) {
             group->done(group->arg, st, lsn);
             vv_free(group);
             group = next;
+            /* Groups of one: the most news that there can be. */
+            if (db->options.group)
+                db->options.group(db->options.group_arg);
         }
-        if (db->options.group)
-            db->options.group(db->options.group_arg);
         vv_mutex_lock(&d.lock);
     }
     vv_mutex_unlock(&d.lock);

@@ -235,6 +235,19 @@ Test(kv, a_thousand_concurrent_puts_are_all_answered) {
     cr_assert_str_eq(get("key999"), "key999");
 }
 
+/* Commits and answers race in small bursts, at whose end nothing comes along to wake who was forgotten. */
+Test(kv, no_answer_is_left_behind) {
+    fixture_start();
+    enum { ROUNDS = 2000, BURST = 6 };
+    for (int round = 0; round < ROUNDS; round++) {
+        client_call *calls[BURST];
+        for (int i = 0; i < BURST; i++)
+            calls[i] = start_put("key", "value", CLIENT_DEADLINE_MS);
+        for (int i = 0; i < BURST; i++)
+            lsn_of(calls[i]);
+    }
+}
+
 Test(kv, a_write_whose_client_has_left_is_completed) {
     fixture_start();
     enum { COUNT = 50 };
