@@ -281,14 +281,17 @@ static vv_status check_order(recovery *r, const vv_wal_segment *s, const vv_wal_
     return VV_STATUS_OK;
 }
 
-/* Replay the frames of the segment at hand up to the first block that does not hold the next one. */
-static vv_status replay_segment(recovery *r, vv_wal_segment *s) {
+/* Replay the frames of the segment at hand up to the first block that does not hold the next one. frame_end:
+ * the number that the log goes on with in a later segment. A frame from there on was cut by an earlier
+ * opening and arrived after it: a process that was killed may have left a write with the kernel. */
+static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_end) {
     uint64_t at = s->head.block_bytes;
     for (;;) {
         vv_wal_frame_head head;
         bool valid;
         VV_TRY(frame_at(r, s, at, &valid, &head));
-        if (!valid || head.payload_bytes > s->head.segment_bytes - at - VV_WAL_FRAME_HEAD_BYTES)
+        if (!valid || head.frame_seq >= frame_end ||
+            head.payload_bytes > s->head.segment_bytes - at - VV_WAL_FRAME_HEAD_BYTES)
             break;
         vv_slice payload;
         VV_TRY(window(r, at, VV_WAL_FRAME_HEAD_BYTES + head.payload_bytes, &payload));
@@ -327,11 +330,19 @@ static vv_status seek_evidence(recovery *r, const vv_wal_segment *s, uint64_t at
     return VV_STATUS_OK;
 }
 
+/* The number of the first frame behind found[i]. */
+static uint64_t next_segment_frame(const recovery *r, size_t i) {
+    while (++i < r->end)
+        if (r->found[i].has_frame)
+            return r->found[i].first.frame_seq;
+    return UINT64_MAX;
+}
+
 static vv_status replay_frames(recovery *r) {
     for (size_t i = r->first; i < r->end; i++) {
         vv_wal_segment *s = r->found[i].segment;
         VV_TRY(open_file(r, r->found[i].seq));
-        VV_TRY(replay_segment(r, s));
+        VV_TRY(replay_segment(r, s, next_segment_frame(r, i)));
         s->last_lsn = r->next_lsn - 1;
         /* After a kill these frames may be in the device's cache, or in the kernel's, and nowhere else.
          * Readers are about to see them: make them stay. */

@@ -411,6 +411,32 @@ Test(wal_recover, a_frame_that_was_cut_does_not_return_when_its_segment_does) {
     fx_close();
 }
 
+/* The ring of a killed process may still have had a write on its way when the next one read the log. */
+Test(wal_recover, a_frame_that_arrives_after_it_was_cut_does_not_return) {
+    static const uint8_t zeros[VV_WAL_BLOCK_BYTES_MAX];
+    fx_open(0);
+    fx_put(4);
+    crash();
+    segment_view *v = look(1);
+    cr_assert_eq(v->frame_count, 4);
+    uint64_t late_bytes = 2 * (uint64_t)v->head.block_bytes;
+    cr_assert_eq(v->at[3] - v->at[2], v->head.block_bytes);
+    fx_file_patch(fx_path(1), zeros, late_bytes, v->at[2]);
+    fx_open(0);
+    cr_assert_eq(fx_replay_count, 2);
+    fx_put(1);
+    crash();
+    fx_file_patch(fx_path(1), v->bytes + v->at[2], late_bytes, v->at[2]);
+    fx_open(0);
+    cr_assert_eq(fx_replay_count, 3);
+    fx_put(3);
+    fx_close();
+    fx_open(0);
+    cr_assert_eq(fx_replay_count, 6);
+    fx_close();
+    forget(v);
+}
+
 Test(wal_recover, padding_is_zero) {
     fx_open(0);
     for (int round = 0; round < 3; round++) {
