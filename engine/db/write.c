@@ -107,6 +107,9 @@ static bool memtable_full(varve_db *db) {
 }
 
 static vv_status seal(varve_db *db) {
+    /* The group that the log failed with is in the memtable, and nowhere else for certain (C3). */
+    if (atomic_load_explicit(&db->wal_failed, memory_order_relaxed))
+        return vv_status_make(VV_WAL_FAILED, VV_SUB_NONE, 0);
     if (vv_memtable_count(db->commit.active) == 0)
         return VV_STATUS_OK;
     if (db->commit.unsynced)
@@ -203,9 +206,7 @@ static void answer_group(varve_db *db, vv_write *group, const vv_write *end, uin
 /* SEAL and STOP stand alone, behind all that was pushed before them. */
 static void do_control(varve_db *db, vv_write *w) {
     if (w->kind == VV_WRITE_SEAL)
-        w->status = atomic_load_explicit(&db->wal_failed, memory_order_relaxed)
-                        ? vv_status_make(VV_WAL_FAILED, VV_SUB_NONE, 0)
-                        : seal(db);
+        w->status = seal(db);
     else
         w->status = db->commit.unsynced ? sync_log(db, false) : VV_STATUS_OK;
 }

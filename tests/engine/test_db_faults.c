@@ -3,8 +3,10 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "engine/db/db_impl.h"
@@ -18,6 +20,7 @@ static struct {
     _Atomic int sys;
     _Atomic int failed;
     _Atomic int syncs_after_failure;
+    _Atomic bool hold; /* the operation that is to fail waits while this is set */
 } fault;
 
 static bool starts(const char *text, const char *prefix) {
@@ -31,6 +34,8 @@ static vv_status on_op(void *arg, const char *op, const char *name) {
     int sys = atomic_load(&fault.sys);
     if (sys && starts(op, atomic_load(&fault.op)) && starts(name, atomic_load(&fault.name))) {
         atomic_fetch_add(&fault.failed, 1);
+        while (atomic_load(&fault.hold))
+            sched_yield();
         return vv_status_errno(sys);
     }
     return VV_STATUS_OK;
@@ -89,6 +94,43 @@ Test(db_faults, a_failed_log_sync_latches) {
 
 Test(db_faults, a_failed_log_write_latches) {
     latches_on("write");
+}
+
+typedef struct answer {
+    _Atomic bool given;
+    varve_status status;
+} answer;
+
+static void take_answer(void *arg, varve_status status, uint64_t lsn) {
+    answer *a = arg;
+    (void)lsn;
+    a->status = status;
+    atomic_store(&a->given, true);
+}
+
+Test(db_faults, a_write_queued_behind_a_failed_sync_does_not_seal_what_is_not_durable) {
+    static char value[300 * 1024];
+    answer answers[2] = {0};
+    varve_batch *batch = varve_batch_create();
+    open_faulty(fx_options("MEMTABLE_SIZE", "256KiB", NULL));
+    cr_assert(varve_ok(varve_batch_put(batch, "key", 3, value, sizeof value)));
+    atomic_store(&fault.hold, true);
+    break_io("datasync", "wal-", EIO);
+    varve_write_async(fx_db, batch, NULL, take_answer, &answers[0]);
+    while (atomic_load(&fault.failed) == 0)
+        sched_yield();
+    varve_write_async(fx_db, batch, NULL, take_answer, &answers[1]); /* nothing is latched yet */
+    atomic_store(&fault.hold, false);
+    for (int i = 0; i < 2; i++) {
+        while (!atomic_load(&answers[i].given))
+            sched_yield();
+        cr_assert_eq(answers[i].status.code, VARVE_WAL_FAILED);
+    }
+    varve_stats stats = fx_stats();
+    cr_assert_eq(stats.immutable_count + stats.sstable_count, 0, "what the log lost went to a table");
+    mend_io();
+    cr_assert_eq(varve_close(fx_db).code, VARVE_WAL_FAILED);
+    varve_batch_destroy(batch);
 }
 
 static void *put_forever(void *arg) {
