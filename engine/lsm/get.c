@@ -123,6 +123,9 @@ vv_get_want vv_get_step(vv_get *g) {
 void vv_get_supply_table(vv_get *g, vv_status st, vv_sst_reader *reader) {
     VV_ASSERT(g->at == VV_GET_AT_TABLE && !g->reader);
     g->reader = reader;
+    /* A table of the version is there, or data is lost: its file missing must not read as the key missing. */
+    if (vv_is(st, VV_NOT_FOUND))
+        st = vv_status_make(VV_CORRUPTION, VV_SUB_NONE, st.sys);
     if (!vv_ok(st))
         (void)finish(g, st);
 }

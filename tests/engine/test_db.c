@@ -465,6 +465,17 @@ Test(db, a_missing_table_is_refused) {
     cr_assert_not_null(strstr(fx_err.text, "1 tables, 0 of them"), "%s", fx_err.text);
 }
 
+Test(db, a_table_that_vanishes_while_it_is_needed_is_damage_and_not_a_missing_key) {
+    fx_open();
+    fx_put("key", "value");
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    cr_assert_eq(unlink(vv_tempdir_path("db/0000000000000001.sst")), 0);
+    varve_value v;
+    varve_status st = varve_get(fx_db, "key", 3, &v);
+    cr_assert_eq(st.code, VARVE_CORRUPTION, "%s", varve_code_name(st.code));
+    fx_close();
+}
+
 Test(db, leftovers_of_a_crash_are_removed_and_other_files_are_not) {
     static const char *const names[] = {"00000000000000ff.sst", "MANIFEST.tmp", "notes.txt", "mine.sst"};
     char path[512];
