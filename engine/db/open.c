@@ -1,10 +1,10 @@
 /*
  * open.c - opening, recovery and closing.
  *
- * Opening, in order: directory (created if missing, and its name synced in its parent), lock, manifest
- * (created and synced before any log or table exists: from then on its absence is damage, not newness),
- * orphans removed, log replayed into memtables, threads started. Nothing on disk is changed before lock and
- * manifest are good.
+ * Opening, in order: directory (created if missing), lock, manifest (if there is none: the directory's name
+ * synced in its parent, then the manifest created and synced before any log or table exists: from then on its
+ * absence is damage, not newness), orphans removed, log replayed into memtables, threads started. Nothing on
+ * disk is changed before lock and manifest are good.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -53,14 +53,25 @@ static vv_status set_dir(varve_db *db, const char *path, vv_error *err) {
 
 static vv_status make_dir(varve_db *db, vv_error *err) {
     vv_status st = vv_dir_create(db->io, db->dir, err);
-    if (vv_is(st, VV_EXISTS))
-        return VV_STATUS_OK;
-    if (!vv_ok(st))
+    if (!vv_is(st, VV_EXISTS))
         return st;
-    /* A database is not durable if the name of its directory isn't. */
+    if (err)
+        err->text[0] = '\0'; /* no failure, and not the words of a later one */
+    return VV_STATUS_OK;
+}
+
+/* A database is not durable if the name of its directory isn't. Done before there is a manifest, whoever made
+ * the directory: an opening that was killed in between may have, without coming to this. */
+static vv_status sync_parent(varve_db *db, vv_error *err) {
     char parent[VV_DB_PATH_BYTES];
     parent_of(db->dir, parent, sizeof parent);
-    return vv_dir_sync(db->io, parent, err);
+    vv_status st = vv_dir_sync(db->io, parent, err);
+    if (!vv_is(st, VV_PERMISSION))
+        return st;
+    /* It is somebody else's, who gave us the directory in it, and its name is theirs to keep. */
+    vv_log(&db->logger, VV_LOG_WARN,
+           "%s: may not be synced: the name of %s is as durable as its maker has made it", parent, db->dir);
+    return VV_STATUS_OK;
 }
 
 static bool has_suffix(const char *name, const char *suffix) {
@@ -83,6 +94,7 @@ static vv_status create_manifest(varve_db *db, vv_error *err) {
     if (has_data)
         return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
                        "%s: there are tables or logs, but no " VV_MANIFEST_NAME, db->dir);
+    VV_TRY(sync_parent(db, err));
     vv_manifest *m = &db->state.manifest;
     *m = (vv_manifest){
         .generation = 1, .next_file_number = 1, .epoch = 1, .created_unix_ms = vv_clock_unix_ms()};
@@ -118,9 +130,13 @@ static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
         return VV_STATUS_OK;
     if (has_suffix(name, TABLE_SUFFIX)) {
         uint64_t number;
-        int end = 0;
-        if (sscanf(name, "%16" SCNx64 TABLE_SUFFIX "%n", &number, &end) != 1 || name[end] != '\0')
-            return VV_STATUS_OK; /* not a name of ours */
+        char ours[32];
+        if (sscanf(name, "%16" SCNx64, &number) != 1)
+            return VV_STATUS_OK;
+        /* Scanning takes more than we write ("cafe.sst"): only the very name is ours to remove. */
+        snprintf(ours, sizeof ours, "%016" PRIx64 TABLE_SUFFIX, number);
+        if (strcmp(name, ours) != 0)
+            return VV_STATUS_OK;
         if (version_has(s->version, number)) {
             s->found++;
             return VV_STATUS_OK;
@@ -135,6 +151,9 @@ static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
 
 static vv_status sweep_dir(varve_db *db, const vv_version *version, vv_error *err) {
     sweep s = {.db = db, .version = version, .err = err};
+    /* The manifest that was read may be a rename that never got its sync: it must last before anything is
+     * removed on its word. */
+    VV_TRY(vv_dir_sync(db->io, db->dir, err));
     VV_TRY(vv_dir_list(db->io, db->dir, sweep_entry, &s, err));
     if (s.found != version->table_count)
         return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),

@@ -477,16 +477,18 @@ Test(db, a_table_that_vanishes_while_it_is_needed_is_damage_and_not_a_missing_ke
 }
 
 Test(db, leftovers_of_a_crash_are_removed_and_other_files_are_not) {
-    static const char *const names[] = {"00000000000000ff.sst", "MANIFEST.tmp", "notes.txt", "mine.sst"};
+    static const char *const names[] = {
+        "00000000000000ff.sst", "MANIFEST.tmp", "notes.txt", "mine.sst", "cafe.sst", "1.sst",
+        "00000000000000FE.sst"};
     char path[512];
     fx_open();
     fx_close();
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < (int)(sizeof names / sizeof names[0]); i++) {
         snprintf(path, sizeof path, "%s/%s", vv_tempdir_path("db"), names[i]);
         fclose(fopen(path, "w"));
     }
     fx_open();
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < (int)(sizeof names / sizeof names[0]); i++) {
         snprintf(path, sizeof path, "%s/%s", vv_tempdir_path("db"), names[i]);
         cr_assert_eq(access(path, F_OK) == 0, i >= 2, "%s", names[i]);
     }

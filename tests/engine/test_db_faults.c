@@ -221,6 +221,24 @@ Test(db_faults, writes_fail_with_no_space_when_nothing_can_be_flushed_and_work_a
     fx_close();
 }
 
+Test(db_faults, a_new_database_syncs_the_name_of_a_directory_that_was_there_already) {
+    /* Somebody made it, or an opening that was killed before its sync. */
+    char parent[256];
+    snprintf(parent, sizeof parent, "%s", vv_tempdir_path(""));
+    while (parent[strlen(parent) - 1] == '/')
+        parent[strlen(parent) - 1] = '\0';
+    cr_assert_eq(mkdir(vv_tempdir_path("db"), 0750), 0);
+    break_io("dirsync", strrchr(parent, '/') + 1, EIO);
+    varve_options *o = fx_options(NULL);
+    vv_error err;
+    vv_status st = vv_db_open_on(vv_fault_io_create(on_op, NULL), vv_tempdir_path("db"), o, &fx_db, &err);
+    varve_options_destroy(o);
+    cr_assert(vv_is(st, VV_IO), "%s", vv_code_name(st.code));
+    mend_io();
+    fx_open();
+    fx_close();
+}
+
 Test(db_faults, opening_fails_cleanly_at_every_failed_allocation) {
     fx_open();
     fx_put("a", "1");
