@@ -27,7 +27,7 @@ struct client {
 struct client_call {
     client *owner;
     grpc_call *core;
-    tag sent, closed, read, ended;
+    tag sent, answered, closed, read, ended;
     grpc_byte_buffer *message;
     grpc_slice message_bytes;
     grpc_metadata_array initial, trailing;
@@ -86,6 +86,11 @@ static void start(client_call *call, const grpc_op *ops, size_t count, tag *t) {
 }
 
 client_call *client_start(client *c, const char *path, int64_t deadline_ms) {
+    return client_start_with(c, path, deadline_ms, NULL, NULL);
+}
+
+client_call *client_start_with(client *c, const char *path, int64_t deadline_ms, const char *key,
+                               const char *value) {
     client_call *call = calloc(1, sizeof *call);
     call->owner = c;
     call->retry_ms = -1;
@@ -103,7 +108,18 @@ client_call *client_start(client *c, const char *path, int64_t deadline_ms) {
     start(call, &status, 1, &call->ended);
     grpc_op initial[2] = {{.op = GRPC_OP_SEND_INITIAL_METADATA}, {.op = GRPC_OP_RECV_INITIAL_METADATA}};
     initial[1].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
-    start(call, initial, 2, &call->sent);
+    grpc_metadata header = {.key = grpc_empty_slice(), .value = grpc_empty_slice()};
+    if (key) {
+        header.key = grpc_slice_from_copied_string(key);
+        header.value = grpc_slice_from_copied_string(value);
+        initial[0].data.send_initial_metadata.metadata = &header;
+        initial[0].data.send_initial_metadata.count = 1;
+    }
+    start(call, initial, 1, &call->sent);
+    start(call, initial + 1, 1, &call->answered);
+    wait_tag(c, &call->sent); /* the header is borrowed until then */
+    grpc_slice_unref(header.key);
+    grpc_slice_unref(header.value);
     return call;
 }
 
@@ -240,7 +256,7 @@ int64_t client_retry_ms(client_call *call) {
 
 void client_call_destroy(client_call *call) {
     client_wait(call);
-    wait_tag(call->owner, &call->sent);
+    wait_tag(call->owner, &call->answered);
     if (call->unary)
         wait_tag(call->owner, &call->closed);
     grpc_call_unref(call->core);

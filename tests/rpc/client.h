@@ -22,6 +22,9 @@ void client_destroy(client *c);
 
 /* Start a call. Messages and the end are waited for with the functions below. */
 client_call *client_start(client *c, const char *path, int64_t deadline_ms);
+/* The same with one header more. */
+client_call *client_start_with(client *c, const char *path, int64_t deadline_ms, const char *key,
+                               const char *value);
 void client_send(client_call *call, vv_slice message);
 void client_half_close(client_call *call);
 /* The next message, valid until the next read or the end of the call; false: there is none any more. */

@@ -106,6 +106,13 @@ Test(server, a_unix_path_that_is_taken_is_refused) {
     expect_no_start(address, "no socket");
     unlink(path);
 
+    /* What a server that was killed leaves behind is no obstacle. */
+    struct sockaddr_un stale = {.sun_family = AF_UNIX};
+    strcpy(stale.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_eq(bind(fd, (struct sockaddr *)&stale, sizeof stale), 0);
+    close(fd);
+
     snprintf(fx.config.listen[0], sizeof fx.config.listen[0], "%s", address);
     fixture_start();
     expect_no_start(address, "another server");
@@ -195,6 +202,21 @@ Test(server, a_message_beyond_the_limit_is_refused_and_the_connection_lives) {
         client_start_unary(fx.client, "/varve.v1.KV/Put", vv_slice_make(message, bytes), CLIENT_DEADLINE_MS);
     expect_end(call, GRPC_STATUS_RESOURCE_EXHAUSTED, NULL);
     free(message);
+    cr_assert_str_eq(get("key"), "value");
+}
+
+Test(server, headers_beyond_the_limit_are_refused) {
+    fixture_start();
+    client_call_destroy(call_put("key", "value"));
+    char *value = calloc(1, 20001);
+    memset(value, 'h', 20000);
+    client_call *call =
+        client_start_with(fx.client, "/varve.v1.KV/Get", CLIENT_DEADLINE_MS, "x-large", value);
+    expect_end(call, GRPC_STATUS_RESOURCE_EXHAUSTED, NULL);
+    value[8000] = '\0';
+    call = client_start_with(fx.client, "/no.Such/Thing", CLIENT_DEADLINE_MS, "x-large", value);
+    expect_end(call, GRPC_STATUS_UNIMPLEMENTED, "UNKNOWN_METHOD");
+    free(value);
     cr_assert_str_eq(get("key"), "value");
 }
 
