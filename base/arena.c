@@ -1,7 +1,7 @@
 /*
  * arena.c - a bump allocator over chunks of one jemalloc arena.
  *
- * Chunks double from 64 KiB to 1 MiB, so that a small arena is small and a large one makes few calls. A
+ * Chunks double from 16 KiB to 1 MiB, so that a small arena is small and a large one makes few calls. A
  * reservation is always met by one chunk: allocating within it only moves a pointer. One that would waste
  * much of the current chunk gets a chunk of its own, and the current one goes on after it.
  */
@@ -21,7 +21,7 @@
 #define CHUNKS_FROM_MALLOC 0
 #endif
 
-#define CHUNK_BYTES_FIRST ((size_t)64 << 10)
+#define CHUNK_BYTES_FIRST ((size_t)16 << 10)
 #define CHUNK_BYTES_MAX   ((size_t)1 << 20)
 
 typedef struct chunk {
