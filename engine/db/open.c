@@ -103,7 +103,7 @@ static vv_status create_manifest(varve_db *db, vv_error *err) {
     vv_version *empty = vv_version_create(NULL, 0);
     if (!empty)
         return no_memory(err);
-    vv_status st = vv_manifest_write(db->io, db->dir, m, empty, err);
+    vv_status st = vv_manifest_write(db->io, db->dir, m, empty, NULL, err);
     vv_version_unref(empty);
     return st;
 }

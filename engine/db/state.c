@@ -153,14 +153,21 @@ static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_
         return st;
     next = version_with(version, table);
     if (!next) {
+        atomic_store_explicit(&table->obsolete, true, memory_order_relaxed);
         st = vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
         goto out;
     }
     manifest.generation++;
     manifest.flushed_lsn = m->last_lsn;
-    st = vv_manifest_write(db->io, db->dir, &manifest, next, err);
-    if (!vv_ok(st))
-        goto out; /* the table stays: the manifest on disk may be the new one, and name it */
+    bool replaced;
+    st = vv_manifest_write(db->io, db->dir, &manifest, next, &replaced, err);
+    if (!vv_ok(st)) {
+        /* The table stays if the manifest on disk may be the new one, and name it. Else it goes: each further
+         * try would leave another. */
+        if (!replaced)
+            atomic_store_explicit(&table->obsolete, true, memory_order_relaxed);
+        goto out;
+    }
     vv_mutex_lock(&db->state.lock);
     st = install_flushed(db, &manifest, next);
     vv_mutex_unlock(&db->state.lock);
@@ -221,6 +228,11 @@ void vv_db_flusher(void *arg) {
             st = vv_db_flush_queue_create(db, &queue, &err);
         if (vv_ok(st))
             (void)vv_db_flush_oldest(db, queue, &st);
+        if (!vv_ok(st)) {
+            /* A queue may have broken for good, and its pool with it: the next try gets a fresh one. */
+            vv_io_queue_destroy(queue);
+            queue = NULL;
+        }
         vv_mutex_lock(&db->state.lock);
         db->state.flush_status = st;
         vv_cond_broadcast(&db->state.flush_done);

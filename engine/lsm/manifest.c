@@ -89,8 +89,10 @@ static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_v
 }
 
 vv_status vv_manifest_write(vv_io_backend *b, const char *dir, const vv_manifest *m,
-                            const vv_version *version, vv_error *err) {
+                            const vv_version *version, bool *replaced_out, vv_error *err) {
     char path[PATH_BYTES], temp[PATH_BYTES];
+    if (replaced_out)
+        *replaced_out = false;
     snprintf(path, sizeof path, "%s/" VV_MANIFEST_NAME, dir);
     snprintf(temp, sizeof temp, "%s/" VV_MANIFEST_TEMP_NAME, dir);
     uint64_t bytes = encoded_bytes(version);
@@ -116,6 +118,8 @@ vv_status vv_manifest_write(vv_io_backend *b, const char *dir, const vv_manifest
     }
     vv_file_close(file);
     file = NULL;
+    if (replaced_out)
+        *replaced_out = true; /* or not, if the rename fails: who knows */
     st = vv_path_rename(b, temp, path, err);
     /* And the rename itself is only an intention until the directory is synced. */
     if (vv_ok(st))

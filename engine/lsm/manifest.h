@@ -33,9 +33,11 @@ vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, 
                            size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
                            vv_error *err) VV_CHECKED;
 
-/* Replace the manifest. OK: the new one survives power loss. Otherwise either may be found after a crash. One
- * caller at a time. */
+/* Replace the manifest. OK: the new one survives power loss. Otherwise either may be found after a crash,
+ * unless *replaced_out (which may be NULL) is false: then the old one stands for certain. One caller at a
+ * time.
+ */
 vv_status vv_manifest_write(vv_io_backend *b, const char *dir, const vv_manifest *m,
-                            const vv_version *version, vv_error *err) VV_CHECKED;
+                            const vv_version *version, bool *replaced_out, vv_error *err) VV_CHECKED;
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * A device that fails: what the database says, what it keeps, what it never does again.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "engine/db/db_impl.h"
+#include "io/uring_impl.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
 
@@ -194,6 +196,46 @@ Test(db_faults, a_failed_flush_is_tried_again_and_loses_nothing) {
         fx_expect(key, "1");
     }
     fx_close();
+}
+
+Test(db_faults, a_flush_that_fails_at_the_manifest_leaves_no_table_behind) {
+    open_faulty(fx_options(NULL));
+    fx_put("key", "1");
+    break_io("write", "MAN", ENOSPC);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(varve_flush(fx_db).code, VARVE_NO_SPACE);
+    mend_io();
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    int tables = 0;
+    DIR *dir = opendir(vv_tempdir_path("db"));
+    for (const struct dirent *e; (e = readdir(dir)) != NULL;)
+        tables += strstr(e->d_name, ".sst") != NULL;
+    closedir(dir);
+    cr_assert_eq(tables, 1, "%d", tables);
+    fx_close();
+}
+
+static _Atomic bool ring_broken;
+static int (*real_enter)(struct io_uring *ring, unsigned wait_nr);
+
+static int enter_or_fail(struct io_uring *ring, unsigned wait_nr) {
+    return atomic_load(&ring_broken) ? -EINVAL : real_enter(ring, wait_nr);
+}
+
+Test(db_faults, a_ring_that_broke_under_a_flush_is_replaced) {
+    real_enter = vv_uring_sys.enter;
+    vv_uring_sys.enter = enter_or_fail;
+    fx_open();
+    if (strcmp(fx_stats().io_backend, "uring") == 0) {
+        fx_put("key", "1");
+        atomic_store(&ring_broken, true);
+        cr_assert_eq(varve_flush(fx_db).code, VARVE_IO);
+        atomic_store(&ring_broken, false);
+        cr_assert(varve_ok(varve_flush(fx_db)));
+        fx_expect("key", "1");
+    }
+    fx_close();
+    vv_uring_sys.enter = real_enter;
 }
 
 Test(db_faults, writes_fail_with_no_space_when_nothing_can_be_flushed_and_work_again_after) {

@@ -49,7 +49,7 @@ static void write_sample(void) {
                      .safe_compaction_lsn = 6,
                      .created_unix_ms = 1700000000000,
                      .db_id = "0123456789abcde"};
-    cr_assert(vv_ok(vv_manifest_write(io, dir, &m, v, NULL)));
+    cr_assert(vv_ok(vv_manifest_write(io, dir, &m, v, NULL, NULL)));
     vv_version_unref(v);
     vv_table_unref(tables[0]);
     vv_table_unref(tables[1]);
@@ -207,7 +207,7 @@ Test(manifest, content_is_synced_before_the_rename_and_the_directory_after) {
     vv_io_backend *b = vv_fault_io_create(record_step, NULL);
     vv_version *v = vv_version_create(NULL, 0);
     vv_manifest m = {.generation = 1};
-    cr_assert(vv_ok(vv_manifest_write(b, dir, &m, v, NULL)));
+    cr_assert(vv_ok(vv_manifest_write(b, dir, &m, v, NULL, NULL)));
     vv_version_unref(v);
     vv_io_backend_destroy(b);
     cr_assert_str_eq(steps, "open MANIFEST.tmp, write MANIFEST.tmp, sync MANIFEST.tmp, rename MANIFEST, "
@@ -232,7 +232,9 @@ Test(manifest, a_failure_before_the_rename_leaves_the_old_one) {
         vv_table **tables;
         size_t count;
         fail_op = ops[i];
-        cr_assert_eq(vv_manifest_write(b, dir, &m, v, NULL).code, VV_IO, "%s", ops[i]);
+        bool replaced;
+        cr_assert_eq(vv_manifest_write(b, dir, &m, v, &replaced, NULL).code, VV_IO, "%s", ops[i]);
+        cr_assert_eq(replaced, strcmp(ops[i], "rename") == 0, "%s", ops[i]);
         cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
         cr_assert_eq(m.generation, 9);
         release(tables, count);
