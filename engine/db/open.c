@@ -244,6 +244,13 @@ static vv_status recover(varve_db *db, vv_error *err) {
     uint64_t last_lsn = vv_wal_last_lsn(db->wal);
     db->commit.next_lsn = last_lsn + 1;
     atomic_store_explicit(&db->visible_lsn, last_lsn, memory_order_release);
+    if (vv_memtable_count(db->commit.active) > 0) {
+        /* What was replayed counts as if it was written into this memtable (the difference may wrap, and
+         * wraps back): else a database that is often opened again would never reach MAX_WAL_SIZE. */
+        vv_wal_stats stats;
+        vv_wal_stats_get(db->wal, &stats);
+        db->commit.memtable_wal_bytes = stats.written_bytes - stats.live_bytes;
+    }
     vv_wal_release(db->wal, db->state.manifest.flushed_lsn);
     vv_log(&db->logger, VV_LOG_INFO,
            "opened %s: %zu tables, %" PRIu64 " log records replayed, last LSN %" PRIu64 ", %" PRIu64 " ms",

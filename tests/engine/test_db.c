@@ -237,6 +237,24 @@ Test(db, a_memtable_is_sealed_when_it_pins_too_much_log) {
     fx_close();
 }
 
+Test(db, log_that_was_replayed_counts_for_the_limit_too) {
+    for (int i = 0; i < 2; i++) {
+        fx_open_with(fx_options("MAX_WAL_SIZE", "1MiB", "WAL_SEGMENT_SIZE", "256KiB", NULL));
+        while (fx_stats().wal_bytes < 700 * 1024)
+            fx_put("same", "small");
+        cr_assert_eq(fx_stats().flushes + fx_stats().immutable_count > 0, i == 1);
+        fx_close();
+    }
+}
+
+Test(db, the_smallest_memtable_holds_more_than_one_write) {
+    fx_open_with(fx_options("MEMTABLE_SIZE", "64KiB", NULL));
+    for (int i = 0; i < 10; i++)
+        fx_put("same", "small");
+    cr_assert_eq(fx_stats().flushes + fx_stats().immutable_count, 0);
+    fx_close();
+}
+
 /* ---- many threads ---- */
 
 #define WRITERS 16
