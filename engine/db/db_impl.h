@@ -121,6 +121,18 @@ static inline vv_error *vv_private_error(varve_error *err) {
     return (vv_error *)err;
 }
 
+/* What a write is told when a file of ours failed. To its caller NOT_FOUND, EXISTS and the like would speak
+ * of its key or its arguments. */
+static inline vv_status vv_db_file_failure(vv_status st) {
+    switch (st.code) {
+    case VV_INVALID_ARGUMENT:
+    case VV_NOT_FOUND:
+    case VV_EXISTS:
+    case VV_PERMISSION: return vv_status_make(VV_IO, VV_SUB_NONE, st.sys);
+    default: return st;
+    }
+}
+
 /* ---- open.c ---- */
 
 /* As varve_open(), on a backend of the caller's choice instead of IO_BACKEND's. The backend is taken over,

@@ -234,7 +234,7 @@ void vv_db_flusher(void *arg) {
             queue = NULL;
         }
         vv_mutex_lock(&db->state.lock);
-        db->state.flush_status = st;
+        db->state.flush_status = vv_db_file_failure(st);
         vv_cond_broadcast(&db->state.flush_done);
         if (!vv_ok(st) && !db->state.stopping)
             (void)vv_cond_wait_until(&db->state.flush_wanted, &db->state.lock,

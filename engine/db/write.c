@@ -76,7 +76,7 @@ static void append(varve_db *db, vv_write *w) {
                      .client_id = w->client_id,
                      .sequence = w->sequence,
                      .ops = vv_slice_make(NULL, ops_bytes(w))};
-    w->status = vv_wal_append(db->wal, &rec, w->parts, w->part_count);
+    w->status = vv_db_file_failure(vv_wal_append(db->wal, &rec, w->parts, w->part_count));
     w->appended = vv_ok(w->status);
     if (vv_is(w->status, VV_WAL_FAILED))
         latch(db, w->status); /* by the log's own thread, while no commit was looking */

@@ -281,6 +281,26 @@ Test(db_faults, a_new_database_syncs_the_name_of_a_directory_that_was_there_alre
     fx_close();
 }
 
+Test(db_faults, a_write_never_fails_with_the_name_of_a_missing_file) {
+    /* To a caller NOT_FOUND is about its key, and EXISTS too. */
+    static const int sys[] = {ENOENT, EEXIST, EACCES};
+    char value[4096] = {0};
+    open_faulty(fx_options("MEMTABLE_SIZE", "64KiB", "MAX_IMMUTABLE_COUNT", "1", NULL));
+    for (size_t i = 0; i < VV_ARRAY_COUNT(sys); i++) {
+        break_io("open", "000", sys[i]);
+        varve_status st = {0};
+        for (int k = 0; k < 10000 && st.code == VARVE_OK; k++)
+            st = varve_put(fx_db, "key", 3, value, sizeof value, NULL, NULL);
+        cr_assert_eq(st.code, VARVE_IO, "%s", varve_code_name(st.code));
+        cr_assert_eq(st.sys, sys[i]);
+        cr_assert_eq(varve_flush(fx_db).code, VARVE_IO);
+        mend_io();
+        while (!varve_ok(varve_flush(fx_db))) /* until the flusher has tried again */
+            sched_yield();
+    }
+    fx_close();
+}
+
 Test(db_faults, opening_fails_cleanly_at_every_failed_allocation) {
     fx_open();
     fx_put("a", "1");
