@@ -213,6 +213,9 @@ Test(server, headers_beyond_the_limit_are_refused) {
     client_call *call =
         client_start_with(fx.client, "/varve.v1.KV/Get", CLIENT_DEADLINE_MS, "x-large", value);
     expect_end(call, GRPC_STATUS_RESOURCE_EXHAUSTED, NULL);
+    /* That closes the connection, too; a new one may have large headers within the limit. */
+    client_destroy(fx.client);
+    fx.client = client_create(vv_server_address(fx.server, 0));
     value[8000] = '\0';
     call = client_start_with(fx.client, "/no.Such/Thing", CLIENT_DEADLINE_MS, "x-large", value);
     expect_end(call, GRPC_STATUS_UNIMPLEMENTED, "UNKNOWN_METHOD");
