@@ -149,17 +149,24 @@ static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
     return vv_path_unlink(s->db->io, path, s->err);
 }
 
+static vv_status name_missing_table(varve_db *db, const vv_version *version, vv_error *err) {
+    char path[VV_DB_PATH_BYTES];
+    bool exists = true;
+    for (size_t i = 0; i < version->table_count && exists; i++) {
+        vv_table_cache_path(db->dir, version->tables[i]->file_number, path, sizeof path);
+        VV_TRY(vv_path_exists(db->io, path, &exists, err));
+    }
+    return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+                   "%s: the manifest names this table, but it is missing", path);
+}
+
 static vv_status sweep_dir(varve_db *db, const vv_version *version, vv_error *err) {
     sweep s = {.db = db, .version = version, .err = err};
     /* The manifest that was read may be a rename that never got its sync: it must last before anything is
      * removed on its word. */
     VV_TRY(vv_dir_sync(db->io, db->dir, err));
     VV_TRY(vv_dir_list(db->io, db->dir, sweep_entry, &s, err));
-    if (s.found != version->table_count)
-        return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
-                       "%s: the manifest names %zu tables, %zu of them are there", db->dir,
-                       version->table_count, s.found);
-    return VV_STATUS_OK;
+    return s.found == version->table_count ? VV_STATUS_OK : name_missing_table(db, version, err);
 }
 
 /* Manifest, version and the first view with an empty memtable. */
@@ -227,6 +234,21 @@ static vv_status replay_record(void *arg, const vv_record *rec) {
     return VV_STATUS_OK;
 }
 
+/* Release what tables hold, and say in the manifest, before a segment goes, which is the first that must be
+ * there: from then on the absence of that one is damage. Before the first write is acknowledged, so that this
+ * holds for a new log too. */
+static vv_status trim_released(varve_db *db, vv_error *err) {
+    vv_manifest *m = &db->state.manifest;
+    uint64_t first = vv_wal_first_needed(db->wal, m->flushed_lsn);
+    if (m->first_segment != first) {
+        m->generation++;
+        m->first_segment = first;
+        VV_TRY(vv_manifest_write(db->io, db->dir, m, db->state.view->version, NULL, err));
+    }
+    vv_wal_release(db->wal, m->flushed_lsn);
+    return VV_STATUS_OK;
+}
+
 static vv_status recover(varve_db *db, vv_error *err) {
     replay r = {.db = db};
     uint64_t start_ns = vv_clock_mono_ns();
@@ -236,14 +258,12 @@ static vv_status recover(varve_db *db, vv_error *err) {
                         .logger = &db->logger,
                         .segment_bytes = db->settings.wal_segment_bytes,
                         .slot_count = (uint32_t)db->settings.wal_slot_count,
+                        .first_segment = db->state.manifest.first_segment,
                         .replay_after_lsn = db->state.manifest.flushed_lsn};
     vv_status st = vv_wal_open(&o, replay_record, &r, &db->wal, err);
     vv_io_queue_destroy(r.queue);
     if (!vv_ok(st))
         return st;
-    uint64_t last_lsn = vv_wal_last_lsn(db->wal);
-    db->commit.next_lsn = last_lsn + 1;
-    atomic_store_explicit(&db->visible_lsn, last_lsn, memory_order_release);
     if (vv_memtable_count(db->commit.active) > 0) {
         /* What was replayed counts as if it was written into this memtable (the difference may wrap, and
          * wraps back): else a database that is often opened again would never reach MAX_WAL_SIZE. */
@@ -251,7 +271,12 @@ static vv_status recover(varve_db *db, vv_error *err) {
         vv_wal_stats_get(db->wal, &stats);
         db->commit.memtable_wal_bytes = stats.written_bytes - stats.live_bytes;
     }
-    vv_wal_release(db->wal, db->state.manifest.flushed_lsn);
+    st = trim_released(db, err);
+    if (!vv_ok(st))
+        return st;
+    uint64_t last_lsn = vv_wal_last_lsn(db->wal);
+    db->commit.next_lsn = last_lsn + 1;
+    atomic_store_explicit(&db->visible_lsn, last_lsn, memory_order_release);
     vv_log(&db->logger, VV_LOG_INFO,
            "opened %s: %zu tables, %" PRIu64 " log records replayed, last LSN %" PRIu64 ", %" PRIu64 " ms",
            db->dir, db->state.view->version->table_count, r.records, last_lsn,

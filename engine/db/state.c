@@ -159,6 +159,8 @@ static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_
     }
     manifest.generation++;
     manifest.flushed_lsn = m->last_lsn;
+    if (db->wal) /* else recovery flushes: the log is being read, and its oldest segment stays */
+        manifest.first_segment = vv_wal_first_needed(db->wal, m->last_lsn);
     bool replaced;
     st = vv_manifest_write(db->io, db->dir, &manifest, next, &replaced, err);
     if (!vv_ok(st)) {

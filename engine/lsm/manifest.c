@@ -10,8 +10,8 @@
 
 /*
  *   [magic:7 "VARVMAN"][format version:1]
- *   [file_bytes:8][db_id:16][generation:8][next_file_number:8][flushed_lsn:8][epoch:8]
- *   [safe_compaction_lsn:8][created_unix_ms:8][table_count:4]
+ *   [file_bytes:8][db_id:16][generation:8][next_file_number:8][flushed_lsn:8]
+ *   [first_segment:8][epoch:8][safe_compaction_lsn:8][created_unix_ms:8][table_count:4]
  *   table_count times:
  *       [level:4][run:8][file_number:8][file_bytes:8][item_count:8][min_lsn:8][max_lsn:8]
  *       [first_key_bytes:2][last_key_bytes:2][first_key][last_key]
@@ -20,14 +20,14 @@
 #define MANIFEST_MAGIC          "VARVMAN"
 #define MAGIC_BYTES             7
 #define MANIFEST_FORMAT_VERSION 1
-#define HEAD_BYTES              84
+#define HEAD_BYTES              92
 #define TABLE_BYTES             56
 #define CHECKSUM_BYTES          8
 /* More than any database that fits a disk: bounds what a damaged length can make us allocate. */
 #define MANIFEST_BYTES_MAX (UINT64_C(1) << 30)
 #define PATH_BYTES         4096
 
-_Static_assert(HEAD_BYTES == MAGIC_BYTES + 1 + 8 + VV_MANIFEST_DB_ID_BYTES + 6 * 8 + 4,
+_Static_assert(HEAD_BYTES == MAGIC_BYTES + 1 + 8 + VV_MANIFEST_DB_ID_BYTES + 7 * 8 + 4,
                "manifest head layout");
 _Static_assert(TABLE_BYTES == 4 + 6 * 8 + 2 + 2, "manifest table layout");
 
@@ -77,10 +77,11 @@ static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_v
     vv_put_be64(at + 32, m->generation);
     vv_put_be64(at + 40, m->next_file_number);
     vv_put_be64(at + 48, m->flushed_lsn);
-    vv_put_be64(at + 56, m->epoch);
-    vv_put_be64(at + 64, m->safe_compaction_lsn);
-    vv_put_be64(at + 72, m->created_unix_ms);
-    vv_put_be32(at + 80, (uint32_t)version->table_count);
+    vv_put_be64(at + 56, m->first_segment);
+    vv_put_be64(at + 64, m->epoch);
+    vv_put_be64(at + 72, m->safe_compaction_lsn);
+    vv_put_be64(at + 80, m->created_unix_ms);
+    vv_put_be32(at + 88, (uint32_t)version->table_count);
     at += HEAD_BYTES;
     for (size_t i = 0; i < version->table_count; i++)
         at = encode_table(at, version->tables[i]);
@@ -232,6 +233,7 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
     m->generation = vv_read_be64(&r);
     m->next_file_number = vv_read_be64(&r);
     m->flushed_lsn = vv_read_be64(&r);
+    m->first_segment = vv_read_be64(&r);
     m->epoch = vv_read_be64(&r);
     m->safe_compaction_lsn = vv_read_be64(&r);
     m->created_unix_ms = vv_read_be64(&r);

@@ -18,8 +18,9 @@ typedef struct vv_manifest {
     uint8_t db_id[VV_MANIFEST_DB_ID_BYTES]; /* random, for life */
     uint64_t generation;                    /* one more with every write of the manifest */
     uint64_t next_file_number;
-    uint64_t flushed_lsn; /* everything up to here is in tables */
-    uint64_t epoch;       /* primaries that this log has had */
+    uint64_t flushed_lsn;   /* everything up to here is in tables */
+    uint64_t first_segment; /* the log's oldest segment that is needed; 0: the log was not begun yet */
+    uint64_t epoch;         /* primaries that this log has had */
     uint64_t safe_compaction_lsn;
     uint64_t created_unix_ms;
 } vv_manifest;

@@ -23,6 +23,7 @@ typedef struct vv_wal_options {
     const vv_logger *logger; /* may be NULL */
     uint64_t segment_bytes;  /* WAL_SEGMENT_SIZE */
     uint32_t slot_count; /* WAL_BUFFER_SIZE: frames that may be in flight while the next is filled, 2 to 64 */
+    uint64_t first_segment;    /* this segment, or an older one, must be there; 0: there may be no log yet */
     uint64_t replay_after_lsn; /* records up to here are in SSTables: not replayed, their segments recycled */
 } vv_wal_options;
 
@@ -77,6 +78,10 @@ vv_status vv_wal_sync(vv_wal *w) VV_CHECKED;
 /* Could a thread that is not the ring's append one record of this size and commit it inline: nothing is in
  * flight or half-filled, and the segment and the slot have room. Writer role. */
 bool vv_wal_inline_fits(const vv_wal *w, uint64_t record_bytes);
+
+/* The number of the oldest segment that would still be needed if everything up to lsn were in SSTables: what
+ * to remember as vv_wal_options.first_segment before releasing that much. Thread-safe. */
+uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn);
 
 /* Everything up to lsn is in SSTables: segments without anything newer may be recycled. Thread-safe. */
 void vv_wal_release(vv_wal *w, uint64_t lsn);

@@ -59,6 +59,7 @@ struct vv_wal {
     char *dir;
     uint64_t segment_bytes;
     uint64_t replay_after_lsn;
+    uint64_t first_segment;
     uint32_t block_bytes; /* of the segments that are prepared since open */
     uint8_t log_id[VV_WAL_LOG_ID_BYTES];
 
@@ -97,8 +98,9 @@ struct vv_wal {
         vv_cond work;             /* for the thread */
         vv_cond answer;           /* for the writer role */
         vv_wal_segment_list list; /* closed segments */
-        vv_wal_segment *ready;    /* the next segment: header, name and all durable */
-        uint64_t release_lsn;
+        uint64_t current_seq;
+        vv_wal_segment *ready; /* the next segment: header, name and all durable */
+        uint64_t release_before_lsn; /* 0: nothing was released yet */
         uint64_t ask_bytes; /* the writer waits for a segment of this size; 0: it does not */
         vv_wal_segment *asked;
         vv_wal_segment *skipped; /* the ready segment that was passed over for a larger one */

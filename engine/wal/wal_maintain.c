@@ -13,7 +13,7 @@
 /* With the lock. Is the oldest closed segment needed no more? */
 static bool can_retire(const vv_wal *w) {
     const vv_wal_segment *oldest = w->mu.list.first;
-    return oldest && oldest->last_lsn <= w->mu.release_lsn && !w->mu.retire_failed && !vv_wal_failed(w);
+    return oldest && oldest->last_lsn < w->mu.release_before_lsn && !w->mu.retire_failed && !vv_wal_failed(w);
 }
 
 /* With the lock, which it leaves for the I/O. Only this thread takes from the list, so that the oldest stays
@@ -153,6 +153,7 @@ vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) {
     vv_wal_list_push(&w->mu.list, w->current);
     if (skipped)
         vv_wal_list_push(&w->mu.list, skipped);
+    w->mu.current_seq = next->head.seq;
     vv_cond_signal(&w->mu.work); /* nothing is ready now, and what was just closed may have been released */
     vv_mutex_unlock(&w->mu.lock);
     atomic_fetch_add_explicit(&w->segment_count, skipped ? 2 : 1, memory_order_relaxed);
@@ -160,9 +161,19 @@ vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) {
     return VV_STATUS_OK;
 }
 
+uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn) {
+    vv_mutex_lock(&w->mu.lock);
+    const vv_wal_segment *s = w->mu.list.first;
+    while (s && s->last_lsn <= lsn)
+        s = s->next;
+    uint64_t seq = s ? s->head.seq : w->mu.current_seq;
+    vv_mutex_unlock(&w->mu.lock);
+    return seq;
+}
+
 void vv_wal_release(vv_wal *w, uint64_t lsn) {
     vv_mutex_lock(&w->mu.lock);
-    w->mu.release_lsn = VV_MAX(w->mu.release_lsn, lsn);
+    w->mu.release_before_lsn = VV_MAX(w->mu.release_before_lsn, lsn + 1);
     w->mu.retire_failed = false;
     vv_cond_signal(&w->mu.work);
     vv_mutex_unlock(&w->mu.lock);

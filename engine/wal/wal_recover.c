@@ -146,9 +146,16 @@ static int compare_seq(const void *a, const void *b) {
 
 static vv_status list_files(recovery *r) {
     VV_TRY(vv_dir_list(r->w->backend, r->w->dir, list_entry, r, r->err));
+    if (r->logs.count > 0)
+        qsort(r->logs.items, r->logs.count, sizeof *r->logs.items, compare_seq);
+    uint64_t oldest = r->w->first_segment;
+    if (oldest != 0 && (r->logs.count == 0 || r->logs.items[0] > oldest)) {
+        vv_wal_path(r->w, oldest, ".log", r->path);
+        return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_LOG_GAP, 0),
+                       "%s: this log segment is missing", r->path);
+    }
     if (r->logs.count == 0)
         return VV_STATUS_OK;
-    qsort(r->logs.items, r->logs.count, sizeof *r->logs.items, compare_seq);
     for (size_t i = 1; i < r->logs.count; i++) {
         vv_wal_path(r->w, r->logs.items[i - 1] + 1, ".log", r->path);
         if (r->logs.items[i] != r->logs.items[i - 1] + 1)
@@ -378,11 +385,17 @@ static vv_status check_tail(recovery *r) {
 
 /* ---- handing over ---- */
 
+/* How many of the segments stay: those up to the last frame, and always the oldest, whose absence would be
+ * damage (vv_wal_options.first_segment). */
+static size_t kept_count(const recovery *r) {
+    return r->logs.count > 0 ? VV_MAX(r->end, 1) : 0;
+}
+
 /* Segments behind the last frame hold nothing: make them raw, the newest first so that numbers stay
  * contiguous. Nothing of them may be mistaken for live later: they get a new salt when they come back. */
 static vv_status clear_tail(recovery *r) {
     vv_wal *w = r->w;
-    for (size_t i = r->logs.count; i > r->end; i--) {
+    for (size_t i = r->logs.count; i > kept_count(r); i--) {
         const vv_wal_segment *s = r->found[i - 1].segment;
         VV_TRY(vv_wal_segment_retire(w, r->found[i - 1].seq, s->head.segment_bytes, r->err));
     }
@@ -415,11 +428,12 @@ static void hand_over(recovery *r) {
     uint64_t last_lsn = VV_MAX(r->next_lsn - 1, w->replay_after_lsn);
     atomic_store_explicit(&w->last_lsn, last_lsn, memory_order_relaxed);
     atomic_store_explicit(&w->durable_lsn, last_lsn, memory_order_release);
-    w->next_segment_seq = r->end > 0 ? r->found[r->end - 1].seq + 1 : r->logs.count > 0 ? r->found[0].seq : 1;
-    for (size_t i = 0; i < r->end; i++) {
+    size_t kept = kept_count(r);
+    w->next_segment_seq = kept > 0 ? r->found[kept - 1].seq + 1 : 1;
+    for (size_t i = 0; i < kept; i++) {
         vv_wal_segment *s = r->found[i].segment;
         r->found[i].segment = NULL;
-        if (i < r->first)
+        if (i < r->first || i >= r->end)
             s->last_lsn = w->replay_after_lsn;
         vv_wal_list_push(&w->mu.list, s);
         atomic_fetch_add_explicit(&w->live_bytes, s->frame_bytes, memory_order_relaxed);

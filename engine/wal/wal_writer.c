@@ -355,6 +355,7 @@ static vv_status make_slots(vv_wal *w) {
 static vv_status open_log(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) {
     VV_TRY(vv_wal_recover(w, replay, arg, err));
     VV_TRY(vv_wal_segment_prepare(w, w->segment_bytes, &w->current, err));
+    w->mu.current_seq = w->current->head.seq;
     atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);
     vv_status st = make_slots(w);
     if (vv_ok(st))
@@ -380,7 +381,7 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
     w->segment_bytes = vv_align_up(VV_MAX(o->segment_bytes, 4 * VV_IO_ALIGN_BYTES), VV_IO_ALIGN_BYTES);
     w->slot_count = o->slot_count;
     w->replay_after_lsn = o->replay_after_lsn;
-    w->mu.release_lsn = o->replay_after_lsn;
+    w->first_segment = o->first_segment;
     w->clean = true;
     w->dir = vv_strdup(o->dir);
     w->zero_buffer = vv_alloc_aligned(VV_IO_ALIGN_BYTES, VV_WAL_ZERO_BYTES);

@@ -239,7 +239,7 @@ Test(db_faults, a_ring_that_broke_under_a_flush_is_replaced) {
 }
 
 Test(db_faults, writes_fail_with_no_space_when_nothing_can_be_flushed_and_work_again_after) {
-    open_faulty(fx_options("MEMTABLE_SIZE", "64KiB", "MAX_IMMUTABLE_COUNT", "1", NULL));
+    open_faulty(fx_options("MEMTABLE_SIZE", "256KiB", "MAX_IMMUTABLE_COUNT", "1", NULL));
     char value[4096] = {0};
     break_io("write", "000", ENOSPC);
     varve_status st = {0};

@@ -45,6 +45,7 @@ static void write_sample(void) {
     vv_manifest m = {.generation = 9,
                      .next_file_number = 8,
                      .flushed_lsn = 12,
+                     .first_segment = 5,
                      .epoch = 2,
                      .safe_compaction_lsn = 6,
                      .created_unix_ms = 1700000000000,
@@ -74,6 +75,7 @@ Test(manifest, what_is_written_is_read_back) {
     cr_assert_eq(m.generation, 9);
     cr_assert_eq(m.next_file_number, 8);
     cr_assert_eq(m.flushed_lsn, 12);
+    cr_assert_eq(m.first_segment, 5);
     cr_assert_eq(m.epoch, 2);
     cr_assert_eq(m.safe_compaction_lsn, 6);
     cr_assert_eq(m.created_unix_ms, 1700000000000);
@@ -164,7 +166,7 @@ Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
     static const struct {
         size_t at;
         size_t bytes;
-    } fields[] = {{80, 4}, {84 + 52, 2}, {84 + 54, 2}};
+    } fields[] = {{88, 4}, {92 + 52, 2}, {92 + 54, 2}};
     for (size_t i = 0; i < VV_ARRAY_COUNT(fields); i++) {
         uint8_t bad[4096];
         memcpy(bad, buf, n);
