@@ -23,6 +23,7 @@
 
 /* Calls that a queue keeps for reuse beside those that are armed. */
 #define FREE_CALLS_MAX 256
+#define DRAIN_RETRY_MS 1000
 
 static const vv_rpc_call_ops call_ops;
 
@@ -368,6 +369,12 @@ static void dispatch(vv_grpc_call *c) {
         refuse_unknown(c);
         return;
     }
+    if (!c->method->rpc->while_draining &&
+        atomic_load_explicit(&c->queue->transport->draining, memory_order_relaxed)) {
+        vv_rpc_fail_with(&c->base, VV_RPC_UNAVAILABLE, "SHUTTING_DOWN", DRAIN_RETRY_MS,
+                         "the server is shutting down; nothing was done");
+        return;
+    }
     if (deadline_passed(c->deadline)) {
         vv_rpc_fail_with(&c->base, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
                          "the deadline had passed before the call was looked at; nothing was done");
@@ -396,6 +403,7 @@ static void on_arrive(vv_grpc_tag *tag, bool ok) {
     }
     vv_grpc_call_arm(q, (uint32_t)(c->method - q->transport->methods));
     atomic_fetch_add_explicit(&q->transport->live_calls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&q->transport->arrivals, 1, memory_order_relaxed);
 
     c->tags = 1; /* this one: the call stays until its dispatch is over */
     c->close_tag.fn = on_close;

@@ -68,7 +68,8 @@ struct vv_grpc {
     bool drained;
 
     _Atomic uint64_t live_calls;
-    _Atomic bool draining;
+    _Atomic uint64_t arrivals; /* calls so far */
+    _Atomic bool draining;     /* calls that arrive are refused */
     struct {
         vv_mutex lock;
         vv_cond idle; /* draining, and live_calls fell to 0 */

@@ -1,10 +1,10 @@
 /*
  * grpc_transport.c - life cycle of the gRPC server: addresses, channel arguments, drain.
  *
- * Drain, in this order: shut the server down (it stops listening, sends GOAWAY and takes no more calls);
- * cancel BIDI calls, which would stay open for ever; wait for the others; past the time-out cancel them too;
- * wait for the calls that a commit still holds. Only then are queues shut down, threads joined and memory
- * released: a queue that is shut down takes no batch any more.
+ * Drain, in this order: refuse new calls until none come; shut the server down (it stops listening, sends
+ * GOAWAY and takes no more calls); cancel BIDI calls, which would stay open for ever; wait for the others;
+ * past the time-out cancel them too; wait for the calls that a commit still holds. Only then are queues shut
+ * down, threads joined and memory released: a queue that is shut down takes no batch any more.
  */
 #include "rpc/grpc_transport.h"
 
@@ -35,6 +35,8 @@
 #define ARMED_ANY       4
 #define CHANNEL_ARGS    16
 #define METADATA_BYTES  16384
+#define QUIET_NS        (20 * VV_NS_PER_MS)
+#define QUIET_NS_MAX    (500 * VV_NS_PER_MS)
 #define CLOSE_GRACE_NS  (200 * VV_NS_PER_MS)
 
 vv_status vv_grpc_create(const vv_grpc_options *options, vv_grpc **out) {
@@ -249,12 +251,34 @@ static bool wait_closed(vv_grpc *t, uint64_t deadline_ns) {
     }
 }
 
+/*
+ * Refuse what arrives, with words, until nothing has for QUIET_NS. The C core drops calls that it has read
+ * but not handed on when it shuts down, as CANCELLED, which tells a client nothing; so first let them come.
+ */
+static void refuse_until_quiet(vv_grpc *t, uint64_t patience_ns) {
+    uint64_t deadline_ns = vv_clock_mono_ns() + VV_MIN(patience_ns, QUIET_NS_MAX);
+    uint64_t seen = atomic_load(&t->arrivals);
+    vv_mutex_lock(&t->mu.lock);
+    while (!t->mu.cancel && vv_clock_mono_ns() < deadline_ns) {
+        uint64_t until_ns = vv_clock_mono_ns() + QUIET_NS;
+        while (!t->mu.cancel && vv_cond_wait_until(&t->mu.idle, &t->mu.lock, until_ns))
+            ;
+        uint64_t now = atomic_load(&t->arrivals);
+        if (now == seen)
+            break;
+        seen = now;
+    }
+    vv_mutex_unlock(&t->mu.lock);
+}
+
 void vv_grpc_drain(vv_grpc *t, uint64_t timeout_us) {
     VV_ASSERT(t->server && !t->drained);
     t->drained = true;
     atomic_store(&t->draining, true);
+    uint64_t deadline_ns = vv_clock_mono_ns() + timeout_us * VV_NS_PER_US;
+    refuse_until_quiet(t, timeout_us * VV_NS_PER_US);
     begin_shutdown(t);
-    if (!wait_closed(t, vv_clock_mono_ns() + timeout_us * VV_NS_PER_US)) {
+    if (!wait_closed(t, deadline_ns)) {
         uint64_t live = atomic_load(&t->live_calls);
         if (live > 0)
             vv_log(t->options.log, VV_LOG_WARN, "drain: %" PRIu64 " calls are still open and are cancelled",

@@ -173,7 +173,10 @@ void vv_health_close(vv_health *h) {
 }
 
 static const vv_rpc_method methods[] = {
-    {.path = "/grpc.health.v1.Health/Check", .kind = VV_RPC_UNARY, .on_call = on_check},
+    {.path = "/grpc.health.v1.Health/Check",
+     .kind = VV_RPC_UNARY,
+     .while_draining = true,
+     .on_call = on_check},
     {.path = "/grpc.health.v1.Health/Watch",
      .kind = VV_RPC_SERVER_STREAM,
      .on_call = on_watch,

@@ -84,6 +84,7 @@ typedef enum vv_rpc_kind {
 typedef struct vv_rpc_method {
     const char *path; /* "/varve.v1.KV/Get" */
     vv_rpc_kind kind;
+    bool while_draining; /* answered also when the server is about to stop; others are refused then */
     /* A call arrived. request is borrowed until return; empty for BIDI. */
     void (*on_call)(vv_rpc_call *call, vv_slice request);
     /* What read_next() asked for. message is borrowed until return. */
