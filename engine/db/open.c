@@ -245,7 +245,7 @@ static vv_status trim_released(varve_db *db, vv_error *err) {
         m->first_segment = first;
         VV_TRY(vv_manifest_write(db->io, db->dir, m, db->state.view->version, NULL, err));
     }
-    vv_wal_release(db->wal, m->flushed_lsn);
+    vv_wal_release(db->wal, first);
     return VV_STATUS_OK;
 }
 

@@ -174,7 +174,7 @@ static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_
     st = install_flushed(db, &manifest, next);
     vv_mutex_unlock(&db->state.lock);
     if (vv_ok(st) && db->wal)
-        vv_wal_release(db->wal, m->last_lsn);
+        vv_wal_release(db->wal, manifest.first_segment);
 out:
     vv_version_unref(next);
     vv_table_unref(table);

@@ -83,8 +83,10 @@ bool vv_wal_inline_fits(const vv_wal *w, uint64_t record_bytes);
  * to remember as vv_wal_options.first_segment before releasing that much. Thread-safe. */
 uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn);
 
-/* Everything up to lsn is in SSTables: segments without anything newer may be recycled. Thread-safe. */
-void vv_wal_release(vv_wal *w, uint64_t lsn);
+/* Segments before this one may be recycled: vv_wal_first_needed() named it, and the caller remembers it
+ * durably. By number and not by LSN: the segment in use may end without anything newer, and must then still
+ * be there. Thread-safe. */
+void vv_wal_release(vv_wal *w, uint64_t first_needed);
 
 typedef struct vv_wal_stats {
     uint64_t durable_lsn;

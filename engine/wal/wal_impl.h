@@ -99,9 +99,9 @@ struct vv_wal {
         vv_cond answer;           /* for the writer role */
         vv_wal_segment_list list; /* closed segments */
         uint64_t current_seq;
-        vv_wal_segment *ready;       /* the next segment: header, name and all durable */
-        uint64_t release_before_lsn; /* 0: nothing was released yet */
-        uint64_t ask_bytes;          /* the writer waits for a segment of this size; 0: it does not */
+        vv_wal_segment *ready; /* the next segment: header, name and all durable */
+        uint64_t first_needed; /* segments before this one were released; 0: none */
+        uint64_t ask_bytes;    /* the writer waits for a segment of this size; 0: it does not */
         vv_wal_segment *asked;
         vv_wal_segment *skipped; /* the ready segment that was passed over for a larger one */
         vv_status ask_status;

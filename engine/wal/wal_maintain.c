@@ -13,7 +13,7 @@
 /* With the lock. Is the oldest closed segment needed no more? */
 static bool can_retire(const vv_wal *w) {
     const vv_wal_segment *oldest = w->mu.list.first;
-    return oldest && oldest->last_lsn < w->mu.release_before_lsn && !w->mu.retire_failed && !vv_wal_failed(w);
+    return oldest && oldest->head.seq < w->mu.first_needed && !w->mu.retire_failed && !vv_wal_failed(w);
 }
 
 /* With the lock, which it leaves for the I/O. Only this thread takes from the list, so that the oldest stays
@@ -171,9 +171,9 @@ uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn) {
     return seq;
 }
 
-void vv_wal_release(vv_wal *w, uint64_t lsn) {
+void vv_wal_release(vv_wal *w, uint64_t first_needed) {
     vv_mutex_lock(&w->mu.lock);
-    w->mu.release_before_lsn = VV_MAX(w->mu.release_before_lsn, lsn + 1);
+    w->mu.first_needed = VV_MAX(w->mu.first_needed, first_needed);
     w->mu.retire_failed = false;
     vv_cond_signal(&w->mu.work);
     vv_mutex_unlock(&w->mu.lock);

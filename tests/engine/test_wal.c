@@ -134,7 +134,7 @@ Test(wal, release_recycles_and_bounds_the_files) {
     for (int round = 0; round < 20; round++) {
         for (int i = 0; i < 30; i++)
             fx_put(2);
-        vv_wal_release(fx_wal, vv_wal_last_lsn(fx_wal));
+        fx_release(vv_wal_last_lsn(fx_wal));
         eventually((vv_wal_stats_get(fx_wal, &s), s.segment_count == 1));
     }
     cr_assert_leq(fx_file_count(), 3); /* current, ready, raw */
@@ -151,7 +151,7 @@ Test(wal, release_recycles_and_bounds_the_files) {
 Test(wal, a_segment_is_kept_while_one_record_of_it_is_needed) {
     fx_open(0);
     fx_put(200);
-    vv_wal_release(fx_wal, 150);
+    fx_release(150);
     eventually(!fx_exists(1));
     fx_close();
     fx_open(150);
@@ -174,7 +174,7 @@ Test(wal, a_record_larger_than_a_segment_is_kept) {
     fx_open(0);
     cr_assert_eq(fx_replay_count, 8);
     fx_put(1);
-    vv_wal_release(fx_wal, 9);
+    fx_release(9);
     vv_wal_stats s;
     eventually((vv_wal_stats_get(fx_wal, &s), s.segment_count == 1));
     cr_assert_leq(fx_file_count(), 3);
@@ -300,7 +300,7 @@ static void *watch(void *arg) {
         last = s.durable_lsn;
         if (s.durable_lsn > vv_wal_last_lsn(fx_wal))
             *(bool *)arg = true;
-        vv_wal_release(fx_wal, last > 50 ? last - 50 : 0);
+        fx_release(last > 50 ? last - 50 : 0);
         usleep(100);
     }
     return NULL;

@@ -57,7 +57,7 @@ Test(wal_faults, a_segment_is_durable_before_its_first_frame) {
     must(fault_open(0));
     for (int i = 0; i < 60; i++) { /* released one by one, so that no other change syncs the directory */
         fx_put(1);
-        vv_wal_release(fx_wal, vv_wal_last_lsn(fx_wal));
+        fx_release(vv_wal_last_lsn(fx_wal));
     }
     must(fault_close());
     static file_state states[400];
@@ -241,7 +241,7 @@ Test(wal_faults, a_frame_that_waits_is_not_written_after_the_log_has_failed) {
     must(fx_append(fx_wal, last + 1));
     vv_wal_commit(fx_wal, true); /* sealed, to be written by vv_wal_sync() */
     fault_arm(F_DIR_SYNC, 1, EIO, false);
-    vv_wal_release(fx_wal, last - 1);
+    fx_release(last - 1);
     uint64_t until = vv_clock_mono_ns() + 10 * VV_NS_PER_S;
     while (!latched() && vv_clock_mono_ns() < until)
         usleep(200);
@@ -313,7 +313,7 @@ Test(wal_faults, a_real_file_system_that_is_full) {
         must(vv_wal_sync(fx_wal));
     }
     cr_assert(vv_is(st, VV_NO_SPACE), "%s", vv_code_name(st.code));
-    vv_wal_release(fx_wal, lsn); /* as a flush would: space comes from the log itself */
+    fx_release(lsn); /* as a flush would: space comes from the log itself */
     uint64_t until = vv_clock_mono_ns() + 10 * VV_NS_PER_S;
     do
         st = fx_append(fx_wal, lsn + 1);
@@ -355,7 +355,7 @@ static void workload(void) {
             on = put_group(1, true) && put_group(5, false);
             if (on && i % 3 == 2) {
                 released = acknowledged - 4;
-                vv_wal_release(fx_wal, released);
+                fx_release(released);
             }
         }
         if (on) {

@@ -345,19 +345,25 @@ Test(wal_recover, a_short_file_is_refused) {
 
 /* ---- recycling ---- */
 
+/* Release, and wait until only the segment in use is left. */
+static void release_all(uint64_t lsn) {
+    vv_wal_stats s;
+    fx_release(lsn);
+    do {
+        vv_wal_stats_get(fx_wal, &s);
+        usleep(200);
+    } while (s.segment_count > 1);
+}
+
 Test(wal_recover, stale_frames_of_a_recycled_segment_are_not_replayed) {
     fx_open(0);
-    vv_wal_stats s;
     for (int round = 0; round < 12; round++) {
         fx_put(20);
-        vv_wal_release(fx_wal, vv_wal_last_lsn(fx_wal));
-        do {
-            vv_wal_stats_get(fx_wal, &s);
-            usleep(200);
-        } while (s.segment_count > 1);
+        release_all(vv_wal_last_lsn(fx_wal));
     }
     uint64_t last = vv_wal_last_lsn(fx_wal);
     fx_put(1); /* whatever segment this is in has lived before */
+    release_all(last);
     crash();
     uint64_t seq = 1;
     while (!fx_exists(seq))

@@ -154,6 +154,11 @@ static inline void fx_put(uint64_t count) {
     }
 }
 
+/* As the database does when everything up to lsn is in SSTables. */
+static inline void fx_release(uint64_t lsn) {
+    vv_wal_release(fx_wal, vv_wal_first_needed(fx_wal, lsn));
+}
+
 /* ---- the directory ---- */
 
 static char *fx_path(uint64_t seq) {
