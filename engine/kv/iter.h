@@ -17,8 +17,11 @@ typedef struct vv_iter vv_iter;
 typedef struct vv_iter_ops {
     void (*destroy)(vv_iter *it);
     void (*seek_first)(vv_iter *it);
+    void (*seek_last)(vv_iter *it);
     void (*seek)(vv_iter *it, vv_slice key, uint64_t lsn);
+    void (*seek_back)(vv_iter *it, vv_slice key, uint64_t lsn);
     void (*next)(vv_iter *it);
+    void (*prev)(vv_iter *it);
 } vv_iter_ops;
 
 /* The common head of every implementation. */
@@ -38,14 +41,28 @@ static inline void vv_iter_seek_first(vv_iter *it) {
     it->ops->seek_first(it);
 }
 
+static inline void vv_iter_seek_last(vv_iter *it) {
+    it->ops->seek_last(it);
+}
+
 /* To the first entry at or behind (key, lsn) in internal order: lsn VV_LSN_MAX for the newest version. */
 static inline void vv_iter_seek(vv_iter *it, vv_slice key, uint64_t lsn) {
     it->ops->seek(it, key, lsn);
 }
 
+/* To the last entry at or before (key, lsn) in internal order: lsn 0 for the oldest version. */
+static inline void vv_iter_seek_back(vv_iter *it, vv_slice key, uint64_t lsn) {
+    it->ops->seek_back(it, key, lsn);
+}
+
 static inline void vv_iter_next(vv_iter *it) {
     VV_ASSERT(it->valid);
     it->ops->next(it);
+}
+
+static inline void vv_iter_prev(vv_iter *it) {
+    VV_ASSERT(it->valid);
+    it->ops->prev(it);
 }
 
 #endif

@@ -1,0 +1,292 @@
+#include "engine/lsm/picker.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/assert.h"
+
+/* A growing list of tables, referenced. */
+typedef struct table_list {
+    vv_table **items;
+    size_t count;
+    size_t capacity;
+} table_list;
+
+static vv_status list_add(table_list *l, vv_table *t) {
+    if (l->count == l->capacity) {
+        size_t capacity = l->capacity ? l->capacity * 2 : 16;
+        vv_table **items = vv_realloc(l->items, capacity * sizeof *items);
+        if (!items)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        l->items = items;
+        l->capacity = capacity;
+    }
+    vv_table_ref(t);
+    l->items[l->count++] = t;
+    return VV_STATUS_OK;
+}
+
+static void list_deinit(table_list *l) {
+    for (size_t i = 0; i < l->count; i++)
+        vv_table_unref(l->items[i]);
+    vv_free(l->items);
+    *l = (table_list){0};
+}
+
+static bool list_has(const table_list *l, const vv_table *t) {
+    for (size_t i = 0; i < l->count; i++)
+        if (l->items[i] == t)
+            return true;
+    return false;
+}
+
+void vv_compaction_plan_deinit(vv_compaction_plan *plan) {
+    table_list l = {.items = plan->inputs, .count = plan->input_count};
+    list_deinit(&l);
+    *plan = (vv_compaction_plan){0};
+}
+
+/* ---- figures of a version ---- */
+
+typedef struct level_figures {
+    uint32_t runs;
+    uint64_t bytes;
+} level_figures;
+
+static uint64_t run_bytes(const vv_run *run) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < run->table_count; i++)
+        bytes += run->tables[i]->summary.file_bytes;
+    return bytes;
+}
+
+static void figures(const vv_version *v, level_figures out[VV_LEVELS_MAX]) {
+    memset(out, 0, VV_LEVELS_MAX * sizeof out[0]);
+    for (size_t i = 0; i < v->run_count; i++) {
+        uint32_t level = VV_MIN(v->runs[i].level, VV_LEVELS_MAX - 1);
+        out[level].runs++;
+        out[level].bytes += run_bytes(&v->runs[i]);
+    }
+}
+
+/* A database that was opened with fewer levels keeps what is in the deeper ones: they count as the last. */
+static uint32_t last_level(const vv_version *v, const vv_picker_options *o) {
+    uint32_t last = o->levels - 1;
+    for (size_t i = 0; i < v->run_count; i++)
+        last = VV_MAX(last, v->runs[i].level);
+    return last;
+}
+
+static uint64_t target_bytes(const vv_picker_options *o, uint32_t level) {
+    uint64_t bytes = o->level1_bytes;
+    for (uint32_t i = 1; i < level; i++)
+        if (__builtin_mul_overflow(bytes, o->ratio, &bytes))
+            return UINT64_MAX;
+    return bytes;
+}
+
+/* ---- key ranges ---- */
+
+typedef struct key_range {
+    vv_slice first;
+    vv_slice last;
+} key_range;
+
+static key_range range_of(const table_list *l) {
+    key_range r = {vv_table_first_key(l->items[0]), vv_table_last_key(l->items[0])};
+    for (size_t i = 1; i < l->count; i++) {
+        vv_slice first = vv_table_first_key(l->items[i]), last = vv_table_last_key(l->items[i]);
+        if (vv_slice_compare(first, r.first) < 0)
+            r.first = first;
+        if (vv_slice_compare(last, r.last) > 0)
+            r.last = last;
+    }
+    return r;
+}
+
+static bool overlaps(const vv_table *t, const key_range *r) {
+    return vv_slice_compare(vv_table_first_key(t), r->last) <= 0 &&
+           vv_slice_compare(vv_table_last_key(t), r->first) >= 0;
+}
+
+/* The tables behind the inputs in run order, which hold older versions. */
+static bool is_bottom(const vv_version *v, const table_list *inputs) {
+    key_range r = range_of(inputs);
+    size_t first = 0;
+    while (first < v->table_count && !list_has(inputs, v->tables[first]))
+        first++;
+    for (size_t i = first; i < v->table_count; i++)
+        if (!list_has(inputs, v->tables[i]) && overlaps(v->tables[i], &r))
+            return false;
+    return true;
+}
+
+static void finish_plan(const vv_version *v, table_list *inputs, uint32_t level, uint64_t run,
+                        vv_compaction_plan *out) {
+    *out = (vv_compaction_plan){.inputs = inputs->items,
+                                .input_count = inputs->count,
+                                .output_level = level,
+                                .output_run = run,
+                                .bottom = is_bottom(v, inputs)};
+    for (size_t i = 0; i < inputs->count; i++)
+        out->input_bytes += inputs->items[i]->summary.file_bytes;
+}
+
+static vv_status add_level(table_list *l, const vv_version *v, uint32_t level) {
+    for (size_t i = 0; i < v->table_count; i++)
+        if (v->tables[i]->level == level)
+            VV_TRY(list_add(l, v->tables[i]));
+    return VV_STATUS_OK;
+}
+
+static vv_status add_overlapping(table_list *l, const vv_version *v, uint32_t level, const key_range *r) {
+    for (size_t i = 0; i < v->table_count; i++)
+        if (v->tables[i]->level == level && overlaps(v->tables[i], r))
+            VV_TRY(list_add(l, v->tables[i]));
+    return VV_STATUS_OK;
+}
+
+/* ---- tiered ---- */
+
+static vv_status pick_tiered(const vv_version *v, const vv_picker_options *o, table_list *l,
+                             uint32_t *level_out) {
+    level_figures f[VV_LEVELS_MAX];
+    uint32_t last = last_level(v, o);
+    figures(v, f);
+    for (uint32_t level = 0; level <= last; level++)
+        if (f[level].runs >= o->threshold) {
+            *level_out = VV_MIN(level + 1, last);
+            return add_level(l, v, level);
+        }
+    return VV_STATUS_OK;
+}
+
+/* ---- leveled ---- */
+
+/* The run of a level that is one run: that of its tables, or number 1 for an empty level. */
+static uint64_t level_run(const vv_version *v, uint32_t level) {
+    for (size_t i = 0; i < v->run_count; i++)
+        if (v->runs[i].level == level)
+            return v->runs[i].number;
+    return 1;
+}
+
+/* The first table of the level behind the cursor, or the first at all. */
+static vv_table *table_behind(const vv_version *v, uint32_t level, const vv_picker_cursor *cursor) {
+    vv_table *first = NULL;
+    for (size_t i = 0; i < v->table_count; i++) {
+        vv_table *t = v->tables[i];
+        if (t->level != level)
+            continue;
+        if (!first)
+            first = t;
+        if (cursor->key &&
+            vv_slice_compare(vv_table_first_key(t), vv_slice_make(cursor->key, cursor->key_bytes)) > 0)
+            return t;
+    }
+    return first;
+}
+
+/* The level below 1 must be one run. Runs that another style left there are merged first. */
+static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
+                              const vv_picker_cursor *cursors, table_list *l, uint32_t *level_out) {
+    level_figures f[VV_LEVELS_MAX];
+    uint32_t last = last_level(v, o);
+    figures(v, f);
+    for (uint32_t level = 1; level <= last; level++)
+        if (f[level].runs > 1) {
+            *level_out = level;
+            return add_level(l, v, level);
+        }
+    if (f[0].runs >= o->threshold) {
+        VV_TRY(add_level(l, v, 0));
+        key_range r = range_of(l);
+        *level_out = 1;
+        return add_overlapping(l, v, 1, &r);
+    }
+    uint32_t worst = 0;
+    double worst_score = 1.0;
+    for (uint32_t level = 1; level < last; level++) {
+        double score = (double)f[level].bytes / (double)target_bytes(o, level);
+        if (score > worst_score) {
+            worst = level;
+            worst_score = score;
+        }
+    }
+    if (worst == 0)
+        return VV_STATUS_OK;
+    VV_TRY(list_add(l, table_behind(v, worst, &cursors[worst])));
+    key_range r = range_of(l);
+    *level_out = worst + 1;
+    return add_overlapping(l, v, worst + 1, &r);
+}
+
+/* ---- */
+
+vv_status vv_pick(const vv_version *version, const vv_picker_options *o,
+                  const vv_picker_cursor cursors[VV_LEVELS_MAX], vv_compaction_plan *out, bool *found_out) {
+    table_list l = {0};
+    uint32_t level = 0;
+    *found_out = false;
+    *out = (vv_compaction_plan){0};
+    vv_status st = o->style == VV_COMPACTION_TIERED ? pick_tiered(version, o, &l, &level)
+                                                    : pick_leveled(version, o, cursors, &l, &level);
+    if (!vv_ok(st) || l.count == 0) {
+        list_deinit(&l);
+        return st;
+    }
+    finish_plan(version, &l, level, o->style == VV_COMPACTION_LEVELED ? level_run(version, level) : 0, out);
+    *found_out = true;
+    return st;
+}
+
+vv_status vv_pick_all(const vv_version *version, const vv_picker_options *o, vv_compaction_plan *out,
+                      bool *found_out) {
+    table_list l = {0};
+    *found_out = false;
+    *out = (vv_compaction_plan){0};
+    for (size_t i = 0; i < version->table_count; i++) {
+        vv_status st = list_add(&l, version->tables[i]);
+        if (!vv_ok(st)) {
+            list_deinit(&l);
+            return st;
+        }
+    }
+    if (l.count == 0)
+        return VV_STATUS_OK;
+    finish_plan(version, &l, last_level(version, o), 0, out);
+    *found_out = true;
+    return VV_STATUS_OK;
+}
+
+void vv_picker_advance(vv_picker_cursor cursors[VV_LEVELS_MAX], uint32_t level,
+                       const vv_compaction_plan *plan) {
+    vv_picker_cursor *c = &cursors[level];
+    for (size_t i = 0; i < plan->input_count; i++) {
+        const vv_table *t = plan->inputs[i];
+        if (t->level != level)
+            continue;
+        vv_slice last = vv_table_last_key(t);
+        uint8_t *key = vv_realloc(c->key, last.bytes);
+        if (!key)
+            return; /* the cursor only spreads the work: the old one will do */
+        memcpy(key, last.data, last.bytes);
+        c->key = key;
+        c->key_bytes = last.bytes;
+    }
+}
+
+uint64_t vv_compaction_debt_bytes(const vv_version *version, const vv_picker_options *o) {
+    level_figures f[VV_LEVELS_MAX];
+    uint32_t last = last_level(version, o);
+    uint64_t debt = 0;
+    figures(version, f);
+    for (uint32_t level = 0; level <= last; level++) {
+        if (f[level].runs >= o->threshold && (level == 0 || o->style == VV_COMPACTION_TIERED))
+            debt += f[level].bytes;
+        else if (o->style == VV_COMPACTION_LEVELED && level > 0 && level < last &&
+                 f[level].bytes > target_bytes(o, level))
+            debt += f[level].bytes - target_bytes(o, level);
+    }
+    return debt;
+}

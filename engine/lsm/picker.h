@@ -1,0 +1,70 @@
+/*
+ * picker.h - which tables to merge next, and to where. Pure functions on a version: no I/O, no locks.
+ *
+ * Tiered     A level takes up to `threshold` sorted runs; then all of them are merged into one run of the
+ * next level. In the last level they become one run of that level. Writes each byte about once a level; a
+ * read may have to look into (threshold - 1) runs a level. Leveled    Level 0 takes up to `threshold` flushed
+ * runs; every other level is one run, whose size may be `ratio` times that of the level above. What is too
+ * large gives one table at a time, with all that it overlaps, to the next level. Writes each byte about ratio
+ * / 2 times a level; a read looks into one table a level.
+ *
+ * The shapes follow P. O'Neil et al., "The Log-Structured Merge-Tree", Acta Informatica 33 (1996), in the
+ * forms that Cassandra (size-tiered) and LevelDB (leveled) made common.
+ */
+#ifndef VV_ENGINE_LSM_PICKER_H
+#define VV_ENGINE_LSM_PICKER_H
+
+#include "engine/lsm/version.h"
+
+typedef enum vv_compaction_style { VV_COMPACTION_TIERED, VV_COMPACTION_LEVELED } vv_compaction_style;
+
+#define VV_LEVELS_MAX 16
+
+typedef struct vv_picker_options {
+    vv_compaction_style style;
+    uint32_t levels;       /* LSM_LEVELS, 2 to VV_LEVELS_MAX */
+    uint32_t threshold;    /* COMPACTION_THRESHOLD, at least 2 */
+    uint64_t level1_bytes; /* leveled: of level 1; each further level has `ratio` times as much */
+    uint32_t ratio;
+} vv_picker_options;
+
+/* What to do: merge `inputs` into tables of one run. Deinit releases the references. */
+typedef struct vv_compaction_plan {
+    vv_table **inputs; /* a reference each; in run order */
+    size_t input_count;
+    uint32_t output_level;
+    /* Run number of the outputs; 0: a new one, newer than all runs of the level. */
+    uint64_t output_run;
+    /* No table outside the inputs that is older than they are overlaps their keys: nothing can resurface. */
+    bool bottom;
+    uint64_t input_bytes;
+} vv_compaction_plan;
+
+void vv_compaction_plan_deinit(vv_compaction_plan *plan);
+
+/*
+ * Choose the most urgent merge. *found_out false: nothing to do. NO_MEMORY.
+ * cursor_keys: leveled only; for each level, the last key that was compacted out of it, so that merges go
+ * round the key space; owned by the caller, updated by vv_picker_advance().
+ */
+typedef struct vv_picker_cursor {
+    uint8_t *key;
+    size_t key_bytes;
+} vv_picker_cursor;
+
+vv_status vv_pick(const vv_version *version, const vv_picker_options *o,
+                  const vv_picker_cursor cursors[VV_LEVELS_MAX], vv_compaction_plan *out,
+                  bool *found_out) VV_CHECKED;
+
+/* Everything into the last level: what `compact` asks for. */
+vv_status vv_pick_all(const vv_version *version, const vv_picker_options *o, vv_compaction_plan *out,
+                      bool *found_out) VV_CHECKED;
+
+/* Remember where a leveled merge out of `level` ended. */
+void vv_picker_advance(vv_picker_cursor cursors[VV_LEVELS_MAX], uint32_t level,
+                       const vv_compaction_plan *plan);
+
+/* Bytes that wait to be merged, by the rules above; 0 when the shape is as it should be. */
+uint64_t vv_compaction_debt_bytes(const vv_version *version, const vv_picker_options *o);
+
+#endif
