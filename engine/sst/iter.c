@@ -76,8 +76,53 @@ static void iter_next(vv_iter *base) {
         show(it, 0);
 }
 
-static const vv_iter_ops iter_ops = {
-    .destroy = iter_destroy, .seek_first = iter_seek_first, .seek = iter_seek, .next = iter_next};
+/* Show the last entry before entry `index` of the pinned block, which may be in the block before. */
+static void show_before(sst_iter *it, uint32_t index) {
+    if (index > 0)
+        show(it, index - 1);
+    else if (it->block_index > 0 && pin(it, it->block_index - 1))
+        show(it, vv_sst_block_count(it->block->data) - 1);
+}
+
+static void iter_seek_last(vv_iter *base) {
+    sst_iter *it = (sst_iter *)base;
+    base->valid = false;
+    if (vv_ok(base->status) && pin(it, vv_sst_reader_block_count(it->reader) - 1))
+        show(it, vv_sst_block_count(it->block->data) - 1);
+}
+
+static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
+    sst_iter *it = (sst_iter *)base;
+    base->valid = false;
+    uint64_t block_index = vv_sst_index_find(&it->reader->index, key, lsn);
+    if (block_index == vv_sst_reader_block_count(it->reader)) {
+        iter_seek_last(base);
+        return;
+    }
+    if (!vv_ok(base->status) || !pin(it, block_index))
+        return;
+    uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
+    if (index < vv_sst_block_count(it->block->data)) {
+        show(it, index);
+        if (vv_entry_compare(base->entry.key, base->entry.lsn, key, lsn) == 0)
+            return;
+    }
+    base->valid = false;
+    show_before(it, index);
+}
+
+static void iter_prev(vv_iter *base) {
+    base->valid = false;
+    show_before((sst_iter *)base, ((sst_iter *)base)->entry_index);
+}
+
+static const vv_iter_ops iter_ops = {.destroy = iter_destroy,
+                                     .seek_first = iter_seek_first,
+                                     .seek_last = iter_seek_last,
+                                     .seek = iter_seek,
+                                     .seek_back = iter_seek_back,
+                                     .next = iter_next,
+                                     .prev = iter_prev};
 
 vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, vv_iter **out) {
     *out = NULL;

@@ -15,7 +15,29 @@ static vv_block_cache *cache_make(uint64_t bytes) {
     return c;
 }
 
-/* Point reads, a whole scan and seeks, all against the model. */
+/* To the last entry at or before (key, lsn), then a step either way. */
+static void check_seek_back(vv_iter *it, const model *m, vv_slice key, uint64_t lsn) {
+    uint64_t at = model_lower_bound(m, key, lsn);
+    bool exact = at < m->count && vv_slice_equal(m->entries[at].key, key) && m->entries[at].lsn == lsn;
+    uint64_t before = exact ? at + 1 : at; /* one more than the index wanted */
+    vv_iter_seek_back(it, key, lsn);
+    cr_assert_eq(it->valid, before > 0);
+    if (!it->valid)
+        return;
+    cr_assert(entry_equal(&it->entry, &m->entries[before - 1]));
+    if (before < m->count) {
+        vv_iter_next(it);
+        cr_assert(it->valid && entry_equal(&it->entry, &m->entries[before]));
+        vv_iter_prev(it);
+        cr_assert(it->valid && entry_equal(&it->entry, &m->entries[before - 1]));
+    }
+    vv_iter_prev(it);
+    cr_assert_eq(it->valid, before > 1);
+    if (it->valid)
+        cr_assert(entry_equal(&it->entry, &m->entries[before - 2]));
+}
+
+/* Point reads, whole scans both ways and seeks, all against the model. */
 static void check_table(fixture *f, const char *path, const model *m, uint64_t *seed) {
     vv_sst_reader *r = table_open(f, path, 1);
     vv_block_cache *c = cache_make(1 << 20);
@@ -25,6 +47,11 @@ static void check_table(fixture *f, const char *path, const model *m, uint64_t *
     cr_assert(vv_ok(vv_sst_iter_create(r, c, &it)));
     vv_iter_seek_first(it);
     for (uint64_t i = 0; i < m->count; i++, vv_iter_next(it))
+        cr_assert(it->valid && entry_equal(&it->entry, &m->entries[i]), "entry %lu", (unsigned long)i);
+    cr_assert_not(it->valid);
+    cr_assert(vv_ok(it->status));
+    vv_iter_seek_last(it);
+    for (uint64_t i = m->count; i-- > 0; vv_iter_prev(it))
         cr_assert(it->valid && entry_equal(&it->entry, &m->entries[i]), "entry %lu", (unsigned long)i);
     cr_assert_not(it->valid);
     cr_assert(vv_ok(it->status));
@@ -47,6 +74,7 @@ static void check_table(fixture *f, const char *path, const model *m, uint64_t *
         cr_assert_eq(it->valid, at < m->count);
         if (it->valid)
             cr_assert(entry_equal(&it->entry, &m->entries[at]));
+        check_seek_back(it, m, want, lsn);
 
         vv_block_handle h;
         cr_assert_eq(vv_sst_reader_find(r, want, lsn, &h), at < m->count);
