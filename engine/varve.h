@@ -238,10 +238,81 @@ VARVE_API varve_status varve_get(varve_db *db, const void *key, size_t key_bytes
                                  varve_value *out) VARVE_CHECKED;
 VARVE_API void varve_value_release(varve_value *value);
 
+/* ---- snapshots ---- */
+
+/* The state of the database at one LSN, for reads and iterators, until released. What it sees is kept on
+ * disk: a snapshot that is held for long costs space. NULL: no memory. */
+typedef struct varve_snapshot varve_snapshot;
+VARVE_API varve_snapshot *varve_snapshot_create(varve_db *db);
+VARVE_API uint64_t varve_snapshot_lsn(const varve_snapshot *snapshot);
+/* NULL is fine. All snapshots must be released before varve_close(). */
+VARVE_API void varve_snapshot_release(varve_db *db, varve_snapshot *snapshot);
+
+/* varve_get() as of a snapshot. */
+VARVE_API varve_status varve_get_at(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                    size_t key_bytes, varve_value *out) VARVE_CHECKED;
+
+/* ---- iterators ---- */
+
+/*
+ * A cursor over the live entries in key order, both ways, as of one LSN: what is written after its creation
+ * is not seen. It keeps the tables that it reads; release it when done. One thread at a time.
+ */
+typedef struct varve_iter varve_iter;
+
+/* Zeroed: everything, as of now. */
+typedef struct varve_iter_options {
+    const varve_snapshot *snapshot; /* NULL: as of now; else it must outlive the iterator */
+    const void *start;              /* first key, inclusive; NULL: from the beginning */
+    size_t start_bytes;
+    const void *end; /* first key that is not shown; NULL: to the end */
+    size_t end_bytes;
+    const void *prefix; /* only keys that begin so; with start and end, all three hold */
+    size_t prefix_bytes;
+    /* After this many hidden entries (deleted, expired, older versions) in one step, the step ends with the
+     * status BUSY: call the same step again to go on. 0: no limit. */
+    uint64_t skip_limit;
+} varve_iter_options;
+
+/* options NULL: all defaults; bounds are copied. Not positioned yet. INVALID_ARGUMENT/BAD_RANGE if start is
+ * behind end; NO_MEMORY. */
+VARVE_API varve_status varve_iter_create(varve_db *db, const varve_iter_options *options,
+                                         varve_iter **out) VARVE_CHECKED;
+VARVE_API void varve_iter_destroy(varve_iter *it); /* NULL is fine */
+
+/* To the first or last entry within the bounds; to the first at or behind `key`; to the last at or before it.
+ */
+VARVE_API void varve_iter_first(varve_iter *it);
+VARVE_API void varve_iter_last(varve_iter *it);
+VARVE_API void varve_iter_seek(varve_iter *it, const void *key, size_t key_bytes);
+VARVE_API void varve_iter_seek_back(varve_iter *it, const void *key, size_t key_bytes);
+/* Only while valid, or after BUSY. */
+VARVE_API void varve_iter_next(varve_iter *it);
+VARVE_API void varve_iter_prev(varve_iter *it);
+
+/* False at either end and after a failure; varve_iter_status() tells which: OK, or CORRUPTION, IO, NO_MEMORY,
+ * BUSY. */
+VARVE_API bool varve_iter_valid(const varve_iter *it);
+VARVE_API varve_status varve_iter_status(const varve_iter *it);
+
+/* The entry at hand, while valid; borrowed until the next step. */
+typedef struct varve_entry {
+    const void *key;
+    size_t key_bytes;
+    const void *value;
+    size_t value_bytes;
+    uint64_t lsn;
+    uint64_t expires_unix_ms; /* 0: never */
+} varve_entry;
+VARVE_API void varve_iter_entry(const varve_iter *it, varve_entry *out);
+
 /* ---- running it ---- */
 
 /* Seal the memtable and wait until all that was written before the call is in SSTables. */
 VARVE_API varve_status varve_flush(varve_db *db) VARVE_CHECKED;
+
+/* Merge everything into the last level and wait for it. */
+VARVE_API varve_status varve_compact(varve_db *db) VARVE_CHECKED;
 
 typedef struct varve_stats {
     uint64_t last_lsn;        /* newest LSN that reads see */

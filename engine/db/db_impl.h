@@ -12,6 +12,7 @@
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
 #include "engine/lsm/manifest.h"
+#include "engine/lsm/picker.h"
 #include "engine/lsm/view.h"
 #include "engine/sst/block_cache.h"
 #include "engine/sst/table_cache.h"
@@ -38,6 +39,10 @@ typedef struct vv_settings {
     double filter_fp_rate;
     uint64_t value_bytes_max;
     uint64_t batch_bytes_max;
+    uint64_t levels;
+    uint64_t compaction_threshold;
+    uint32_t compaction_style;
+    uint64_t table_bytes_max;
 } vv_settings;
 
 struct varve_options {
@@ -49,6 +54,11 @@ struct varve_options {
 
 /* The configuration table of the engine (options.c). */
 vv_option_table vv_settings_table(void);
+
+struct varve_snapshot {
+    varve_snapshot *next; /* in state.snapshots, the same LSN or a higher one */
+    uint64_t lsn;
+};
 
 struct varve_batch {
     uint8_t *ops; /* encoded, engine/kv/record.h */
@@ -94,6 +104,10 @@ struct varve_db {
         uint64_t memtable_wal_bytes; /* log bytes written when the active memtable was new */
     } commit;
 
+    /* Held by whoever replaces the manifest, over the I/O that this takes: one change of the set of tables at
+     * a time. */
+    vv_mutex install_lock;
+
     struct {
         vv_mutex lock;
         vv_cond flush_wanted; /* something was sealed, or stopping */
@@ -106,7 +120,27 @@ struct varve_db {
         bool flusher_started;
         uint64_t flushes;
         uint64_t write_stalls;
+        varve_snapshot *snapshots; /* oldest first */
     } state;
+
+    struct {
+        vv_mutex lock;
+        vv_cond wanted; /* the shape may need a merge, someone asked, or stopping */
+        vv_cond done;   /* a merge ended, well or not */
+        pthread_t thread;
+        bool thread_started;
+        bool hint;           /* tables have changed since the thread last looked */
+        uint64_t full_asked; /* calls of varve_compact(), and how many of them are served */
+        uint64_t full_done;
+        vv_status status; /* of the newest merge */
+        vv_picker_cursor cursors[VV_LEVELS_MAX];
+        uint64_t runs; /* figures since open */
+        uint64_t read_bytes;
+        uint64_t written_bytes;
+        uint64_t dropped_versions;
+        uint64_t dropped_tombstones;
+        _Atomic bool stop;
+    } compaction;
 };
 
 static inline varve_status vv_public(vv_status st) {
@@ -142,8 +176,12 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
 
 /* ---- state.c ---- */
 
-/* A reference to the current view. Load visible_lsn before, not after. */
-vv_view *vv_db_view(varve_db *db);
+/*
+ * A reference to the current view, and the newest LSN that it shows whole: taken together, so that everything
+ * up to the LSN is in the view, and no compaction that the view includes has dropped what a reader at that
+ * LSN needs.
+ */
+vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out);
 
 /* Replace the active memtable by an empty one and queue it for flush. Everything in it is durable in the log.
  * Waits while MAX_IMMUTABLE_COUNT memtables are queued already, unless flushes fail: then their status, and
@@ -154,6 +192,25 @@ vv_status vv_db_seal(varve_db *db) VV_CHECKED;
  * caller at a time. False: nothing was sealed. *st_out: how it went. */
 bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out);
 
+/* One change of what the database consists of. */
+typedef struct vv_edit {
+    vv_table *const *added; /* borrowed */
+    size_t added_count;
+    vv_table *const *removed; /* borrowed; become obsolete */
+    size_t removed_count;
+    uint64_t flushed_lsn; /* not 0: the oldest sealed memtable is in `added`, and goes */
+} vv_edit;
+
+/*
+ * Make the change durable in the manifest, then visible. The added tables' files and their names are durable.
+ * OK: done. Otherwise readers see no change, but the manifest on disk may be either: the files that it may
+ * name stay.
+ */
+vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) VV_CHECKED;
+
+/* A number that no table has had. Any thread. */
+uint64_t vv_db_next_file_number(varve_db *db);
+
 /* The flusher thread's main. */
 void vv_db_flusher(void *arg);
 
@@ -162,6 +219,22 @@ vv_status vv_db_flush_queue_create(varve_db *db, vv_io_queue **out, vv_error *er
 
 /* Called when an obsolete table loses its last reader: removes it from the caches and the disk. */
 void vv_db_drop_table(void *arg, uint64_t file_number);
+
+/* ---- compact.c ---- */
+
+/* The compaction thread's main. */
+void vv_db_compactor(void *arg);
+
+/* Tables have changed: look whether a merge is due. Any thread. */
+void vv_db_compaction_hint(varve_db *db);
+
+vv_picker_options vv_db_picker_options(const varve_db *db);
+
+/* ---- snapshot.c ---- */
+
+/* The LSNs of all snapshots, ascending, and the present: what a merge has to keep. *out is the caller's to
+ * free. NO_MEMORY. */
+vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) VV_CHECKED;
 
 /* ---- write.c ---- */
 

@@ -305,6 +305,11 @@ static vv_status start_threads(varve_db *db, vv_error *err) {
     if (!vv_ok(st))
         return vv_fail(err, st, "start the flush thread");
     db->state.flusher_started = true;
+    db->compaction.hint = true;
+    st = vv_thread_start(&db->compaction.thread, "varve-compact", vv_db_compactor, db);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start the compaction thread");
+    db->compaction.thread_started = true;
     return VV_STATUS_OK;
 }
 
@@ -340,7 +345,11 @@ static varve_db *allocate(const varve_options *options) {
     db->memtable_seed = vv_clock_mono_ns() | 1;
     vv_commit_queue_init(&db->commit.queue);
     vv_mutex_init(&db->commit.lock);
+    vv_mutex_init(&db->install_lock);
     vv_mutex_init(&db->state.lock);
+    vv_mutex_init(&db->compaction.lock);
+    vv_cond_init(&db->compaction.wanted);
+    vv_cond_init(&db->compaction.done);
     vv_cond_init(&db->state.flush_wanted);
     vv_cond_init(&db->state.flush_done);
     return db;
@@ -382,6 +391,11 @@ static vv_status close_steps(varve_db *db) {
         vv_mutex_unlock(&db->state.lock);
         vv_thread_join(db->state.flusher);
     }
+    if (db->compaction.thread_started) {
+        atomic_store_explicit(&db->compaction.stop, true, memory_order_relaxed);
+        vv_db_compaction_hint(db);
+        vv_thread_join(db->compaction.thread);
+    }
     vv_status_keep(&st, vv_wal_close(db->wal));
     vv_view_unref(db->state.view);
     vv_table_cache_destroy(db->tables);
@@ -390,7 +404,13 @@ static vv_status close_steps(varve_db *db) {
     vv_io_backend_destroy(db->io);
     vv_cond_deinit(&db->state.flush_wanted);
     vv_cond_deinit(&db->state.flush_done);
+    for (uint32_t i = 0; i < VV_LEVELS_MAX; i++)
+        vv_free(db->compaction.cursors[i].key);
+    vv_cond_deinit(&db->compaction.wanted);
+    vv_cond_deinit(&db->compaction.done);
+    vv_mutex_deinit(&db->compaction.lock);
     vv_mutex_deinit(&db->state.lock);
+    vv_mutex_deinit(&db->install_lock);
     vv_mutex_deinit(&db->commit.lock);
     vv_free(db);
     return st;

@@ -9,9 +9,12 @@
 #define GIB (MIB * 1024)
 
 static const char *const memtable_types[] = {"skiplist", NULL};
+static const char *const compaction_styles[] = {"tiered", "leveled", NULL};
 static const char *const io_backends[] = {"auto", "uring", "posix", NULL};
 
 _Static_assert(VV_MEMTABLE_SKIPLIST == 0, "memtable_types is indexed by vv_memtable_type");
+_Static_assert(VV_COMPACTION_TIERED == 0 && VV_COMPACTION_LEVELED == 1,
+               "compaction_styles is indexed by vv_compaction_style");
 _Static_assert(VV_IO_CHOICE_AUTO == 0 && VV_IO_CHOICE_URING == 1 && VV_IO_CHOICE_POSIX == 2,
                "io_backends is indexed by vv_io_choice");
 
@@ -34,6 +37,13 @@ static const vv_option options[] = {
      "a memtable is sealed when it holds this much log: bounds disk use and recovery"},
     {"WAL_SYNC_INTERVAL", VV_OPTION_DURATION, FIELD(wal_sync_interval_us), "10ms", 100, 60000000, false, NULL,
      "asynchronous writes are durable after this time at the latest"},
+    {"LSM_LEVELS", VV_OPTION_COUNT, FIELD(levels), "4", 2, VV_LEVELS_MAX, false, NULL, "number of levels"},
+    {"COMPACTION_THRESHOLD", VV_OPTION_COUNT, FIELD(compaction_threshold), "4", 2, 64, false, NULL,
+     "sorted runs in a level before they are merged into the next"},
+    {"COMPACTION_STYLE", VV_OPTION_CHOICE, FIELD(compaction_style), "leveled", 0, 0, false, compaction_styles,
+     "tiered writes less, leveled reads less and takes less space"},
+    {"MAX_TABLE_SIZE", VV_OPTION_BYTES, FIELD(table_bytes_max), "64MiB", 64 * KIB, 64 * GIB, false, NULL,
+     "merges split their output into tables of about this size"},
     {"CACHE_CAPACITY", VV_OPTION_BYTES_OR_COUNT, FIELD(cache_capacity), "256MiB", 0, 1024 * GIB, false, NULL,
      "block cache; without a unit in blocks"},
     {"TABLE_CACHE_SIZE", VV_OPTION_COUNT, FIELD(table_cache_count), "1000", 1, 1000000, false, NULL,

@@ -33,19 +33,20 @@ static vv_status run(varve_db *db, vv_get *g) {
     }
 }
 
-varve_status varve_get(varve_db *db, const void *key, size_t key_bytes, varve_value *out) {
+/* snapshot NULL: the newest state. */
+static varve_status get(varve_db *db, const void *key, size_t key_bytes, const varve_snapshot *snapshot,
+                        varve_value *out) {
     *out = (varve_value){0};
     if (key_bytes == 0)
         return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_EMPTY, 0));
     if (key_bytes > VV_KEY_BYTES_MAX)
         return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_TOO_LONG, 0));
 
-    /* First the LSN, then the view: the view then holds everything up to the LSN. Acquire pairs with the
-     * writer's release, so that the memtable shows those entries. */
-    uint64_t lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
-    vv_view *view = vv_db_view(db);
+    uint64_t lsn;
+    vv_view *view = vv_db_view(db, &lsn);
     vv_get g;
-    vv_get_init(&g, view, db->tables, db->blocks, vv_slice_make(key, key_bytes), lsn);
+    vv_get_init(&g, view, db->tables, db->blocks, vv_slice_make(key, key_bytes),
+                snapshot ? snapshot->lsn : lsn);
     vv_status st = run(db, &g);
     if (vv_ok(st)) {
         out->data = g.entry.value.data;
@@ -63,6 +64,15 @@ varve_status varve_get(varve_db *db, const void *key, size_t key_bytes, varve_va
     vv_get_deinit(&g);
     vv_view_unref(view);
     return vv_public(st);
+}
+
+varve_status varve_get(varve_db *db, const void *key, size_t key_bytes, varve_value *out) {
+    return get(db, key, key_bytes, NULL, out);
+}
+
+varve_status varve_get_at(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                          varve_value *out) {
+    return get(db, key, key_bytes, snapshot, out);
 }
 
 void varve_value_release(varve_value *value) {

@@ -19,10 +19,12 @@
 #define FLUSH_BUFFER_BYTES (1u << 20)
 #define FLUSH_RETRY_NS     VV_NS_PER_S
 
-vv_view *vv_db_view(varve_db *db) {
+vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out) {
     vv_mutex_lock(&db->state.lock);
     vv_view *view = db->state.view;
     vv_view_ref(view);
+    /* acquire: pairs with the writer's release, so that the memtable shows the entries up to here. */
+    *lsn_out = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
     vv_mutex_unlock(&db->state.lock);
     return view;
 }
@@ -118,65 +120,116 @@ static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, u
     return st;
 }
 
-/* The version that has `added` beside what `old` has. */
-static vv_version *version_with(const vv_version *old, vv_table *added) {
-    vv_table **tables = vv_alloc((old->table_count + 1) * sizeof(vv_table *));
+uint64_t vv_db_next_file_number(varve_db *db) {
+    vv_mutex_lock(&db->state.lock);
+    uint64_t number = db->state.manifest.next_file_number++;
+    vv_mutex_unlock(&db->state.lock);
+    return number;
+}
+
+/* ---- installing a change ---- */
+
+static bool is_removed(const vv_edit *edit, const vv_table *t) {
+    for (size_t i = 0; i < edit->removed_count; i++)
+        if (edit->removed[i] == t)
+            return true;
+    return false;
+}
+
+static vv_version *edited_version(const vv_version *old, const vv_edit *edit) {
+    vv_table **tables = vv_alloc((old->table_count + edit->added_count + 1) * sizeof(vv_table *));
     if (!tables)
         return NULL;
+    size_t count = 0;
     for (size_t i = 0; i < old->table_count; i++)
-        tables[i] = old->tables[i];
-    tables[old->table_count] = added;
-    vv_version *v = vv_version_create(tables, old->table_count + 1);
+        if (!is_removed(edit, old->tables[i]))
+            tables[count++] = old->tables[i];
+    for (size_t i = 0; i < edit->added_count; i++)
+        tables[count++] = edit->added[i];
+    vv_version *v = vv_version_create(tables, count);
     vv_free(tables);
     return v;
 }
 
-/* The newest view without its oldest sealed memtable, on `version`. state.lock held. */
-static vv_status install_flushed(varve_db *db, const vv_manifest *manifest, vv_version *version) {
-    const vv_view *now = db->state.view;
-    vv_view *next = vv_view_create(now->active, now->sealed, now->sealed_count - 1, version);
+/*
+ * The newest view with another version and, after a flush, without its oldest memtable. *old_out: the reference to the
+ * view before, which the caller drops outside the lock: with it may go tables, and their files. state.lock held.
+ */
+static vv_status publish(varve_db *db, const vv_manifest *manifest, vv_version *version, bool flushed,
+                         vv_view **old_out) {
+    vv_view *now = db->state.view;
+    vv_view *next = vv_view_create(now->active, now->sealed, now->sealed_count - (flushed ? 1 : 0), version);
     if (!next)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    install_view(db, next);
+    *old_out = now;
+    db->state.view = next;
+    /* File numbers were taken meanwhile. */
+    uint64_t next_file_number = VV_MAX(manifest->next_file_number, db->state.manifest.next_file_number);
     db->state.manifest = *manifest;
-    db->state.flushes++;
+    db->state.manifest.next_file_number = next_file_number;
+    if (flushed)
+        db->state.flushes++;
     return VV_STATUS_OK;
 }
 
-/* manifest: the current one, whose newest file number is this table's. */
-static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_version *version,
-                           vv_manifest manifest, vv_error *err) {
-    vv_table *table = NULL;
-    vv_version *next = NULL;
-    vv_status st = write_table(db, queue, m, manifest.next_file_number - 1, &table, err);
-    if (!vv_ok(st))
-        return st;
-    next = version_with(version, table);
+static void make_obsolete(vv_table *const *tables, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        atomic_store_explicit(&tables[i]->obsolete, true, memory_order_relaxed);
+}
+
+vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
+    vv_mutex_lock(&db->install_lock);
+    vv_mutex_lock(&db->state.lock);
+    vv_version *old = db->state.view->version;
+    vv_version_ref(old);
+    vv_manifest manifest = db->state.manifest;
+    vv_mutex_unlock(&db->state.lock);
+
+    bool replaced = false;
+    vv_view *old_view = NULL;
+    vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    vv_version *next = edited_version(old, edit);
     if (!next) {
-        atomic_store_explicit(&table->obsolete, true, memory_order_relaxed);
-        st = vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
+        st = vv_fail(err, st, "out of memory");
         goto out;
     }
     manifest.generation++;
-    manifest.flushed_lsn = m->last_lsn;
-    if (db->wal) /* else recovery flushes: the log is being read, and its oldest segment stays */
-        manifest.first_segment = vv_wal_first_needed(db->wal, m->last_lsn);
-    bool replaced;
-    st = vv_manifest_write(db->io, db->dir, &manifest, next, &replaced, err);
-    if (!vv_ok(st)) {
-        /* The table stays if the manifest on disk may be the new one, and name it. Else it goes: each further
-         * try would leave another. */
-        if (!replaced)
-            atomic_store_explicit(&table->obsolete, true, memory_order_relaxed);
-        goto out;
+    if (edit->flushed_lsn != 0) {
+        manifest.flushed_lsn = edit->flushed_lsn;
+        if (db->wal) /* else recovery flushes: the log is being read, and its oldest segment stays */
+            manifest.first_segment = vv_wal_first_needed(db->wal, edit->flushed_lsn);
     }
+    st = vv_manifest_write(db->io, db->dir, &manifest, next, &replaced, err);
+    if (!vv_ok(st))
+        goto out;
     vv_mutex_lock(&db->state.lock);
-    st = install_flushed(db, &manifest, next);
+    st = publish(db, &manifest, next, edit->flushed_lsn != 0, &old_view);
     vv_mutex_unlock(&db->state.lock);
-    if (vv_ok(st) && db->wal)
+    /* Only now: a table that the manifest on disk may still name must keep its file. */
+    if (vv_ok(st))
+        make_obsolete(edit->removed, edit->removed_count);
+    if (vv_ok(st) && edit->flushed_lsn != 0 && db->wal)
         vv_wal_release(db->wal, manifest.first_segment);
 out:
+    /* New tables stay if the manifest on disk may be the new one, and name them. Else they go: each further try
+     * would leave others. */
+    if (!vv_ok(st) && !replaced)
+        make_obsolete(edit->added, edit->added_count);
+    vv_mutex_unlock(&db->install_lock);
+    vv_view_unref(old_view);
     vv_version_unref(next);
+    vv_version_unref(old);
+    return st;
+}
+
+/* ---- the flusher ---- */
+
+static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_error *err) {
+    vv_table *table = NULL;
+    /* The number is used up even if this flush fails: its file may be there. */
+    VV_TRY(write_table(db, queue, m, vv_db_next_file_number(db), &table, err));
+    vv_edit edit = {.added = &table, .added_count = 1, .flushed_lsn = m->last_lsn};
+    vv_status st = vv_db_install(db, &edit, err);
     vv_table_unref(table);
     return st;
 }
@@ -191,15 +244,11 @@ bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out) {
     }
     vv_memtable *m = view->sealed[view->sealed_count - 1];
     vv_memtable_ref(m);
-    vv_version *version = view->version;
-    vv_version_ref(version);
-    db->state.manifest.next_file_number++; /* used up even if this flush fails: its file may be there */
-    vv_manifest manifest = db->state.manifest;
     vv_mutex_unlock(&db->state.lock);
 
     vv_error err = {.text = ""};
     uint64_t start_ns = vv_clock_mono_ns();
-    vv_status st = flush_one(db, queue, m, version, manifest, &err);
+    vv_status st = flush_one(db, queue, m, &err);
     if (vv_ok(st))
         vv_log(&db->logger, VV_LOG_DEBUG,
                "flushed %" PRIu64 " entries up to LSN %" PRIu64 " in %" PRIu64 " ms", vv_memtable_count(m),
@@ -207,8 +256,9 @@ bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out) {
     else
         vv_log(&db->logger, VV_LOG_ERROR, "flush failed, to be tried again: %s", err.text);
     vv_memtable_unref(m);
-    vv_version_unref(version);
     *st_out = st;
+    if (vv_ok(st))
+        vv_db_compaction_hint(db);
     return true;
 }
 

@@ -43,10 +43,21 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->sstable_count = view->version->table_count;
     for (size_t i = 0; i < view->version->table_count; i++)
         out->sstable_bytes += view->version->tables[i]->summary.file_bytes;
+    out->sorted_run_count = view->version->run_count;
+    vv_picker_options picker = vv_db_picker_options(db);
+    out->compaction_debt_bytes = vv_compaction_debt_bytes(view->version, &picker);
     out->flushed_lsn = db->state.manifest.flushed_lsn;
     out->flushes = db->state.flushes;
     out->write_stalls = db->state.write_stalls;
     vv_mutex_unlock(&db->state.lock);
+
+    vv_mutex_lock(&db->compaction.lock);
+    out->compactions = db->compaction.runs;
+    out->compaction_read_bytes = db->compaction.read_bytes;
+    out->compaction_written_bytes = db->compaction.written_bytes;
+    out->dropped_versions = db->compaction.dropped_versions;
+    out->dropped_tombstones = db->compaction.dropped_tombstones;
+    vv_mutex_unlock(&db->compaction.lock);
 
     vv_wal_stats wal;
     vv_wal_stats_get(db->wal, &wal);

@@ -1,0 +1,214 @@
+/*
+ * compact.c - the compaction thread: picks a merge, runs it, installs its result.
+ *
+ * A merge in order: outputs written and synced; directory synced; manifest replaced, naming the outputs and
+ * no longer the inputs; new view; only then do the inputs lose their files, with their last reader. A crash
+ * before the manifest leaves orphans, after it the new shape: never a mixture.
+ */
+#include <inttypes.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "engine/db/db_impl.h"
+#include "engine/lsm/compaction.h"
+
+#define LEVEL_RATIO 10
+#define RETRY_NS    VV_NS_PER_S
+
+vv_picker_options vv_db_picker_options(const varve_db *db) {
+    return (vv_picker_options){.style = (vv_compaction_style)db->settings.compaction_style,
+                               .levels = (uint32_t)db->settings.levels,
+                               .threshold = (uint32_t)db->settings.compaction_threshold,
+                               .level1_bytes =
+                                   db->settings.memtable_bytes * db->settings.compaction_threshold,
+                               .ratio = LEVEL_RATIO};
+}
+
+void vv_db_compaction_hint(varve_db *db) {
+    vv_mutex_lock(&db->compaction.lock);
+    db->compaction.hint = true;
+    vv_cond_signal(&db->compaction.wanted);
+    vv_mutex_unlock(&db->compaction.lock);
+}
+
+static uint64_t next_file_number(void *arg) {
+    return vv_db_next_file_number(arg);
+}
+
+static bool keep_going(void *arg, uint64_t bytes) {
+    varve_db *db = arg;
+    (void)bytes;
+    return !atomic_load_explicit(&db->compaction.stop, memory_order_relaxed);
+}
+
+/* Outputs as tables. On failure those made so far are released. */
+static vv_status make_tables(varve_db *db, const vv_compaction_plan *plan, vv_compaction_result *r,
+                             vv_table **out) {
+    uint64_t run = plan->output_run;
+    for (size_t i = 0; i < r->output_count; i++) {
+        /* A new run is newer than all others of its level: file numbers only grow. */
+        if (run == 0)
+            run = r->outputs[i].file_number;
+        out[i] = vv_table_create(plan->output_level, run, r->outputs[i].file_number, &r->outputs[i].summary,
+                                 vv_db_drop_table, db);
+        if (!out[i]) {
+            while (i > 0)
+                vv_table_unref(out[--i]);
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        }
+    }
+    return VV_STATUS_OK;
+}
+
+static vv_status install(varve_db *db, const vv_compaction_plan *plan, const vv_compaction_options *o,
+                         vv_compaction_result *r, vv_error *err) {
+    vv_table **tables = vv_alloc((r->output_count + 1) * sizeof(vv_table *));
+    if (!tables) {
+        vv_compaction_result_unlink(r, o);
+        return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
+    }
+    vv_status st = make_tables(db, plan, r, tables);
+    if (vv_ok(st))
+        st = vv_dir_sync(db->io, db->dir, err);
+    if (!vv_ok(st)) {
+        vv_compaction_result_unlink(r, o);
+        vv_free(tables);
+        return st;
+    }
+    vv_edit edit = {.added = tables,
+                    .added_count = r->output_count,
+                    .removed = plan->inputs,
+                    .removed_count = plan->input_count};
+    st =
+        vv_db_install(db, &edit, err); /* if it fails, the outputs stay: the manifest on disk may name them */
+    for (size_t i = 0; i < r->output_count; i++)
+        vv_table_unref(tables[i]);
+    vv_free(tables);
+    return st;
+}
+
+static void count(varve_db *db, const vv_compaction_plan *plan, const vv_compaction_result *r) {
+    vv_mutex_lock(&db->compaction.lock);
+    db->compaction.runs++;
+    db->compaction.read_bytes += plan->input_bytes;
+    db->compaction.written_bytes += r->output_bytes;
+    db->compaction.dropped_versions += r->dropped_versions;
+    db->compaction.dropped_tombstones += r->dropped_tombstones;
+    vv_mutex_unlock(&db->compaction.lock);
+}
+
+static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_plan *plan, vv_error *err) {
+    uint64_t *snapshots = NULL;
+    size_t snapshot_count = 0;
+    uint64_t start_ns = vv_clock_mono_ns();
+    VV_TRY(vv_db_snapshot_lsns(db, &snapshots, &snapshot_count));
+    vv_mutex_lock(&db->state.lock);
+    uint64_t safe_lsn = db->state.manifest.safe_compaction_lsn;
+    vv_mutex_unlock(&db->state.lock);
+    vv_compaction_options o = {.queue = queue,
+                               .tables = db->tables,
+                               .writer = {.backend = db->io,
+                                          .block_bytes = (uint32_t)db->settings.block_bytes,
+                                          .filter_fp_rate = db->settings.filter_fp_rate},
+                               .dir = db->dir,
+                               .output_bytes = db->settings.table_bytes_max,
+                               .snapshots = snapshots,
+                               .snapshot_count = snapshot_count,
+                               .safe_lsn = safe_lsn,
+                               .now_unix_ms = vv_clock_unix_ms(),
+                               .next_file_number = next_file_number,
+                               .pace = keep_going,
+                               .arg = db};
+    vv_compaction_result r;
+    vv_status st = vv_compaction_run(plan, &o, &r, err);
+    if (vv_ok(st)) {
+        count(db, plan, &r);
+        st = install(db, plan, &o, &r, err);
+    }
+    if (vv_ok(st))
+        vv_log(&db->logger, VV_LOG_DEBUG,
+               "merged %zu tables (%" PRIu64 " bytes) into %zu of level %u (%" PRIu64 " bytes) in %" PRIu64
+               " ms",
+               plan->input_count, plan->input_bytes, r.output_count, plan->output_level, r.output_bytes,
+               (vv_clock_mono_ns() - start_ns) / VV_NS_PER_MS);
+    vv_compaction_result_deinit(&r);
+    vv_free(snapshots);
+    return st;
+}
+
+/* One merge, if one is due. *found_out false: nothing to do. */
+static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool *found_out, vv_error *err) {
+    uint64_t lsn;
+    vv_view *view = vv_db_view(db, &lsn);
+    vv_picker_options o = vv_db_picker_options(db);
+    vv_compaction_plan plan;
+    vv_status st = full ? vv_pick_all(view->version, &o, &plan, found_out)
+                        : vv_pick(view->version, &o, db->compaction.cursors, &plan, found_out);
+    vv_view_unref(view); /* the plan holds its inputs; the view would hold a memtable */
+    if (!vv_ok(st) || !*found_out)
+        return st;
+    st = run_plan(db, queue, &plan, err);
+    if (vv_ok(st) && !full && plan.output_level > 0)
+        vv_picker_advance(db->compaction.cursors, plan.output_level - 1, &plan);
+    vv_compaction_plan_deinit(&plan);
+    return st;
+}
+
+/* Merge until nothing is due, or something fails. compaction.lock is not held. */
+static vv_status work(varve_db *db, vv_io_queue **queue, bool full) {
+    vv_error err = {.text = ""};
+    vv_status st = VV_STATUS_OK;
+    if (!*queue)
+        st = vv_db_flush_queue_create(db, queue, &err);
+    bool found = true;
+    while (vv_ok(st) && found) {
+        st = compact_once(db, *queue, full, &found, &err);
+        full = false;
+    }
+    if (!vv_ok(st) && !vv_is(st, VV_BUSY))
+        vv_log(&db->logger, VV_LOG_ERROR, "%s", err.text[0] ? err.text : vv_code_text(st.code));
+    return st;
+}
+
+void vv_db_compactor(void *arg) {
+    varve_db *db = arg;
+    vv_io_queue *queue = NULL;
+    vv_thread_be_background();
+    vv_mutex_lock(&db->compaction.lock);
+    while (!atomic_load_explicit(&db->compaction.stop, memory_order_relaxed)) {
+        bool full = db->compaction.full_asked > db->compaction.full_done;
+        if (!db->compaction.hint && !full) {
+            vv_cond_wait(&db->compaction.wanted, &db->compaction.lock);
+            continue;
+        }
+        uint64_t asked = db->compaction.full_asked;
+        db->compaction.hint = false;
+        vv_mutex_unlock(&db->compaction.lock);
+        vv_status st = work(db, &queue, full);
+        vv_mutex_lock(&db->compaction.lock);
+        db->compaction.status = st;
+        db->compaction.full_done = asked;
+        vv_cond_broadcast(&db->compaction.done);
+        if (!vv_ok(st) && !atomic_load_explicit(&db->compaction.stop, memory_order_relaxed)) {
+            db->compaction.hint = true;
+            (void)vv_cond_wait_until(&db->compaction.wanted, &db->compaction.lock,
+                                     vv_clock_mono_ns() + RETRY_NS);
+        }
+    }
+    vv_mutex_unlock(&db->compaction.lock);
+    vv_io_queue_destroy(queue);
+}
+
+varve_status varve_compact(varve_db *db) {
+    varve_status flushed = varve_flush(db);
+    if (!varve_ok(flushed))
+        return flushed;
+    vv_mutex_lock(&db->compaction.lock);
+    uint64_t ticket = ++db->compaction.full_asked;
+    vv_cond_signal(&db->compaction.wanted);
+    while (db->compaction.full_done < ticket)
+        vv_cond_wait(&db->compaction.done, &db->compaction.lock);
+    vv_status st = db->compaction.status;
+    vv_mutex_unlock(&db->compaction.lock);
+    return vv_public(st);
+}

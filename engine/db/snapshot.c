@@ -1,0 +1,61 @@
+/*
+ * snapshot.c - named states of the database.
+ *
+ * A snapshot is an LSN in a list. Reads at it take the current view; merges keep for each snapshot the newest
+ * version of every key that it sees. The LSN is chosen under the lock under which a merge collects the list:
+ * so a snapshot that a merge has not seen is at least as new as everything that this merge reads.
+ */
+#include "base/alloc.h"
+#include "engine/db/db_impl.h"
+
+varve_snapshot *varve_snapshot_create(varve_db *db) {
+    varve_snapshot *s = vv_alloc_zeroed(sizeof *s);
+    if (!s)
+        return NULL;
+    vv_mutex_lock(&db->state.lock);
+    s->lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+    /* Newest last; LSNs never fall, so that the list stays sorted by itself. */
+    varve_snapshot **at = &db->state.snapshots;
+    while (*at)
+        at = &(*at)->next;
+    *at = s;
+    vv_mutex_unlock(&db->state.lock);
+    return s;
+}
+
+uint64_t varve_snapshot_lsn(const varve_snapshot *snapshot) {
+    return snapshot->lsn;
+}
+
+void varve_snapshot_release(varve_db *db, varve_snapshot *snapshot) {
+    if (!snapshot)
+        return;
+    vv_mutex_lock(&db->state.lock);
+    varve_snapshot **at = &db->state.snapshots;
+    while (*at != snapshot)
+        at = &(*at)->next;
+    *at = snapshot->next;
+    vv_mutex_unlock(&db->state.lock);
+    vv_free(snapshot);
+}
+
+vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) {
+    for (size_t capacity = 64;; capacity *= 4) {
+        uint64_t *lsns = vv_alloc(capacity * sizeof *lsns);
+        size_t count = 0;
+        if (!lsns)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        vv_mutex_lock(&db->state.lock);
+        varve_snapshot *s = db->state.snapshots;
+        for (; s && count < capacity; s = s->next)
+            if (count == 0 || lsns[count - 1] != s->lsn)
+                lsns[count++] = s->lsn;
+        vv_mutex_unlock(&db->state.lock);
+        if (!s) {
+            *out = lsns;
+            *count_out = count;
+            return VV_STATUS_OK;
+        }
+        vv_free(lsns);
+    }
+}

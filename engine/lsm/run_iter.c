@@ -1,0 +1,160 @@
+#include "engine/lsm/run_iter.h"
+
+#include "base/alloc.h"
+
+typedef struct run_iter {
+    vv_iter base;
+    const vv_run *run;
+    vv_table_cache *tables;
+    vv_block_cache *blocks;
+    size_t index;          /* of the open table */
+    vv_sst_reader *reader; /* pinned; NULL: none is open */
+    vv_iter *inner;
+} run_iter;
+
+static void close_table(run_iter *r) {
+    vv_iter_destroy(r->inner);
+    if (r->reader)
+        vv_table_cache_release(r->tables, r->reader);
+    r->inner = NULL;
+    r->reader = NULL;
+}
+
+/* Make table `index` the open one; false: it can't be opened, which the status then says. */
+static bool open_table(run_iter *r, size_t index) {
+    if (r->inner && r->index == index)
+        return true;
+    close_table(r);
+    vv_status st = vv_table_cache_get(r->tables, r->run->tables[index]->file_number, &r->reader, NULL);
+    if (vv_ok(st))
+        st = vv_sst_iter_create(r->reader, r->blocks, &r->inner);
+    if (!vv_ok(st)) {
+        close_table(r);
+        r->base.status = st;
+        return false;
+    }
+    r->index = index;
+    return true;
+}
+
+static void show(run_iter *r) {
+    r->base.valid = r->inner && r->inner->valid;
+    if (r->base.valid)
+        r->base.entry = r->inner->entry;
+    else if (r->inner)
+        vv_status_keep(&r->base.status, r->inner->status);
+}
+
+/* The open table has no more: go on with the first entry of the next. */
+static void settle_forward(run_iter *r) {
+    while (!r->inner->valid && vv_ok(r->inner->status) && r->index + 1 < r->run->table_count) {
+        if (!open_table(r, r->index + 1))
+            break;
+        vv_iter_seek_first(r->inner);
+    }
+    show(r);
+}
+
+static void settle_backward(run_iter *r) {
+    while (!r->inner->valid && vv_ok(r->inner->status) && r->index > 0) {
+        if (!open_table(r, r->index - 1))
+            break;
+        vv_iter_seek_last(r->inner);
+    }
+    show(r);
+}
+
+static void destroy(vv_iter *it) {
+    run_iter *r = (run_iter *)it;
+    close_table(r);
+    vv_free(r);
+}
+
+static void seek_first(vv_iter *it) {
+    run_iter *r = (run_iter *)it;
+    it->valid = false;
+    if (!vv_ok(it->status) || !open_table(r, 0))
+        return;
+    vv_iter_seek_first(r->inner);
+    settle_forward(r);
+}
+
+static void seek_last(vv_iter *it) {
+    run_iter *r = (run_iter *)it;
+    it->valid = false;
+    if (!vv_ok(it->status) || !open_table(r, r->run->table_count - 1))
+        return;
+    vv_iter_seek_last(r->inner);
+    settle_backward(r);
+}
+
+/* How many tables of the run end before `key`. */
+static size_t tables_before(const run_iter *r, vv_slice key) {
+    size_t low = 0, high = r->run->table_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (vv_slice_compare(vv_table_last_key(r->run->tables[middle]), key) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void seek(vv_iter *it, vv_slice key, uint64_t lsn) {
+    run_iter *r = (run_iter *)it;
+    size_t index = tables_before(r, key);
+    it->valid = false;
+    if (!vv_ok(it->status) || index == r->run->table_count || !open_table(r, index))
+        return;
+    vv_iter_seek(r->inner, key, lsn);
+    settle_forward(r);
+}
+
+static void seek_back(vv_iter *it, vv_slice key, uint64_t lsn) {
+    run_iter *r = (run_iter *)it;
+    size_t index = tables_before(r, key);
+    it->valid = false;
+    /* The table whose range holds the key, else the one before it. */
+    if (index == r->run->table_count ||
+        (index > 0 && vv_slice_compare(vv_table_first_key(r->run->tables[index]), key) > 0))
+        index--;
+    if (!vv_ok(it->status) || !open_table(r, index))
+        return;
+    vv_iter_seek_back(r->inner, key, lsn);
+    settle_backward(r);
+}
+
+static void next(vv_iter *it) {
+    run_iter *r = (run_iter *)it;
+    vv_iter_next(r->inner);
+    settle_forward(r);
+}
+
+static void prev(vv_iter *it) {
+    run_iter *r = (run_iter *)it;
+    vv_iter_prev(r->inner);
+    settle_backward(r);
+}
+
+static const vv_iter_ops ops = {.destroy = destroy,
+                                .seek_first = seek_first,
+                                .seek_last = seek_last,
+                                .seek = seek,
+                                .seek_back = seek_back,
+                                .next = next,
+                                .prev = prev};
+
+vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block_cache *blocks,
+                             vv_iter **out) {
+    *out = NULL;
+    run_iter *r = vv_alloc_zeroed(sizeof *r);
+    if (!r)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    r->base.ops = &ops;
+    r->run = run;
+    r->tables = tables;
+    r->blocks = blocks;
+    *out = &r->base;
+    return VV_STATUS_OK;
+}

@@ -1,0 +1,15 @@
+/*
+ * run_iter.h - a cursor over the tables of one sorted run, one after the other.
+ */
+#ifndef VV_ENGINE_LSM_RUN_ITER_H
+#define VV_ENGINE_LSM_RUN_ITER_H
+
+#include "engine/lsm/version.h"
+#include "engine/sst/block_cache.h"
+#include "engine/sst/table_cache.h"
+
+/* Everything is borrowed until the cursor goes. A table is opened when the cursor gets to it. NO_MEMORY. */
+vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block_cache *blocks,
+                             vv_iter **out) VV_CHECKED;
+
+#endif
