@@ -1,5 +1,6 @@
 #include "base/alloc.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -56,4 +57,8 @@ char *vv_strdup(const char *text) {
 
 void vv_free(void *ptr) {
     free(ptr);
+}
+
+size_t vv_alloc_usable_bytes(void *ptr) {
+    return malloc_usable_size(ptr);
 }

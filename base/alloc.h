@@ -25,6 +25,9 @@ char *vv_strdup(const char *text) VV_CHECKED;
 /* NULL is fine. */
 void vv_free(void *ptr);
 
+/* What an allocation really takes of the heap, its rounding included. */
+size_t vv_alloc_usable_bytes(void *ptr);
+
 /*
  * For tests: the n-th allocation from now on (1 = the next) fails, once; 0 turns it off. vv_alloc_count() is
  * the number of allocations so far. Process-wide, thread-safe.

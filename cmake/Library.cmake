@@ -13,6 +13,7 @@ endforeach()
 set(exports ${CMAKE_SOURCE_DIR}/cmake/varve.map)
 add_library(varve_shared SHARED ${objects})
 target_link_libraries(varve_shared PRIVATE PkgConfig::LIBURING PkgConfig::JEMALLOC PkgConfig::XXHASH
+                                           PkgConfig::LZ4 PkgConfig::ZSTD
                                            Threads::Threads m vv_flags)
 target_link_options(varve_shared PRIVATE -Wl,--version-script=${exports} -Wl,--as-needed)
 set_target_properties(varve_shared PROPERTIES
@@ -20,7 +21,7 @@ set_target_properties(varve_shared PROPERTIES
     LINK_DEPENDS ${exports} LINKER_LANGUAGE C)
 
 add_library(varve_static STATIC ${objects})
-target_link_libraries(varve_static PRIVATE uring jemalloc pthread m) # by name: found where the user is
+target_link_libraries(varve_static PRIVATE uring jemalloc lz4 zstd pthread m) # by name: found where the user is
 set_target_properties(varve_static PROPERTIES OUTPUT_NAME varve LINKER_LANGUAGE C)
 
 foreach(library varve_shared varve_static)

@@ -1,8 +1,8 @@
 /*
  * block.c - reading the bytes of one data block.
  *
- * Nothing is trusted before vv_sst_block_check() has passed; afterwards search and access read without
- * further checks, since the checksum says that the bytes are what the check walked over.
+ * Nothing is trusted before vv_sst_block_verify(), and vv_sst_block_unpack() if it is packed, have passed;
+ * afterwards search and access read without further checks, since the block is what the check walked over.
  */
 #include "base/checksum.h"
 #include "engine/sst/sst_impl.h"
@@ -96,23 +96,47 @@ static vv_status check_entries(const uint8_t *payload, uint32_t raw_bytes, uint3
     return r.left_bytes == 0 ? VV_STATUS_OK : bad_layout();
 }
 
-vv_status vv_sst_block_check(const void *bytes, uint32_t size, uint64_t seed) {
-    if (size < VV_SST_BLOCK_HEAD_BYTES)
-        return bad_layout();
-    const uint8_t *head = bytes;
-    if (vv_get_be64(head) != vv_checksum(head + VV_SST_CHECKSUM_BYTES, size - VV_SST_CHECKSUM_BYTES, seed))
-        return vv_status_make(VV_CORRUPTION, VV_SUB_CHECKSUM, 0);
+/* The head of a block of `size` bytes whose checksum is right. */
+static vv_status check_head(const uint8_t *head, uint32_t size) {
     uint32_t stored_bytes = vv_get_be32(head + 8);
     uint32_t raw_bytes = vv_get_be32(head + 12);
     uint32_t count = vv_get_be32(head + 16);
-    if (head[20] != VV_SST_COMPRESSION_NONE || head[21] != 0 || vv_get_be16(head + 22) != 0)
+    uint8_t compression = head[20];
+    if (compression > VV_COMPRESSION_ZSTD || head[21] != 0 || vv_get_be16(head + 22) != 0)
         return vv_status_make(VV_UNSUPPORTED, VV_SUB_FORMAT_NEWER, 0);
-    if (stored_bytes > size - VV_SST_BLOCK_HEAD_BYTES || raw_bytes != stored_bytes || count == 0 ||
+    if (stored_bytes > size - VV_SST_BLOCK_HEAD_BYTES || count == 0 ||
         count > raw_bytes / (VV_SST_ENTRY_HEAD_BYTES + 1 + sizeof(uint32_t)))
         return bad_layout();
-    return check_entries(payload_of(bytes), raw_bytes, count);
+    if (compression == VV_COMPRESSION_NONE
+            ? raw_bytes != stored_bytes
+            : !vv_sst_raw_bytes_plausible(compression, stored_bytes, raw_bytes))
+        return bad_layout();
+    return VV_STATUS_OK;
 }
 
-vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const void *bytes) {
-    return vv_sst_block_check(bytes, h.bytes, vv_sst_seed(r->index.head.table_id, h.offset));
+vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const void *bytes,
+                              uint32_t *image_bytes_out) {
+    const uint8_t *head = bytes;
+    *image_bytes_out = 0;
+    uint64_t seed = vv_sst_seed(r->index.head.table_id, h.offset);
+    if (vv_get_be64(head) != vv_checksum(head + VV_SST_CHECKSUM_BYTES, h.bytes - VV_SST_CHECKSUM_BYTES, seed))
+        return vv_status_make(VV_CORRUPTION, VV_SUB_CHECKSUM, 0);
+    VV_TRY(check_head(head, h.bytes));
+    uint32_t raw_bytes = vv_get_be32(head + 12);
+    if (head[20] == VV_COMPRESSION_NONE)
+        return check_entries(payload_of(bytes), raw_bytes, vv_get_be32(head + 16));
+    *image_bytes_out = VV_SST_BLOCK_HEAD_BYTES + raw_bytes;
+    return VV_STATUS_OK;
+}
+
+vv_status vv_sst_block_unpack(vv_sst_unpacker *u, const void *stored, void *image) {
+    const uint8_t *from = stored;
+    uint8_t *head = image;
+    uint32_t raw_bytes = vv_get_be32(from + 12);
+    memcpy(head, from, VV_SST_BLOCK_HEAD_BYTES);
+    vv_put_be32(head + 8, raw_bytes);
+    head[20] = VV_COMPRESSION_NONE;
+    vv_slice packed = vv_slice_make(payload_of(stored), vv_get_be32(from + 8));
+    VV_TRY(vv_sst_unpack(u, from[20], packed, head + VV_SST_BLOCK_HEAD_BYTES, raw_bytes));
+    return check_entries(payload_of(image), raw_bytes, vv_get_be32(head + 16));
 }

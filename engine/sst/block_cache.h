@@ -1,9 +1,19 @@
 /*
- * block_cache.h - verified data blocks in memory, shared by all readers, bounded in bytes.
+ * block_cache.h - ready data blocks in memory (verified, decompressed), shared by all readers, bounded in
+ * bytes.
  *
- * A block is one aligned frame that I/O reads into directly. It is pinned while somebody holds it; unpinned
- * blocks are evicted in LRU order when the bound is passed. Sharded by hash; each shard has its own lock,
- * held for a few pointer moves only.
+ * A block is pinned while somebody holds it. Unpinned blocks are evicted when the bound is passed: those
+ * first that were read once, so that a scan of everything does not push out what gets use all the time.
+ * Sharded by hash; each shard has its own lock, held for a few pointer moves only.
+ *
+ * A block that isn't there is brought in three steps, of which the caller does the middle one, with blocking
+ * or asynchronous I/O; vv_block_cache_read() is all of it for those that may block:
+ *
+ *     b = vv_block_cache_allocate(cache, file_number, handle);
+ *     ... read b->bytes bytes at b->offset of vv_sst_reader_file(reader) into b->data ...
+ *     st = vv_block_cache_complete(cache, reader, b, bytes_read, &block, err);      (block is pinned)
+ *
+ * or vv_block_cache_discard(cache, b) instead of the last one, if the read failed.
  */
 #ifndef VV_ENGINE_SST_BLOCK_CACHE_H
 #define VV_ENGINE_SST_BLOCK_CACHE_H
@@ -15,39 +25,53 @@ typedef struct vv_block_cache vv_block_cache;
 typedef struct vv_block {
     uint64_t file_number;
     uint64_t offset;
-    uint32_t bytes;
-    void *data; /* aligned to VV_IO_ALIGN_BYTES; read-only once inserted */
+    uint32_t bytes; /* of data; of a block that was compressed, more than on disk */
+    void *data;     /* for vv_sst_block_seek() and its like; read-only once completed */
 } vv_block;
 
-/* capacity_bytes counts frames, pinned ones included; when everything is pinned, blocks beyond it are still
- * handed out but dropped on release. NO_MEMORY. */
+/*
+ * capacity_bytes bounds what the blocks take of the heap, their frames and the cache's own tables included,
+ * and whether they are cached, pinned or on their way from disk. A new one evicts others before its memory is
+ * allocated. The bound is passed only by what is pinned or on its way, when there is nothing left to evict,
+ * and by single blocks larger than half a shard (1/16 of the capacity, or all of one under 2 MiB): those
+ * evict nothing, are not cached, and are freed on release. NO_MEMORY.
+ */
 vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) VV_CHECKED;
-/* No block may be pinned. NULL is fine. */
+/* No block may be pinned or on its way. NULL is fine. */
 void vv_block_cache_destroy(vv_block_cache *c);
 
 /* Pinned, or NULL. Counts a hit or a miss. */
 vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_t offset);
 
-/* A new block, not yet in the cache: fill data, then insert or discard. NULL: no memory. */
+/* A block on its way: its data is memory for the bytes as stored, aligned to VV_IO_ALIGN_BYTES. The caller's,
+ * until it is completed, inserted or discarded. NULL: no memory. Thread-safe, as all that follow. */
 vv_block *vv_block_cache_allocate(vv_block_cache *c, uint64_t file_number, vv_block_handle h);
 void vv_block_cache_discard(vv_block_cache *c, vv_block *b);
 
-/* Publish a filled and verified block, pinned for the caller. If another thread was first, `b` is discarded
- * and that one's block returned. */
+/* Make what was read of reader's file into b, b->bytes at b->offset unless the file ends before, a ready
+ * block: verify, decompress, publish. Takes b over, whatever the outcome; *out is pinned, and may be another
+ * one, if somebody else was first. CORRUPTION, UNSUPPORTED, NO_MEMORY, with words that name file and offset.
+ */
+vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_block *b, size_t read_bytes,
+                                  vv_block **out, vv_error *err) VV_CHECKED;
+
+/* The last step of completing, for a block that is ready: publish it, pinned for the caller. If another
+ * thread was first, `b` is discarded and that one's block returned. */
 vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b);
 
-/* Unpin. Thread-safe, from any thread. */
+/* Unpin. From any thread. */
 void vv_block_cache_release(vv_block_cache *c, vv_block *b);
 
-/* Drop all unpinned blocks of a file that is gone. */
+/* Drop the blocks of a file that is gone; pinned ones when they are released. */
 void vv_block_cache_erase_file(vv_block_cache *c, uint64_t file_number);
 
-/* Blocking: lookup, else read, verify and insert. *out is pinned. CORRUPTION, IO, NO_MEMORY. */
+/* Blocking: lookup, else read and complete. *out is pinned. CORRUPTION, UNSUPPORTED, IO, NO_MEMORY. */
 vv_status vv_block_cache_read(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
                               vv_error *err) VV_CHECKED;
 
 typedef struct vv_block_cache_stats {
-    uint64_t bytes;
+    uint64_t bytes;        /* of all blocks: cached, pinned, on their way */
+    uint64_t memory_bytes; /* the same, and the cache's own tables */
     uint64_t hits;
     uint64_t misses;
 } vv_block_cache_stats;

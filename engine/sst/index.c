@@ -79,8 +79,8 @@ uint64_t vv_sst_index_block_bytes(const vv_sst_index_head *h, size_t slots_bytes
 
 void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots, uint64_t index_offset,
                          uint8_t *at) {
-    at[0] = VV_SST_INDEX_SPARSE;
-    at[1] = VV_SST_COMPRESSION_NONE;
+    at[0] = VV_INDEX_SPARSE;
+    at[1] = VV_COMPRESSION_NONE;
     at[2] = VV_SST_FORMAT_VERSION;
     at[3] = 0;
     vv_put_be32(at + 4, h->block_bytes);
@@ -128,8 +128,8 @@ static vv_status decode_head(vv_reader *r, vv_sst_index_head *h) {
     h->first_key = vv_read_bytes(r, first_key_bytes);
     if (r->bad || first_key_bytes == 0)
         return bad_layout();
-    if (type != VV_SST_INDEX_SPARSE || compression != VV_SST_COMPRESSION_NONE ||
-        version != VV_SST_FORMAT_VERSION || flags != 0 || reserved != 0 || reserved_2 != 0 || reserved_4 != 0)
+    if (type != VV_INDEX_SPARSE || compression != VV_COMPRESSION_NONE || version != VV_SST_FORMAT_VERSION ||
+        flags != 0 || reserved != 0 || reserved_2 != 0 || reserved_4 != 0)
         return newer();
     if (!vv_is_power_of_two(h->block_bytes) || h->block_bytes < VV_SST_BLOCK_BYTES_MIN ||
         h->block_bytes > VV_SST_BLOCK_BYTES_MAX || h->min_lsn > h->max_lsn ||

@@ -37,7 +37,9 @@ typedef struct scan {
     uint64_t first;        /* the first chunk that is still needed */
     uint64_t end;          /* the first that was not asked for yet */
     vv_sst_buffer joined;
-    const void *block; /* verified; in a slot or in joined */
+    vv_sst_buffer unpacked;
+    vv_sst_unpacker unpacker;
+    const void *block; /* ready; in a slot, in joined or in unpacked */
     uint64_t block_index;
     uint32_t entry_index;
     scan_slot slots[SLOT_COUNT];
@@ -141,6 +143,20 @@ static bool join(scan *s, vv_block_handle h) {
     return true;
 }
 
+/* Verify what was read from h, and unpack it if need be. */
+static vv_status make_ready(scan *s, vv_block_handle h, const void *bytes) {
+    uint32_t image_bytes;
+    VV_TRY(vv_sst_block_verify(s->reader, h, bytes, &image_bytes));
+    s->block = bytes;
+    if (image_bytes == 0)
+        return VV_STATUS_OK;
+    s->unpacked.bytes = 0;
+    void *image = vv_sst_buffer_extend(&s->unpacked, image_bytes);
+    s->block = image;
+    return image ? vv_sst_block_unpack(&s->unpacker, bytes, image)
+                 : vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+}
+
 /* Make block `index` the current one; false: there is none, or it can't be had, which status then says. */
 static bool load(scan *s, uint64_t index) {
     if (index >= s->reader->index.head.block_count || !vv_ok(s->base.status))
@@ -157,8 +173,7 @@ static bool load(scan *s, uint64_t index) {
             return false;
         bytes = s->joined.data;
     }
-    s->base.status = vv_sst_block_verify(s->reader, h, bytes);
-    s->block = bytes;
+    s->base.status = make_ready(s, h, bytes);
     s->block_index = index;
     return vv_ok(s->base.status);
 }
@@ -187,6 +202,8 @@ static void scan_destroy(vv_iter *base) {
     if (!wait_for_all(s))
         return; /* the kernel may still write into the buffers: they are lost with the queue */
     vv_sst_buffer_deinit(&s->joined);
+    vv_sst_buffer_deinit(&s->unpacked);
+    vv_sst_unpacker_deinit(&s->unpacker);
     vv_free(s->buffers);
     vv_free(s);
 }

@@ -19,6 +19,19 @@
 #define VV_SST_BLOCK_BYTES_MIN 4096
 #define VV_SST_BLOCK_BYTES_MAX 65536
 
+/* COMPRESSION, of data blocks. The values are those on disk. */
+typedef enum vv_compression {
+    VV_COMPRESSION_NONE = 0,
+    VV_COMPRESSION_LZ4 = 1,
+    VV_COMPRESSION_ZSTD = 2,
+} vv_compression;
+
+/* INDEX_TYPE. The values are those on disk. */
+typedef enum vv_index_type {
+    VV_INDEX_SPARSE = 0, /* a key a block */
+    VV_INDEX_DENSE = 1,  /* a key an entry */
+} vv_index_type;
+
 /* ---- writer ---- */
 
 typedef struct vv_sst_writer vv_sst_writer;
@@ -29,6 +42,7 @@ typedef struct vv_sst_writer_options {
     const char *path;
     uint32_t block_bytes;  /* BLOCK_SIZE */
     double filter_fp_rate; /* BLOOM_FILTER_FALSE_POSITIVE_RATE; 0: no filter */
+    vv_compression compression;
 } vv_sst_writer_options;
 
 /* What the manifest keeps of a finished table. */
@@ -101,16 +115,21 @@ vv_block_handle vv_sst_reader_block(const vv_sst_reader *r, uint64_t index);
 
 /* ---- the bytes of one block ---- */
 
-/* Check a block as read from `h`: checksum, bound to file and offset, and layout, so that search may trust
- * it. */
-vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const void *bytes) VV_CHECKED;
-
-/* The first entry at or behind (key, lsn) in a verified block; borrowed from it. False: none in this block.
+/*
+ * A block as stored, perhaps compressed, becomes a ready one, which the functions below read: the cache and
+ * the cursors do that, and hand out ready blocks only.
  */
+
+/* Check a block as read from `h`: checksum, bound to file and offset, and layout, so that search may trust
+ * it. *image_bytes_out 0: it is ready as it is; else it is compressed, and the ready block takes so many. */
+vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const void *bytes,
+                              uint32_t *image_bytes_out) VV_CHECKED;
+
+/* The first entry at or behind (key, lsn) in a ready block; borrowed from it. False: none in this block. */
 bool vv_sst_block_seek(const void *bytes, vv_slice key, uint64_t lsn, vv_entry *out);
 
 uint32_t vv_sst_block_count(const void *bytes);
-/* The index-th entry of a verified block. */
+/* The index-th entry of a ready block. */
 void vv_sst_block_entry(const void *bytes, uint32_t index, vv_entry *out);
 
 #endif

@@ -21,9 +21,7 @@
 #define VV_SST_FILTER_HEAD_BYTES 16
 #define VV_SST_CHECKSUM_BYTES    8
 
-#define VV_SST_COMPRESSION_NONE 0
-#define VV_SST_INDEX_SPARSE     0
-#define VV_SST_FILTER_BLOCKED   1
+#define VV_SST_FILTER_BLOCKED 1
 
 /* The seed of the checksum of what stands at `offset` of table `table_id`: a block that was written for
  * another place or another table does not pass. */
@@ -45,24 +43,66 @@ void *vv_sst_buffer_extend(vv_sst_buffer *b, size_t bytes) VV_CHECKED;
 bool vv_sst_buffer_append(vv_sst_buffer *b, const void *data, size_t bytes) VV_CHECKED;
 void vv_sst_buffer_deinit(vv_sst_buffer *b);
 
+/* ---- compression (codec.c) ---- */
+
+/* Packs blocks for one writer. */
+typedef struct vv_sst_packer {
+    vv_compression compression;
+    vv_sst_buffer packed;
+    void *zstd; /* its context, made when first needed */
+} vv_sst_packer;
+
+/* Pack into p->packed. *packed_out: the bytes there; 0 if the data is too long to be packed, or the packer
+ * packs nothing. NO_MEMORY. */
+vv_status vv_sst_pack(vv_sst_packer *p, const void *data, size_t bytes, size_t *packed_out) VV_CHECKED;
+void vv_sst_packer_deinit(vv_sst_packer *p);
+
+/* Shared by any number of threads. All zeros to begin with. */
+typedef struct vv_sst_unpacker {
+    _Atomic(void *) zstd; /* a context that nobody uses now, or NULL */
+} vv_sst_unpacker;
+
+/* False: no honest writer makes raw_bytes out of so few. To be asked before memory is allocated for them. */
+bool vv_sst_raw_bytes_plausible(uint8_t compression, uint32_t stored_bytes, uint32_t raw_bytes);
+/* Never reads beyond `stored` nor writes beyond raw_bytes. CORRUPTION unless it is exactly as long. */
+vv_status vv_sst_unpack(vv_sst_unpacker *u, uint8_t compression, vv_slice stored, void *raw,
+                        size_t raw_bytes) VV_CHECKED;
+uint64_t vv_sst_unpacker_memory_bytes(vv_sst_unpacker *u);
+/* Nobody uses it any more. */
+void vv_sst_unpacker_deinit(vv_sst_unpacker *u);
+
 /* ---- one data block (block_builder.c, block.c) ---- */
 
 typedef struct vv_sst_block_builder {
-    vv_sst_buffer block;   /* head and entries */
-    vv_sst_buffer offsets; /* the offset table to be */
+    uint32_t block_bytes;
     uint32_t count;
+    vv_sst_buffer entries;
+    vv_sst_buffer offsets; /* of each entry, as on disk */
+    vv_sst_buffer sealed;  /* the block that was sealed last */
+    vv_sst_packer packer;
+    double ratio; /* packed to raw bytes, of the last blocks */
+    uint32_t sealed_count;
 } vv_sst_block_builder;
 
-/* What the block takes on disk before padding, with one more entry e (e NULL: as it is). */
+void vv_sst_block_builder_init(vv_sst_block_builder *b, uint32_t block_bytes, vv_compression compression);
+/* What a block of all entries takes uncompressed, with one more entry e (e NULL: as it is). */
 uint64_t vv_sst_block_builder_bytes(const vv_sst_block_builder *b, const vv_entry *e);
+/* The most of those bytes that are worth collecting before a block is sealed. */
+uint64_t vv_sst_block_builder_goal(const vv_sst_block_builder *b);
 vv_status vv_sst_block_builder_add(vv_sst_block_builder *b, const vv_entry *e) VV_CHECKED;
-/* Complete the block, padded to a multiple of block_bytes; borrowed until the next call. NO_MEMORY. */
-vv_status vv_sst_block_builder_finish(vv_sst_block_builder *b, uint32_t block_bytes, uint64_t seed,
-                                      vv_slice *out) VV_CHECKED;
-void vv_sst_block_builder_reset(vv_sst_block_builder *b);
+/* Key and LSN of the i-th entry; borrowed until the next add or drop. */
+void vv_sst_block_builder_key(const vv_sst_block_builder *b, uint32_t i, vv_slice *key, uint64_t *lsn);
+/* Make a block of the first *count_out entries, at least one, padded to a multiple of block_bytes; borrowed
+ * until the next seal. The entries stay until they are dropped. NO_MEMORY. */
+vv_status vv_sst_block_builder_seal(vv_sst_block_builder *b, uint64_t seed, vv_slice *out,
+                                    uint32_t *count_out) VV_CHECKED;
+/* Forget the first `count` entries. */
+void vv_sst_block_builder_drop(vv_sst_block_builder *b, uint32_t count);
 void vv_sst_block_builder_deinit(vv_sst_block_builder *b);
 
-vv_status vv_sst_block_check(const void *bytes, uint32_t size, uint64_t seed) VV_CHECKED;
+/* Make a ready block of a verified one that is packed: image has the bytes that vv_sst_block_verify() said.
+ * CORRUPTION, UNSUPPORTED, NO_MEMORY. */
+vv_status vv_sst_block_unpack(vv_sst_unpacker *u, const void *stored, void *image) VV_CHECKED;
 /* The index of the first entry at or behind (key, lsn); the count if there is none. */
 uint32_t vv_sst_block_lower_bound(const void *bytes, vv_slice key, uint64_t lsn);
 

@@ -1,10 +1,10 @@
 /*
  * writer.c - makes a table: blocks as they fill up, then index, filter and footer.
  *
- * Entries gather in one block; a full block goes to the sink and leaves its last key in the index. Key hashes
- * are kept until the end, since the filter's size follows from their number. The index block comes before
- * the filter and the footer in the file but holds their checksums, so all three are made first and then
- * written.
+ * Entries gather in the block builder; a full block goes to the sink and leaves its last key in the index.
+ * Key hashes are kept until the end, since the filter's size follows from their number. The index block comes
+ * before the filter and the footer in the file but holds their checksums, so all three are made first and
+ * then written.
  */
 #include "base/alloc.h"
 #include "base/checksum.h"
@@ -54,6 +54,7 @@ vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **o
         goto fail;
     }
     w->options.path = w->path;
+    vv_sst_block_builder_init(&w->block, o->block_bytes, o->compression);
     w->head.block_bytes = o->block_bytes;
     w->head.table_id = make_table_id(o->path);
     w->head.created_unix_ms = vv_clock_unix_ms();
@@ -101,28 +102,27 @@ static vv_slice buffer_slice(const vv_sst_buffer *b) {
     return vv_slice_make(b->data, b->bytes);
 }
 
+/* Write a block of the first entries collected, all of them or what fits. */
 static vv_status end_block(vv_sst_writer *w) {
     uint64_t offset = w->head.data_bytes;
     vv_slice block;
-    VV_TRY(vv_sst_block_builder_finish(&w->block, w->options.block_bytes,
-                                       vv_sst_seed(w->head.table_id, offset), &block));
-    vv_sst_index_slot slot = {
-        .handle = {.offset = offset, .bytes = (uint32_t)block.bytes},
-        .last_key = buffer_slice(&w->last_key),
-        .last_lsn = w->last_lsn,
-    };
+    uint32_t count;
+    VV_TRY(vv_sst_block_builder_seal(&w->block, vv_sst_seed(w->head.table_id, offset), &block, &count));
+    vv_sst_index_slot slot = {.handle = {.offset = offset, .bytes = (uint32_t)block.bytes}};
+    vv_sst_block_builder_key(&w->block, count - 1, &slot.last_key, &slot.last_lsn);
     VV_TRY(vv_sst_index_slot_append(&w->slots, &slot));
     VV_TRY(vv_sst_sink_append(&w->sink, block.data, block.bytes));
     w->head.data_bytes += block.bytes;
     w->head.block_count++;
-    vv_sst_block_builder_reset(&w->block);
+    vv_sst_block_builder_drop(&w->block, count);
     return VV_STATUS_OK;
 }
 
 static vv_status add(vv_sst_writer *w, const vv_entry *e) {
     bool first = w->head.item_count == 0;
     bool same_key = !first && vv_slice_equal(buffer_slice(&w->last_key), e->key);
-    if (w->block.count > 0 && vv_sst_block_builder_bytes(&w->block, e) > w->options.block_bytes)
+    while (w->block.count > 0 &&
+           vv_sst_block_builder_bytes(&w->block, e) > vv_sst_block_builder_goal(&w->block))
         VV_TRY(end_block(w));
     VV_TRY(vv_sst_block_builder_add(&w->block, e));
     if (first && !vv_sst_buffer_append(&w->first_key, e->key.data, e->key.bytes))
@@ -203,7 +203,8 @@ out:
 
 static vv_status finish(vv_sst_writer *w) {
     VV_TRY(w->status);
-    VV_TRY(end_block(w));
+    while (w->block.count > 0)
+        VV_TRY(end_block(w));
     vv_sst_buffer tail = {0};
     vv_status st = build_tail(w, &tail);
     if (vv_ok(st))

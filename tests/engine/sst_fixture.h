@@ -14,10 +14,13 @@
 typedef struct fixture {
     vv_io_backend *backend;
     vv_io_queue *queue;
+    vv_compression compression; /* of the tables that are written */
+    vv_index_type index_type;
 } fixture;
 
 /* False: this machine has no such backend. */
 static inline bool fixture_make_on(vv_io_choice choice, fixture *f) {
+    *f = (fixture){0};
     vv_error err = {{0}};
     vv_status st = vv_io_backend_create(choice, NULL, &f->backend, &err);
     if (vv_is(st, VV_UNSUPPORTED))
@@ -94,7 +97,8 @@ static inline vv_sst_summary table_write(fixture *f, const char *path, const mod
                                .backend = f->backend,
                                .path = path,
                                .block_bytes = block_bytes,
-                               .filter_fp_rate = fp_rate};
+                               .filter_fp_rate = fp_rate,
+                               .compression = f->compression};
     vv_sst_writer *w;
     vv_error err = {{0}};
     vv_status st = vv_sst_writer_create(&o, &w, &err);

@@ -111,10 +111,15 @@ static void round_trip_on(fixture *f, const generator *g) {
 
 static void round_trip(const generator *g) {
     static const vv_io_choice choices[] = {VV_IO_CHOICE_POSIX, VV_IO_CHOICE_URING};
-    for (size_t i = 0; i < VV_ARRAY_COUNT(choices); i++) {
+    static const vv_compression compressions[] = {VV_COMPRESSION_NONE, VV_COMPRESSION_LZ4,
+                                                  VV_COMPRESSION_ZSTD};
+    for (size_t i = 0; i < 6; i++) {
         fixture f;
-        if (fixture_make_on(choices[i], &f))
-            round_trip_on(&f, g);
+        if (!fixture_make_on(choices[i % 2], &f))
+            continue;
+        f.compression = compressions[i / 2];
+        f.index_type = i % 2 ? VV_INDEX_DENSE : VV_INDEX_SPARSE;
+        round_trip_on(&f, g);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "base/checksum.h"
 #include "base/codec.h"
 #include "engine/sst/block_cache.h"
+#include "engine/sst/sst_impl.h"
 #include "tests/engine/sst_fixture.h"
 
 enum { FOOTER_BYTES = 56 };
@@ -41,15 +42,21 @@ typedef struct table {
 } table;
 
 /* In memory where that is possible: thousands of files are written and read back past the page cache. */
-static table table_make(const generator *g) {
+static table table_make_as(const generator *g, vv_compression compression, vv_index_type index_type) {
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 1);
     table t = {.f = fixture_make(), .m = model_make(g), .path = vv_tempdir_path("t.sst")};
+    t.f.compression = compression;
+    t.f.index_type = index_type;
     vv_sst_summary s = table_write(&t.f, t.path, &t.m, g->block_bytes, g->fp_rate);
     t.bytes = file_read_all(t.path, &t.count);
     cr_assert_eq(s.file_bytes, t.count);
     vv_sst_summary_deinit(&s);
     return t;
+}
+
+static table table_make(const generator *g) {
+    return table_make_as(g, VV_COMPRESSION_NONE, VV_INDEX_SPARSE);
 }
 
 static void table_free(table *t) {
@@ -120,8 +127,8 @@ Test(sst_damage, the_footer_is_what_the_contract_says) {
     table_free(&t);
 }
 
-Test(sst_damage, every_flipped_byte_is_found, .timeout = 120) {
-    table t = table_make(&small);
+static void check_every_flip(const generator *g, vv_compression compression, vv_index_type index_type) {
+    table t = table_make_as(g, compression, index_type);
     cr_assert(reads_right(&t));
     for (size_t i = 0; i < t.count; i++) {
         uint8_t before = t.bytes[i];
@@ -131,6 +138,15 @@ Test(sst_damage, every_flipped_byte_is_found, .timeout = 120) {
         cr_assert_not(reads_right(&t), "byte %zu of %zu is not covered", i, t.count);
     }
     table_free(&t);
+}
+
+Test(sst_damage, every_flipped_byte_is_found, .timeout = 120) {
+    check_every_flip(&small, VV_COMPRESSION_NONE, VV_INDEX_SPARSE);
+}
+
+Test(sst_damage, every_flipped_byte_of_a_compressed_table_is_found, .timeout = 120) {
+    check_every_flip(&small, VV_COMPRESSION_LZ4, VV_INDEX_SPARSE);
+    check_every_flip(&small, VV_COMPRESSION_ZSTD, VV_INDEX_DENSE);
 }
 
 Test(sst_damage, every_truncation_is_found, .timeout = 120) {
@@ -264,42 +280,80 @@ static void reseal(uint8_t *block, uint32_t bytes, uint64_t table_id, uint64_t o
     vv_put_be64(block, vv_checksum(block + 8, bytes - 8, seed));
 }
 
-Test(sst_damage, impossible_blocks_are_refused_whatever_their_checksum) {
-    table t = table_make(&small);
+/* Verify, and unpack into `image` if need be; *out: the ready block. */
+static vv_status make_ready(const vv_sst_reader *r, vv_block_handle h, const uint8_t *stored, uint8_t **image,
+                            const uint8_t **out, uint64_t *end) {
+    vv_sst_unpacker u = {0};
+    uint32_t image_bytes;
+    VV_TRY(vv_sst_block_verify(r, h, stored, &image_bytes));
+    *out = stored;
+    *end = h.bytes;
+    if (image_bytes == 0)
+        return VV_STATUS_OK;
+    *image = realloc(*image, image_bytes); /* exactly: a sanitizer sees what goes beyond */
+    *out = *image;
+    *end = image_bytes;
+    vv_status st = vv_sst_block_unpack(&u, stored, *image);
+    vv_sst_unpacker_deinit(&u);
+    return st;
+}
+
+static void check_impossible_blocks(vv_compression compression) {
+    table t = table_make_as(&small, compression, VV_INDEX_SPARSE);
     uint64_t seed = vv_test_seed();
     vv_sst_reader *r = table_open(&t.f, t.path, 1);
     footer f = parse_footer(t.bytes, t.count);
     uint64_t table_id = vv_get_be64(t.bytes + f.index_offset + 8);
     vv_block_handle h = vv_sst_reader_block(r, 0);
-    uint8_t block[4096];
-    memcpy(block, t.bytes, sizeof block);
-    cr_assert(vv_ok(vv_sst_block_verify(r, h, block)));
-    uint64_t refused = 0;
+    uint8_t *block = malloc(4096), *image = NULL;
+    const uint8_t *ready;
+    uint64_t end;
+    memcpy(block, t.bytes, 4096);
+    cr_assert_eq(block[20], compression);
+    cr_assert(vv_ok(make_ready(r, h, block, &image, &ready, &end)));
+    uint64_t stored = vv_get_be32(block + 8), refused = 0;
     for (int n = 0; n < 20000; n++) {
-        memcpy(block, t.bytes, sizeof block);
+        memcpy(block, t.bytes, 4096);
         for (uint64_t left = 1 + vv_test_random(&seed) % 4; left > 0; left--)
-            block[8 + vv_test_random(&seed) % (n % 2 ? 60 : 4088)] = (uint8_t)vv_test_random(&seed);
-        reseal(block, sizeof block, table_id, 0);
-        if (!vv_ok(vv_sst_block_verify(r, h, block))) {
+            block[8 + vv_test_random(&seed) % (n % 2 ? 60 : stored)] = (uint8_t)vv_test_random(&seed);
+        reseal(block, 4096, table_id, 0);
+        if (vv_get_be32(block + 12) > 1 << 20)
+            continue; /* a plausible size or not: too large for a test */
+        vv_status st = make_ready(r, h, block, &image, &ready, &end);
+        if (!vv_ok(st)) {
+            cr_assert(is_refusal(st));
             refused++;
             continue;
         }
         /* Accepted: then every access stays inside the block. */
-        for (uint32_t i = 0; i < vv_sst_block_count(block); i++) {
+        for (uint32_t i = 0; i < vv_sst_block_count(ready); i++) {
             vv_entry e;
-            vv_sst_block_entry(block, i, &e);
-            const uint8_t *end = (const uint8_t *)e.value.data + e.value.bytes;
-            cr_assert(end <= block + sizeof block);
-            cr_assert(vv_sst_block_seek(block, e.key, e.lsn, &e));
+            vv_sst_block_entry(ready, i, &e);
+            cr_assert((const uint8_t *)e.value.data + e.value.bytes <= ready + end);
+            cr_assert(vv_sst_block_seek(ready, e.key, e.lsn, &e));
         }
     }
     cr_assert_gt(refused, 100);
-    memcpy(block, t.bytes, sizeof block);
+    memcpy(block, t.bytes, 4096);
     block[20] = 9; /* a compression of the future */
-    reseal(block, sizeof block, table_id, 0);
-    cr_assert(vv_is(vv_sst_block_verify(r, h, block), VV_UNSUPPORTED));
+    reseal(block, 4096, table_id, 0);
+    cr_assert(vv_is(make_ready(r, h, block, &image, &ready, &end), VV_UNSUPPORTED));
+    if (compression != VV_COMPRESSION_NONE) {
+        memcpy(block, t.bytes, 4096);
+        vv_put_be32(block + 12, UINT32_MAX); /* nobody allocates this */
+        reseal(block, 4096, table_id, 0);
+        cr_assert(vv_is(make_ready(r, h, block, &image, &ready, &end), VV_CORRUPTION));
+    }
+    free(image);
+    free(block);
     vv_sst_reader_close(r);
     table_free(&t);
+}
+
+Test(sst_damage, impossible_blocks_are_refused_whatever_their_checksum) {
+    check_impossible_blocks(VV_COMPRESSION_NONE);
+    check_impossible_blocks(VV_COMPRESSION_LZ4);
+    check_impossible_blocks(VV_COMPRESSION_ZSTD);
 }
 
 Test(sst_damage, impossible_indexes_are_refused_whatever_their_checksum) {
