@@ -67,7 +67,7 @@ static bool next_table(vv_get *g) {
 /* Filter and index say which block to want; false: the key is not in this table. */
 static bool choose_block(vv_get *g) {
     return vv_sst_reader_may_contain(g->reader, g->key_hash) &&
-           vv_sst_reader_find(g->reader, g->key, g->lsn, &g->block_handle);
+           vv_sst_reader_find_key(g->reader, g->key, g->lsn, &g->block_handle);
 }
 
 static void next_run(vv_get *g) {
@@ -107,8 +107,7 @@ vv_get_want vv_get_step(vv_get *g) {
                 return VV_GET_WANTS_BLOCK;
             break;
         case VV_GET_AT_BLOCK:
-            if (vv_sst_block_seek(g->block->data, g->key, g->lsn, &g->entry) &&
-                vv_slice_equal(g->entry.key, g->key)) {
+            if (vv_sst_block_seek_key(g->block_handle, g->block->data, g->key, g->lsn, &g->entry)) {
                 release_reader(g);
                 return finish_found(g);
             }

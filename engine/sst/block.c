@@ -65,6 +65,16 @@ bool vv_sst_block_seek(const void *bytes, vv_slice key, uint64_t lsn, vv_entry *
     return true;
 }
 
+bool vv_sst_block_seek_key(vv_block_handle h, const void *bytes, vv_slice key, uint64_t lsn, vv_entry *out) {
+    /* Whatever the position says, the entry there must be the one: else the search decides. */
+    if (h.position < vv_sst_block_count(bytes)) {
+        entry_at(bytes, offset_table(bytes), h.position, out);
+        if (vv_slice_equal(out->key, key) && out->lsn <= lsn)
+            return true;
+    }
+    return vv_sst_block_seek(bytes, key, lsn, out) && vv_slice_equal(out->key, key);
+}
+
 /* The entries lie one behind the other in order, each is where the offset table says, and the last one ends
  * where the table begins. */
 static vv_status check_entries(const uint8_t *payload, uint32_t raw_bytes, uint32_t count) {

@@ -1,10 +1,12 @@
 /*
  * index.c - the index block: what a table is, and which block holds which keys.
  *
- * A sparse index: per data block its place and its last internal key. In memory the block is kept as it is on
- * disk, beside two arrays: where each slot is, and eight bytes of each last key as an integer, taken behind
- * the bytes that all keys of the table share. The search runs over those integers and reads keys only where
- * they are equal.
+ * A sparse index has for each data block its place and its last internal key; a dense one has the internal
+ * keys of all entries besides. With it a get for a key that isn't there reads nothing, and one that finds its
+ * key touches no other entry; it takes the bytes of all keys, in the file and in memory. In memory the block
+ * is kept as it is on disk, beside two arrays: where each slot is, and eight bytes of each last key as an
+ * integer, taken behind the bytes that all keys of the table share. The search runs over those integers and
+ * reads keys only where they are equal.
  */
 #include "base/alloc.h"
 #include "base/checksum.h"
@@ -73,13 +75,40 @@ vv_status vv_sst_index_slot_append(vv_sst_buffer *slots, const vv_sst_index_slot
     return VV_STATUS_OK;
 }
 
-uint64_t vv_sst_index_block_bytes(const vv_sst_index_head *h, size_t slots_bytes) {
-    return VV_SST_INDEX_HEAD_BYTES + (uint64_t)h->first_key.bytes + slots_bytes + VV_SST_CHECKSUM_BYTES;
+vv_status vv_sst_index_keys_append(vv_sst_buffer *keys, const vv_sst_block_builder *b, uint32_t count) {
+    uint8_t *at = vv_sst_buffer_extend(keys, sizeof count);
+    if (!at)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    vv_put_be32(at, count);
+    for (uint32_t i = 0; i < count; i++) {
+        vv_slice key;
+        uint64_t lsn;
+        vv_sst_block_builder_key(b, i, &key, &lsn);
+        at = vv_sst_buffer_extend(keys, VV_SST_INDEX_KEY_BYTES + key.bytes);
+        if (!at)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        vv_put_be64(at, lsn);
+        vv_put_be16(at + 8, (uint16_t)key.bytes);
+        memcpy(at + VV_SST_INDEX_KEY_BYTES, key.data, key.bytes);
+    }
+    return VV_STATUS_OK;
 }
 
-void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots, uint64_t index_offset,
-                         uint8_t *at) {
-    at[0] = VV_INDEX_SPARSE;
+uint64_t vv_sst_index_block_bytes(const vv_sst_index_head *h, const vv_sst_buffer *slots,
+                                  const vv_sst_buffer *keys) {
+    return VV_SST_INDEX_HEAD_BYTES + (uint64_t)h->first_key.bytes + slots->bytes + keys->bytes +
+           VV_SST_CHECKSUM_BYTES;
+}
+
+static uint8_t *put_buffer(uint8_t *to, const vv_sst_buffer *b) {
+    if (b->bytes)
+        memcpy(to, b->data, b->bytes);
+    return to + b->bytes;
+}
+
+void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots, const vv_sst_buffer *keys,
+                         uint64_t index_offset, uint8_t *at) {
+    at[0] = (uint8_t)h->type;
     at[1] = VV_COMPRESSION_NONE;
     at[2] = VV_SST_FORMAT_VERSION;
     at[3] = 0;
@@ -99,8 +128,8 @@ void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots,
     uint8_t *to = at + VV_SST_INDEX_HEAD_BYTES;
     memcpy(to, h->first_key.data, h->first_key.bytes);
     to += h->first_key.bytes;
-    memcpy(to, slots->data, slots->bytes);
-    to += slots->bytes;
+    to = put_buffer(to, slots);
+    to = put_buffer(to, keys);
     vv_put_be64(to, vv_checksum(at, (size_t)(to - at), vv_sst_seed(h->table_id, index_offset)));
 }
 
@@ -128,9 +157,10 @@ static vv_status decode_head(vv_reader *r, vv_sst_index_head *h) {
     h->first_key = vv_read_bytes(r, first_key_bytes);
     if (r->bad || first_key_bytes == 0)
         return bad_layout();
-    if (type != VV_INDEX_SPARSE || compression != VV_COMPRESSION_NONE || version != VV_SST_FORMAT_VERSION ||
+    if (type > VV_INDEX_DENSE || compression != VV_COMPRESSION_NONE || version != VV_SST_FORMAT_VERSION ||
         flags != 0 || reserved != 0 || reserved_2 != 0 || reserved_4 != 0)
         return newer();
+    h->type = type;
     if (!vv_is_power_of_two(h->block_bytes) || h->block_bytes < VV_SST_BLOCK_BYTES_MIN ||
         h->block_bytes > VV_SST_BLOCK_BYTES_MAX || h->min_lsn > h->max_lsn ||
         h->block_count > r->left_bytes / VV_SST_INDEX_SLOT_BYTES || h->block_count == 0 ||
@@ -142,6 +172,7 @@ static vv_status decode_head(vv_reader *r, vv_sst_index_head *h) {
 static void decode_slot(vv_reader *r, vv_sst_index_slot *s) {
     s->handle.offset = vv_read_be64(r);
     s->handle.bytes = vv_read_be32(r);
+    s->handle.position = VV_SST_POSITION_UNKNOWN;
     s->last_lsn = vv_read_be64(r);
     uint16_t key_bytes = vv_read_be16(r);
     s->last_key = vv_read_bytes(r, key_bytes);
@@ -173,9 +204,57 @@ static vv_status decode_slots(vv_sst_index *x, vv_reader *r) {
         offset += s.handle.bytes;
         before = s;
     }
-    if (r->left_bytes != 0 || offset != x->head.data_bytes)
+    return offset == x->head.data_bytes ? VV_STATUS_OK : bad_layout();
+}
+
+typedef struct index_key {
+    vv_slice key;
+    uint64_t lsn;
+} index_key;
+
+static void decode_key(vv_reader *r, index_key *k) {
+    k->lsn = vv_read_be64(r);
+    uint16_t key_bytes = vv_read_be16(r);
+    k->key = vv_read_bytes(r, key_bytes);
+    if (key_bytes == 0)
+        r->bad = true;
+}
+
+/* Keys ascend over all blocks, and each block's end with the one that its slot says. */
+static vv_status decode_keys(vv_sst_index *x, vv_reader *r) {
+    index_key before = {.key = x->head.first_key, .lsn = VV_LSN_MAX};
+    uint64_t done = 0;
+    for (uint64_t i = 0; i < x->head.block_count; i++) {
+        uint32_t count = vv_read_be32(r);
+        if (count == 0 || count > x->head.item_count - done)
+            return bad_layout();
+        x->keys[i] = (vv_sst_index_keys){.at = (uint64_t)(r->at - x->bytes), .first = done, .count = count};
+        for (uint32_t n = 0; n < count; n++) {
+            uint64_t at = (uint64_t)(r->at - x->bytes) - x->keys[i].at;
+            index_key k;
+            decode_key(r, &k);
+            if (r->bad || at > UINT32_MAX || vv_entry_compare(before.key, before.lsn, k.key, k.lsn) >= 0)
+                return bad_layout();
+            x->keys_at[done++] = (uint32_t)at;
+            before = k;
+        }
+        vv_sst_index_slot s = slot_at(x, i);
+        if (s.last_lsn != before.lsn || !vv_slice_equal(s.last_key, before.key))
+            return bad_layout();
+    }
+    return done == x->head.item_count ? VV_STATUS_OK : bad_layout();
+}
+
+static vv_status open_keys(vv_sst_index *x, vv_reader *r) {
+    if (x->head.type != VV_INDEX_DENSE)
+        return VV_STATUS_OK;
+    if (x->head.item_count > r->left_bytes / VV_SST_INDEX_KEY_BYTES)
         return bad_layout();
-    return VV_STATUS_OK;
+    x->keys = vv_alloc(x->head.block_count * sizeof *x->keys);
+    x->keys_at = x->keys ? vv_alloc(x->head.item_count * sizeof *x->keys_at) : NULL;
+    if (!x->keys_at)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    return decode_keys(x, r);
 }
 
 /* The 8 bytes behind the shared ones as an integer, padded with zeros. */
@@ -224,9 +303,11 @@ vv_status vv_sst_index_open(vv_sst_index *x, vv_slice block, uint64_t index_offs
     if (!x->prefixes)
         goto fail;
     st = decode_slots(x, &r);
+    if (vv_ok(st))
+        st = open_keys(x, &r);
     if (!vv_ok(st))
         goto fail;
-    if (x->head.data_bytes != index_offset) {
+    if (r.left_bytes != 0 || x->head.data_bytes != index_offset) {
         st = bad_layout();
         goto fail;
     }
@@ -239,6 +320,8 @@ fail:
 }
 
 void vv_sst_index_close(vv_sst_index *x) {
+    vv_free(x->keys_at);
+    vv_free(x->keys);
     vv_free(x->prefixes);
     vv_free(x->slots_at);
     vv_free(x->bytes);
@@ -270,11 +353,35 @@ uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn) {
     return low;
 }
 
+bool vv_sst_index_find_position(const vv_sst_index *x, uint64_t i, vv_slice key, uint64_t lsn,
+                                uint32_t *position_out) {
+    const vv_sst_index_keys *keys = &x->keys[i];
+    const uint32_t *keys_at = x->keys_at + keys->first;
+    uint32_t low = 0, high = keys->count - 1; /* the last one is at or behind what is looked for */
+    index_key k;
+    for (;;) {
+        uint32_t mid = low + (high - low) / 2;
+        uint64_t at = keys->at + keys_at[mid];
+        vv_reader r = vv_reader_make(vv_slice_make(x->bytes + at, x->bytes_count - at));
+        decode_key(&r, &k);
+        if (low == high)
+            break;
+        if (vv_entry_compare(k.key, k.lsn, key, lsn) < 0)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    *position_out = low;
+    return vv_slice_equal(k.key, key);
+}
+
 vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i) {
     VV_ASSERT(i < x->head.block_count);
     return slot_at(x, i).handle;
 }
 
 uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x) {
-    return x->bytes_count + x->head.block_count * (sizeof *x->slots_at + sizeof *x->prefixes);
+    return vv_alloc_usable_bytes(x->bytes) + vv_alloc_usable_bytes(x->slots_at) +
+           vv_alloc_usable_bytes(x->prefixes) + vv_alloc_usable_bytes(x->keys) +
+           vv_alloc_usable_bytes(x->keys_at);
 }

@@ -158,8 +158,8 @@ uint64_t vv_sst_reader_max_lsn(const vv_sst_reader *r) {
 }
 
 uint64_t vv_sst_reader_memory_bytes(const vv_sst_reader *r) {
-    return sizeof *r + vv_sst_index_memory_bytes(&r->index) +
-           (uint64_t)r->filter.line_count * VV_CACHE_LINE_BYTES;
+    return vv_alloc_usable_bytes((void *)(uintptr_t)r) + vv_alloc_usable_bytes(r->path) +
+           vv_sst_index_memory_bytes(&r->index) + vv_alloc_usable_bytes(r->filter.lines);
 }
 
 bool vv_sst_reader_may_contain(const vv_sst_reader *r, uint64_t key_hash) {
@@ -172,6 +172,15 @@ bool vv_sst_reader_find(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_b
         return false;
     *out = vv_sst_index_handle(&r->index, i);
     return true;
+}
+
+bool vv_sst_reader_find_key(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_block_handle *out) {
+    uint64_t i = vv_sst_index_find(&r->index, key, lsn);
+    if (i == r->index.head.block_count)
+        return false;
+    *out = vv_sst_index_handle(&r->index, i);
+    return r->index.head.type != VV_INDEX_DENSE ||
+           vv_sst_index_find_position(&r->index, i, key, lsn, &out->position);
 }
 
 uint64_t vv_sst_reader_block_count(const vv_sst_reader *r) {

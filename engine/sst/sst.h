@@ -43,6 +43,7 @@ typedef struct vv_sst_writer_options {
     uint32_t block_bytes;  /* BLOCK_SIZE */
     double filter_fp_rate; /* BLOOM_FILTER_FALSE_POSITIVE_RATE; 0: no filter */
     vv_compression compression;
+    vv_index_type index_type;
 } vv_sst_writer_options;
 
 /* What the manifest keeps of a finished table. */
@@ -84,6 +85,7 @@ typedef struct vv_sst_reader vv_sst_reader;
 typedef struct vv_block_handle {
     uint64_t offset;
     uint32_t bytes;
+    uint32_t position; /* of the entry that was looked for, if a dense index knows it; see seek_key below */
 } vv_block_handle;
 
 /*
@@ -109,6 +111,10 @@ bool vv_sst_reader_may_contain(const vv_sst_reader *r, uint64_t key_hash);
 /* The one block that would hold the first entry at or behind (key, lsn); false: there is none. */
 bool vv_sst_reader_find(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_block_handle *out);
 
+/* As find, for a get: the block that may hold the newest version of `key` at or below lsn. False: there is
+ * none in the table, which a dense index always knows. */
+bool vv_sst_reader_find_key(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_block_handle *out);
+
 uint64_t vv_sst_reader_block_count(const vv_sst_reader *r);
 /* The index-th block, 0 to block_count - 1. */
 vv_block_handle vv_sst_reader_block(const vv_sst_reader *r, uint64_t index);
@@ -127,6 +133,10 @@ vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const v
 
 /* The first entry at or behind (key, lsn) in a ready block; borrowed from it. False: none in this block. */
 bool vv_sst_block_seek(const void *bytes, vv_slice key, uint64_t lsn, vv_entry *out);
+
+/* The newest version of `key` at or below lsn in the ready block that find_key() named as h; a dense index
+ * lets it touch that one entry only. False: there is none. */
+bool vv_sst_block_seek_key(vv_block_handle h, const void *bytes, vv_slice key, uint64_t lsn, vv_entry *out);
 
 uint32_t vv_sst_block_count(const void *bytes);
 /* The index-th entry of a ready block. */

@@ -18,6 +18,7 @@
 #define VV_SST_ENTRY_HEAD_BYTES  24
 #define VV_SST_INDEX_HEAD_BYTES  96
 #define VV_SST_INDEX_SLOT_BYTES  22
+#define VV_SST_INDEX_KEY_BYTES   10
 #define VV_SST_FILTER_HEAD_BYTES 16
 #define VV_SST_CHECKSUM_BYTES    8
 
@@ -108,7 +109,11 @@ uint32_t vv_sst_block_lower_bound(const void *bytes, vv_slice key, uint64_t lsn)
 
 /* ---- index block (index.c) ---- */
 
+/* An entry's place in its block, when the index does not know it. */
+#define VV_SST_POSITION_UNKNOWN UINT32_MAX
+
 typedef struct vv_sst_index_head {
+    vv_index_type type;
     uint32_t block_bytes;
     uint64_t table_id;
     uint64_t created_unix_ms;
@@ -131,19 +136,33 @@ typedef struct vv_sst_index_slot {
 
 vv_status vv_sst_index_slot_append(vv_sst_buffer *slots, const vv_sst_index_slot *slot) VV_CHECKED;
 
-/* Bytes of an index block with these slots. */
-uint64_t vv_sst_index_block_bytes(const vv_sst_index_head *h, size_t slots_bytes);
+/* Of a dense index: the keys of the first `count` entries of b, which are a block. */
+vv_status vv_sst_index_keys_append(vv_sst_buffer *keys, const vv_sst_block_builder *b,
+                                   uint32_t count) VV_CHECKED;
+
+/* Bytes of an index block with these slots and keys. */
+uint64_t vv_sst_index_block_bytes(const vv_sst_index_head *h, const vv_sst_buffer *slots,
+                                  const vv_sst_buffer *keys);
 /* Write it to `at`, which has that many bytes; index_offset: where it will be in the file. */
-void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots, uint64_t index_offset,
-                         uint8_t *at);
+void vv_sst_index_encode(const vv_sst_index_head *h, const vv_sst_buffer *slots, const vv_sst_buffer *keys,
+                         uint64_t index_offset, uint8_t *at);
+
+/* The keys of one block in a dense index. */
+typedef struct vv_sst_index_keys {
+    uint64_t at;    /* where they begin in the index block */
+    uint64_t first; /* of the block's entries, counted over the whole table */
+    uint32_t count;
+} vv_sst_index_keys;
 
 typedef struct vv_sst_index {
     vv_sst_index_head head;
     uint8_t *bytes; /* the index block, owned; slots and keys are read from it */
     size_t bytes_count;
-    size_t shared_bytes; /* every key of the table begins with this many bytes of the first key */
-    uint64_t *prefixes;  /* of each block's last key: the 8 bytes behind the shared ones */
-    uint64_t *slots_at;  /* where each slot is in bytes */
+    size_t shared_bytes;     /* every key of the table begins with this many bytes of the first key */
+    uint64_t *prefixes;      /* of each block's last key: the 8 bytes behind the shared ones */
+    uint64_t *slots_at;      /* where each slot is in bytes */
+    vv_sst_index_keys *keys; /* of each block; NULL: sparse */
+    uint32_t *keys_at;       /* of each entry: where its key is, from the first one of its block on */
 } vv_sst_index;
 
 /* Verify an index block that stands at index_offset, and take a copy. CORRUPTION, UNSUPPORTED, NO_MEMORY. */
@@ -151,6 +170,10 @@ vv_status vv_sst_index_open(vv_sst_index *x, vv_slice block, uint64_t index_offs
 void vv_sst_index_close(vv_sst_index *x);
 /* The index of the first block whose last entry is at or behind (key, lsn); block_count: none. */
 uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn);
+/* Of a dense index: the place in block i, which find() named, of the newest version of `key` at or below lsn.
+ * False: there is none in the table. */
+bool vv_sst_index_find_position(const vv_sst_index *x, uint64_t i, vv_slice key, uint64_t lsn,
+                                uint32_t *position_out);
 vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i);
 uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x);
 

@@ -22,6 +22,7 @@ struct vv_sst_writer {
 
     vv_sst_block_builder block;
     vv_sst_buffer slots;
+    vv_sst_buffer keys;     /* of a dense index */
     vv_sst_buffer hashes;   /* uint64_t, one for each user key */
     vv_sst_buffer last_key; /* of the entry added last */
     uint64_t last_lsn;
@@ -55,6 +56,7 @@ vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **o
     }
     w->options.path = w->path;
     vv_sst_block_builder_init(&w->block, o->block_bytes, o->compression);
+    w->head.type = o->index_type;
     w->head.block_bytes = o->block_bytes;
     w->head.table_id = make_table_id(o->path);
     w->head.created_unix_ms = vv_clock_unix_ms();
@@ -89,6 +91,7 @@ void vv_sst_writer_destroy(vv_sst_writer *w) {
     vv_file_close(w->file);
     vv_sst_block_builder_deinit(&w->block);
     vv_sst_buffer_deinit(&w->slots);
+    vv_sst_buffer_deinit(&w->keys);
     vv_sst_buffer_deinit(&w->hashes);
     vv_sst_buffer_deinit(&w->last_key);
     vv_sst_buffer_deinit(&w->first_key);
@@ -111,6 +114,8 @@ static vv_status end_block(vv_sst_writer *w) {
     vv_sst_index_slot slot = {.handle = {.offset = offset, .bytes = (uint32_t)block.bytes}};
     vv_sst_block_builder_key(&w->block, count - 1, &slot.last_key, &slot.last_lsn);
     VV_TRY(vv_sst_index_slot_append(&w->slots, &slot));
+    if (w->head.type == VV_INDEX_DENSE)
+        VV_TRY(vv_sst_index_keys_append(&w->keys, &w->block, count));
     VV_TRY(vv_sst_sink_append(&w->sink, block.data, block.bytes));
     w->head.data_bytes += block.bytes;
     w->head.block_count++;
@@ -166,7 +171,7 @@ static vv_status build_tail(vv_sst_writer *w, vv_sst_buffer *tail) {
     w->head.first_key = buffer_slice(&w->first_key);
     vv_sst_footer footer = {
         .index_offset = w->head.data_bytes,
-        .index_bytes = vv_sst_index_block_bytes(&w->head, w->slots.bytes),
+        .index_bytes = vv_sst_index_block_bytes(&w->head, &w->slots, &w->keys),
         .item_count = w->head.item_count,
         .max_lsn = w->head.max_lsn,
     };
@@ -191,7 +196,7 @@ static vv_status build_tail(vv_sst_writer *w, vv_sst_buffer *tail) {
         st = no_memory();
         goto out;
     }
-    vv_sst_index_encode(&w->head, &w->slots, footer.index_offset, index_at);
+    vv_sst_index_encode(&w->head, &w->slots, &w->keys, footer.index_offset, index_at);
     if (!vv_sst_buffer_append(tail, filter.data, filter.bytes) ||
         !vv_sst_buffer_append(tail, footer_at, sizeof footer_at))
         st = no_memory();

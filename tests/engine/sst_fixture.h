@@ -98,7 +98,8 @@ static inline vv_sst_summary table_write(fixture *f, const char *path, const mod
                                .path = path,
                                .block_bytes = block_bytes,
                                .filter_fp_rate = fp_rate,
-                               .compression = f->compression};
+                               .compression = f->compression,
+                               .index_type = f->index_type};
     vv_sst_writer *w;
     vv_error err = {{0}};
     vv_status st = vv_sst_writer_create(&o, &w, &err);

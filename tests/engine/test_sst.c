@@ -7,6 +7,7 @@
 #include "base/checksum.h"
 #include "base/codec.h"
 #include "engine/sst/block_cache.h"
+#include "engine/sst/sst_impl.h"
 #include "tests/engine/sst_fixture.h"
 
 static vv_block_cache *cache_make(uint64_t bytes) {
@@ -35,6 +36,31 @@ static void check_seek_back(vv_iter *it, const model *m, vv_slice key, uint64_t 
     cr_assert_eq(it->valid, before > 1);
     if (it->valid)
         cr_assert(entry_equal(&it->entry, &m->entries[before - 2]));
+}
+
+/* A get of a key of which `wanted` is the answer; NULL: there is none. */
+static void check_find_key(vv_sst_reader *r, vv_block_cache *c, vv_slice key, uint64_t lsn,
+                           const vv_entry *wanted) {
+    vv_block_handle h;
+    vv_block *b;
+    vv_entry e;
+    bool maybe = vv_sst_reader_find_key(r, key, lsn, &h);
+    if (!wanted && (r->index.head.type == VV_INDEX_DENSE))
+        cr_assert_not(maybe);
+    if (!maybe) {
+        cr_assert_null(wanted);
+        return;
+    }
+    cr_assert(vv_ok(vv_block_cache_read(c, r, h, &b, NULL)));
+    bool found = vv_sst_block_seek_key(h, b->data, key, lsn, &e);
+    cr_assert_eq(found, wanted != NULL);
+    if (found)
+        cr_assert(entry_equal(&e, wanted));
+    if (r->index.head.type == VV_INDEX_DENSE) {
+        vv_sst_block_entry(b->data, h.position, &e);
+        cr_assert(entry_equal(&e, wanted), "the position is right");
+    }
+    vv_block_cache_release(c, b);
 }
 
 /* Point reads, whole scans both ways and seeks, all against the model. */
@@ -85,7 +111,10 @@ static void check_table(fixture *f, const char *path, const model *m, uint64_t *
         cr_assert(vv_ok(vv_block_cache_read(c, r, h, &b, NULL)));
         cr_assert(vv_sst_block_seek(b->data, want, lsn, &e));
         cr_assert(entry_equal(&e, &m->entries[at]));
+        bool there = vv_slice_equal(e.key, want);
+        cr_assert_eq(vv_sst_block_seek_key(h, b->data, want, lsn, &e), there);
         vv_block_cache_release(c, b);
+        check_find_key(r, c, want, lsn, there ? &m->entries[at] : NULL);
         cr_assert(vv_sst_reader_may_contain(r, vv_hash_key(near->key.data, near->key.bytes)));
     }
     vv_iter_destroy(it);
