@@ -8,13 +8,14 @@
 #define MIB (KIB * 1024)
 #define GIB (MIB * 1024)
 
-static const char *const memtable_types[] = {"skiplist", NULL};
+static const char *const memtable_types[] = {"hashmap", "skiplist", "btree", NULL};
 static const char *const compaction_styles[] = {"tiered", "leveled", NULL};
 static const char *const io_backends[] = {"auto", "uring", "posix", NULL};
 
-_Static_assert(VV_MEMTABLE_SKIPLIST == 0, "memtable_types is indexed by vv_memtable_type");
 _Static_assert(VV_COMPACTION_TIERED == 0 && VV_COMPACTION_LEVELED == 1,
                "compaction_styles is indexed by vv_compaction_style");
+_Static_assert(VV_MEMTABLE_HASHMAP == 0 && VV_MEMTABLE_SKIPLIST == 1 && VV_MEMTABLE_BTREE == 2,
+               "memtable_types is indexed by vv_memtable_type");
 _Static_assert(VV_IO_CHOICE_AUTO == 0 && VV_IO_CHOICE_URING == 1 && VV_IO_CHOICE_POSIX == 2,
                "io_backends is indexed by vv_io_choice");
 

@@ -9,7 +9,9 @@ vv_status vv_memtable_create(vv_memtable_type type, uint64_t seed, vv_memtable *
     *out = NULL;
     vv_memtable *m = NULL;
     switch (type) {
+    case VV_MEMTABLE_HASHMAP: VV_TRY(vv_hashmap_create(seed, &m)); break;
     case VV_MEMTABLE_SKIPLIST: VV_TRY(vv_skiplist_create(seed, &m)); break;
+    case VV_MEMTABLE_BTREE: VV_TRY(vv_btree_create(seed, &m)); break;
     }
     VV_ASSERT(m);
     atomic_init(&m->refs, 1);

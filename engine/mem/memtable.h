@@ -5,10 +5,14 @@
  * Duplicates   no two entries share an LSN, so every entry is distinct; older versions of a key stay.
  * Concurrency  one writer at a time adds; any number of readers get and iterate without locks, beside it. A
  *              reader sees an entry whole or not at all, and sees it for certain when it learnt of the
- * entry's LSN after add() returned (the database publishes LSNs with release order). Life time    counted
- * references; keys and values live in the memtable's own arena until the last reference goes, and then all at
- * once. What get() and iterators return stays valid as long as the caller's reference. Memory       reserve()
- * is the only call that can run out of memory, so that a write which the log has taken can always be applied.
+ *              entry's LSN after add() returned (the database publishes LSNs with release order). Only making
+ *              an iterator over the hash map may wait for another reader that sorts; nothing waits for the
+ *              writer, and the writer waits for nobody.
+ * Life time    counted references; keys and values live in the memtable's own arena until the last reference
+ *              goes, and then all at once. What get() and iterators return stays valid as long as the
+ *              caller's reference.
+ * Memory       reserve() and iter_create() are the only calls that can run out of memory, so that a write
+ *              which the log has taken can always be applied.
  */
 #ifndef VV_ENGINE_MEM_MEMTABLE_H
 #define VV_ENGINE_MEM_MEMTABLE_H
@@ -20,7 +24,12 @@
 
 typedef struct vv_memtable vv_memtable;
 
-typedef enum vv_memtable_type { VV_MEMTABLE_SKIPLIST } vv_memtable_type;
+/* In the order of MEMTABLE_TYPE's choices. */
+typedef enum vv_memtable_type {
+    VV_MEMTABLE_HASHMAP,  /* the fastest get; an iterator sorts first */
+    VV_MEMTABLE_SKIPLIST, /* the least memory */
+    VV_MEMTABLE_BTREE,    /* ordered, with few cache misses */
+} vv_memtable_type;
 
 typedef struct vv_memtable_ops {
     const char *name;
@@ -41,8 +50,8 @@ struct vv_memtable {
     uint64_t last_lsn;
 };
 
-/* One reference for the caller. seed: of the random tower heights, so that tests can repeat a run. NO_MEMORY.
- */
+/* One reference for the caller. seed: of the skip list's tower heights, so that tests can repeat a run.
+ * NO_MEMORY. */
 vv_status vv_memtable_create(vv_memtable_type type, uint64_t seed, vv_memtable **out) VV_CHECKED;
 
 static inline void vv_memtable_ref(vv_memtable *m) {
@@ -67,14 +76,16 @@ static inline bool vv_memtable_get(vv_memtable *m, vv_slice key, uint64_t lsn, v
     return m->ops->get(m, key, lsn, out);
 }
 
-/* Borrows the caller's reference: destroy the iterator first. */
+/* Borrows the caller's reference: destroy the iterator first. The hash map's costs a sort of what was added
+ * since the last one, and shows the state of its making; the others also show entries added later. NO_MEMORY.
+ */
 static inline VV_CHECKED
 vv_status vv_memtable_iter_create(vv_memtable *m, vv_iter **out) {
     *out = NULL;
     return m->ops->iter_create(m, out);
 }
 
-/* Real memory behind the memtable. Any thread. */
+/* Real memory behind the memtable, what its iterators share included. Any thread. */
 static inline uint64_t vv_memtable_bytes(const vv_memtable *m) {
     return m->ops->bytes(m);
 }

@@ -7,11 +7,8 @@
  * A node is one piece of the arena, with its tower growing downwards from it, so that the links of the low
  * levels share a cache line with the prefix that decides nearly every comparison:
  *
- *   [next of level h-1] ... [next of level 1] | [next of level 0][prefix][lsn][expiry][sizes] [key][value]
+ *   [next of level h-1] ... [next of level 1] | [next of level 0][record: prefix, lsn, ...] [key][value]
  *                                             ^ node
- *
- * prefix: the first 8 bytes of the key as a big-endian integer, padded with zeros. Two prefixes that differ
- * order their keys; equal ones leave it to the rest of the keys and their lengths.
  *
  * Invariants
  *   S1  Level 0 links all entries in internal order; each level is a subsequence of the one below.
@@ -24,7 +21,6 @@
 
 #include "base/alloc.h"
 #include "base/arena.h"
-#include "base/codec.h"
 #include "engine/mem/mem_impl.h"
 
 #define HEIGHT_MAX 16 /* with one node in four going up a level: 4^16 entries */
@@ -34,17 +30,9 @@ typedef _Atomic(node *) link;
 
 struct node {
     link next0;
-    uint64_t prefix;
-    uint64_t lsn;
-    uint64_t expires_unix_ms;
-    uint32_t value_bytes;
-    uint16_t key_bytes;
-    uint8_t kind;
-    uint8_t flags;
-    uint8_t data[]; /* key, value */
+    vv_mem_record record;
 };
 
-_Static_assert(sizeof(node) == 40, "node head");
 _Static_assert(sizeof(link) == 8, "tower slot");
 
 typedef struct skiplist {
@@ -54,12 +42,6 @@ typedef struct skiplist {
     _Atomic uint32_t height; /* of the tallest tower */
     uint64_t random;
 } skiplist;
-
-typedef struct target {
-    vv_slice key;
-    uint64_t prefix;
-    uint64_t lsn;
-} target;
 
 /* ---- nodes ---- */
 
@@ -72,50 +54,6 @@ static node *next_at(node *n, uint32_t level) {
     return atomic_load_explicit(link_at(n, level), memory_order_acquire);
 }
 
-static uint64_t prefix_of(vv_slice key) {
-    if (VV_LIKELY(key.bytes >= 8))
-        return vv_get_be64(key.data);
-    uint8_t padded[8] = {0};
-    if (key.bytes) /* a seek may start at the empty key */
-        memcpy(padded, key.data, key.bytes);
-    return vv_get_be64(padded);
-}
-
-static target target_make(vv_slice key, uint64_t lsn) {
-    return (target){.key = key, .prefix = prefix_of(key), .lsn = lsn};
-}
-
-/* The order of the keys of n and t, whose prefixes are equal. If one has at most 8 bytes, zeros padded it to
- * the other's beginning: then it is the other's prefix, and the lengths decide. */
-static int compare_tails(const node *n, const target *t) {
-    size_t shorter = VV_MIN((size_t)n->key_bytes, t->key.bytes);
-    if (shorter > 8) {
-        int order = memcmp(n->data + 8, (const uint8_t *)t->key.data + 8, shorter - 8);
-        if (order != 0)
-            return order;
-    }
-    return (n->key_bytes > t->key.bytes) - (n->key_bytes < t->key.bytes);
-}
-
-/* n comes before t in internal order. */
-static bool is_before(const node *n, const target *t) {
-    if (n->prefix != t->prefix)
-        return n->prefix < t->prefix;
-    int order = compare_tails(n, t);
-    return order != 0 ? order < 0 : n->lsn > t->lsn;
-}
-
-static void node_entry(const node *n, vv_entry *out) {
-    *out = (vv_entry){
-        .key = vv_slice_make(n->data, n->key_bytes),
-        .value = vv_slice_make(n->data + n->key_bytes, n->value_bytes),
-        .lsn = n->lsn,
-        .expires_unix_ms = n->expires_unix_ms,
-        .kind = n->kind,
-        .flags = n->flags,
-    };
-}
-
 /* What follows n on a level. If that is too far, the search goes on a level below: start loading what is
  * there while the comparison waits for its own cache line. */
 static node *step(node *n, uint32_t level) {
@@ -125,13 +63,13 @@ static node *step(node *n, uint32_t level) {
 }
 
 /* The first node at or behind t, or NULL. before: the last node before t on each level, or NULL. */
-static node *find(skiplist *s, const target *t, node **before) {
+static node *find(skiplist *s, const vv_mem_target *t, node **before) {
     node *n = s->head;
     node *known = NULL; /* is at or behind t: found on the level above, not compared again */
     /* relaxed: a level missed or empty costs time only. */
     for (uint32_t level = atomic_load_explicit(&s->height, memory_order_relaxed); level-- > 0;) {
         node *next = step(n, level);
-        while (next != known && next && is_before(next, t)) {
+        while (next != known && next && vv_mem_is_before(&next->record, t)) {
             n = next;
             next = step(n, level);
         }
@@ -181,10 +119,10 @@ static vv_status skiplist_reserve(vv_memtable *m, uint64_t entry_count, uint64_t
 
 static void skiplist_add(vv_memtable *m, const vv_entry *e) {
     skiplist *s = (skiplist *)m;
-    target t = target_make(e->key, e->lsn);
+    vv_mem_target t = vv_mem_target_make(e->key, e->lsn);
     node *before[HEIGHT_MAX];
     node *behind = find(s, &t, before);
-    VV_ASSERT(!behind || behind->lsn != t.lsn);
+    VV_ASSERT(!behind || behind->record.lsn != t.lsn);
 
     uint32_t height = random_height(&s->random);
     uint32_t old_height = atomic_load_explicit(&s->height, memory_order_relaxed);
@@ -195,17 +133,7 @@ static void skiplist_add(vv_memtable *m, const vv_entry *e) {
         atomic_store_explicit(&s->height, height, memory_order_relaxed);
 
     node *n = node_alloc(s, height, e->key.bytes + e->value.bytes);
-    n->prefix = t.prefix;
-    n->lsn = e->lsn;
-    n->expires_unix_ms = e->expires_unix_ms;
-    n->value_bytes = (uint32_t)e->value.bytes;
-    n->key_bytes = (uint16_t)e->key.bytes;
-    n->kind = e->kind;
-    n->flags = e->flags;
-    memcpy(n->data, e->key.data, e->key.bytes);
-    if (e->value.bytes)
-        memcpy(n->data + e->key.bytes, e->value.data, e->value.bytes);
-
+    vv_mem_record_fill(&n->record, e);
     for (uint32_t level = 0; level < height; level++) {
         link *from = link_at(before[level], level);
         atomic_store_explicit(link_at(n, level), atomic_load_explicit(from, memory_order_relaxed),
@@ -216,11 +144,11 @@ static void skiplist_add(vv_memtable *m, const vv_entry *e) {
 }
 
 static bool skiplist_get(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out) {
-    target t = target_make(key, lsn);
+    vv_mem_target t = vv_mem_target_make(key, lsn);
     node *n = find((skiplist *)m, &t, NULL);
-    if (!n || n->prefix != t.prefix || compare_tails(n, &t) != 0)
+    if (!n || !vv_mem_key_is(&n->record, &t))
         return false;
-    node_entry(n, out);
+    vv_mem_record_entry(&n->record, out);
     return true;
 }
 
@@ -244,9 +172,7 @@ typedef struct skiplist_iter {
 
 static void iter_settle(skiplist_iter *it, node *n) {
     it->at = n;
-    it->base.valid = n != NULL;
-    if (n)
-        node_entry(n, &it->base.entry);
+    vv_mem_iter_settle(&it->base, n ? &n->record : NULL);
 }
 
 static void iter_destroy(vv_iter *base) {
@@ -260,7 +186,7 @@ static void iter_seek_first(vv_iter *base) {
 
 static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
     skiplist_iter *it = (skiplist_iter *)base;
-    target t = target_make(key, lsn);
+    vv_mem_target t = vv_mem_target_make(key, lsn);
     iter_settle(it, find(it->list, &t, NULL));
 }
 
@@ -269,8 +195,42 @@ static void iter_next(vv_iter *base) {
     iter_settle(it, next_at(it->at, 0));
 }
 
+/* Links lead forwards only: what is before a node is found from the head, as the writer finds it. */
+static void iter_settle_before(skiplist_iter *it, const vv_mem_target *t) {
+    node *before[HEIGHT_MAX];
+    find(it->list, t, before);
+    iter_settle(it, before[0] == it->list->head ? NULL : before[0]);
+}
+
+static void iter_seek_last(vv_iter *base) {
+    skiplist_iter *it = (skiplist_iter *)base;
+    node *n = it->list->head;
+    for (uint32_t level = HEIGHT_MAX; level-- > 0;)
+        for (node *next = next_at(n, level); next; next = next_at(n, level))
+            n = next;
+    iter_settle(it, n == it->list->head ? NULL : n);
+}
+
+static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
+    vv_mem_target t = vv_mem_target_behind(key, lsn);
+    iter_settle_before((skiplist_iter *)base, &t);
+}
+
+static void iter_prev(vv_iter *base) {
+    skiplist_iter *it = (skiplist_iter *)base;
+    vv_mem_target t = vv_mem_target_of(&it->at->record);
+    iter_settle_before(it, &t);
+}
+
 static const vv_iter_ops iter_ops = {
-    .destroy = iter_destroy, .seek_first = iter_seek_first, .seek = iter_seek, .next = iter_next};
+    .destroy = iter_destroy,
+    .seek_first = iter_seek_first,
+    .seek_last = iter_seek_last,
+    .seek = iter_seek,
+    .seek_back = iter_seek_back,
+    .next = iter_next,
+    .prev = iter_prev,
+};
 
 static vv_status skiplist_iter_create(vv_memtable *m, vv_iter **out) {
     skiplist_iter *it = vv_alloc_zeroed(sizeof *it);
