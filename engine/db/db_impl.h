@@ -36,6 +36,9 @@ typedef struct vv_settings {
     uint64_t wal_sync_interval_us;
     uint64_t cache_capacity; /* bytes, or blocks with VV_OPTION_IS_COUNT */
     uint64_t table_cache_count;
+    uint64_t table_cache_bytes;
+    uint32_t index_type;
+    uint32_t compression;
     double filter_fp_rate;
     uint64_t value_bytes_max;
     uint64_t batch_bytes_max;

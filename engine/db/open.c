@@ -292,7 +292,8 @@ static vv_status create_caches(varve_db *db, vv_error *err) {
         capacity = (capacity & ~VV_OPTION_IS_COUNT) * db->settings.block_bytes;
     vv_status st = vv_block_cache_create(capacity, &db->blocks);
     if (vv_ok(st))
-        st = vv_table_cache_create(db->io, db->dir, (uint32_t)db->settings.table_cache_count, &db->tables);
+        st = vv_table_cache_create(db->io, db->dir, (uint32_t)db->settings.table_cache_count,
+                                   db->settings.table_cache_bytes, &db->tables);
     return vv_ok(st) ? st : vv_wrap(err, st, "caches");
 }
 

@@ -10,12 +10,17 @@
 
 static const char *const memtable_types[] = {"hashmap", "skiplist", "btree", NULL};
 static const char *const compaction_styles[] = {"tiered", "leveled", NULL};
+static const char *const index_types[] = {"sparse", "dense", NULL};
+static const char *const compressions[] = {"none", "lz4", "zstd", NULL};
 static const char *const io_backends[] = {"auto", "uring", "posix", NULL};
 
 _Static_assert(VV_COMPACTION_TIERED == 0 && VV_COMPACTION_LEVELED == 1,
                "compaction_styles is indexed by vv_compaction_style");
 _Static_assert(VV_MEMTABLE_HASHMAP == 0 && VV_MEMTABLE_SKIPLIST == 1 && VV_MEMTABLE_BTREE == 2,
                "memtable_types is indexed by vv_memtable_type");
+_Static_assert(VV_INDEX_SPARSE == 0 && VV_INDEX_DENSE == 1, "index_types is indexed by vv_index_type");
+_Static_assert(VV_COMPRESSION_NONE == 0 && VV_COMPRESSION_LZ4 == 1 && VV_COMPRESSION_ZSTD == 2,
+               "compressions is indexed by vv_compression");
 _Static_assert(VV_IO_CHOICE_AUTO == 0 && VV_IO_CHOICE_URING == 1 && VV_IO_CHOICE_POSIX == 2,
                "io_backends is indexed by vv_io_choice");
 
@@ -49,8 +54,14 @@ static const vv_option options[] = {
      "block cache; without a unit in blocks"},
     {"TABLE_CACHE_SIZE", VV_OPTION_COUNT, FIELD(table_cache_count), "1000", 1, 1000000, false, NULL,
      "open SSTable readers"},
+    {"TABLE_CACHE_MEMORY", VV_OPTION_BYTES, FIELD(table_cache_bytes), "1GiB", 1 * MIB, 1024 * GIB, false,
+     NULL, "index and filter memory of open SSTable readers"},
     {"BLOOM_FILTER_FALSE_POSITIVE_RATE", VV_OPTION_RATE, FIELD(filter_fp_rate), "0.01", 0, 0, false, NULL,
      "target; 0 turns the filters off"},
+    {"INDEX_TYPE", VV_OPTION_CHOICE, FIELD(index_type), "sparse", 0, 0, false, index_types,
+     "a key a block, or a key an entry: faster for absent keys, and takes the memory of all keys"},
+    {"COMPRESSION", VV_OPTION_CHOICE, FIELD(compression), "none", 0, 0, false, compressions,
+     "of data blocks, for tables written from now on"},
     {"IO_BACKEND", VV_OPTION_CHOICE, FIELD(io_choice), "auto", 0, 0, false, io_backends,
      "uring, posix, or auto: uring where the kernel allows it"},
     {"MAX_VALUE_SIZE", VV_OPTION_BYTES, FIELD(value_bytes_max), "32MiB", 1, VARVE_VALUE_BYTES_MAX - MIB,

@@ -105,7 +105,9 @@ static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, u
                                .backend = db->io,
                                .path = path,
                                .block_bytes = (uint32_t)db->settings.block_bytes,
-                               .filter_fp_rate = db->settings.filter_fp_rate};
+                               .filter_fp_rate = db->settings.filter_fp_rate,
+                               .compression = (vv_compression)db->settings.compression,
+                               .index_type = (vv_index_type)db->settings.index_type};
     vv_status st = vv_flush_memtable(m, &o, &summary, err);
     if (vv_ok(st))
         st = vv_dir_sync(db->io, db->dir, err);

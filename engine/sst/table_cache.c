@@ -35,6 +35,7 @@ struct vv_table_cache {
     vv_io_backend *backend;
     char *dir;
     uint32_t capacity;
+    uint64_t memory_bytes_max;
     uint32_t bucket_count; /* a power of two */
     struct {
         vv_mutex lock;
@@ -101,7 +102,8 @@ static void retire(vv_table_cache *c, entry *e, entry **closing) {
 }
 
 static void evict_surplus(vv_table_cache *c, entry **closing) {
-    while (c->mu.open_count > c->capacity && c->mu.lru.newer != &c->mu.lru) {
+    while ((c->mu.open_count > c->capacity || c->mu.memory_bytes > c->memory_bytes_max) &&
+           c->mu.lru.newer != &c->mu.lru) {
         entry *oldest = c->mu.lru.newer;
         lru_remove(oldest);
         table_remove(c, oldest);
@@ -120,13 +122,15 @@ static void close_chain(entry *e) {
     }
 }
 
-vv_status vv_table_cache_create(vv_io_backend *b, const char *dir, uint32_t capacity, vv_table_cache **out) {
+vv_status vv_table_cache_create(vv_io_backend *b, const char *dir, uint32_t capacity,
+                                uint64_t memory_bytes_max, vv_table_cache **out) {
     *out = NULL;
     vv_table_cache *c = vv_alloc_zeroed(sizeof *c);
     if (!c)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     c->backend = b;
     c->capacity = capacity;
+    c->memory_bytes_max = memory_bytes_max;
     c->bucket_count = 16;
     while (c->bucket_count < capacity && c->bucket_count < (UINT32_C(1) << 20))
         c->bucket_count *= 2;

@@ -1,5 +1,6 @@
 /*
- * table_cache.h - open SSTable readers, bounded in number, least recently used ones closed first.
+ * table_cache.h - open SSTable readers, bounded in number and in the memory of their indexes and filters,
+ * least recently used ones closed first.
  */
 #ifndef VV_ENGINE_SST_TABLE_CACHE_H
 #define VV_ENGINE_SST_TABLE_CACHE_H
@@ -8,9 +9,10 @@
 
 typedef struct vv_table_cache vv_table_cache;
 
-/* dir: where the tables live; copied. capacity: open readers at most, pinned ones may exceed it. */
+/* dir: where the tables live; copied. capacity: open readers at most, and memory_bytes_max what they take
+ * of the heap; only pinned ones may exceed either. NO_MEMORY. */
 vv_status vv_table_cache_create(vv_io_backend *b, const char *dir, uint32_t capacity,
-                                vv_table_cache **out) VV_CHECKED;
+                                uint64_t memory_bytes_max, vv_table_cache **out) VV_CHECKED;
 /* No reader may be pinned. NULL is fine. */
 void vv_table_cache_destroy(vv_table_cache *c);
 

@@ -29,7 +29,7 @@ static tables tables_make(uint64_t count, uint32_t capacity) {
     for (uint64_t i = 1; i <= count; i++)
         table_add(&t, i);
     spy_on(t.f.backend, 0, 0);
-    cr_assert(vv_ok(vv_table_cache_create(t.f.backend, t.dir, capacity, &t.cache)));
+    cr_assert(vv_ok(vv_table_cache_create(t.f.backend, t.dir, capacity, UINT64_MAX, &t.cache)));
     return t;
 }
 
@@ -80,6 +80,22 @@ Test(table_cache, keeps_its_bound_and_closes_the_least_recently_used) {
     vv_table_cache_release(t.cache, r);
     cr_assert_null(vv_table_cache_peek(t.cache, 8));
     cr_assert_eq(atomic_load(&spy.opens), 10);
+    tables_free(&t);
+}
+
+Test(table_cache, keeps_its_bound_of_memory) {
+    tables t = tables_make(10, 100);
+    vv_sst_reader *r = get(&t, 1);
+    uint64_t one = vv_sst_reader_memory_bytes(r);
+    vv_table_cache_release(t.cache, r);
+    vv_table_cache_destroy(t.cache);
+    cr_assert(vv_ok(vv_table_cache_create(t.f.backend, t.dir, 100, 4 * one + one / 2, &t.cache)));
+    for (uint64_t i = 1; i <= 10; i++) {
+        vv_table_cache_release(t.cache, get(&t, i));
+        cr_assert_leq(vv_table_cache_memory_bytes(t.cache), 4 * one + one / 2);
+    }
+    cr_assert_eq(vv_table_cache_open_count(t.cache), 4);
+    cr_assert_null(vv_table_cache_peek(t.cache, 6), "the least recently used");
     tables_free(&t);
 }
 
@@ -135,7 +151,7 @@ Test(table_cache, every_failed_allocation_is_reported) {
         uint64_t last = vv_alloc_count() + n;
         vv_table_cache *c;
         vv_sst_reader *r = NULL;
-        vv_status st = vv_table_cache_create(t.f.backend, t.dir, 3, &c);
+        vv_status st = vv_table_cache_create(t.f.backend, t.dir, 3, UINT64_MAX, &c);
         if (vv_ok(st))
             st = vv_table_cache_get(c, 1, &r, NULL);
         done = vv_alloc_count() < last;
