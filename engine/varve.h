@@ -170,6 +170,7 @@ typedef enum varve_durability {
 
 typedef struct varve_write_options {
     varve_durability durability;
+    uint64_t ttl_ms;    /* varve_put() only: the entry expires this long after the call; 0: never */
     uint64_t client_id; /* 0: none. With sequence, carried in the log for retry safety */
     uint64_t sequence;
 } varve_write_options;
@@ -201,6 +202,28 @@ VARVE_API varve_status varve_batch_put(varve_batch *batch, const void *key, size
 VARVE_API varve_status varve_batch_delete(varve_batch *batch, const void *key,
                                           size_t key_bytes) VARVE_CHECKED;
 VARVE_API size_t varve_batch_count(const varve_batch *batch);
+
+/* As varve_batch_put(); the entry is gone from this moment on, milliseconds since 1970. 0: never. */
+VARVE_API varve_status varve_batch_put_expiring(varve_batch *batch, const void *key, size_t key_bytes,
+                                                const void *value, size_t value_bytes,
+                                                uint64_t expires_unix_ms) VARVE_CHECKED;
+
+/*
+ * Conditions: the batch is applied only if all of them hold at the moment of the write; no other write comes
+ * between the check and the change. Else CONDITION_FAILED, and nothing changed. A key that is deleted or
+ * expired is absent.
+ */
+VARVE_API varve_status varve_batch_require_absent(varve_batch *batch, const void *key,
+                                                  size_t key_bytes) VARVE_CHECKED;
+VARVE_API varve_status varve_batch_require_lsn(varve_batch *batch, const void *key, size_t key_bytes,
+                                               uint64_t lsn) VARVE_CHECKED;
+VARVE_API varve_status varve_batch_require_value(varve_batch *batch, const void *key, size_t key_bytes,
+                                                 const void *value, size_t value_bytes) VARVE_CHECKED;
+
+/* After CONDITION_FAILED: did the index-th condition hold, and which version was there (0: none)? False
+ * behind the last condition. */
+VARVE_API bool varve_batch_condition(const varve_batch *batch, size_t index, bool *held_out,
+                                     uint64_t *current_lsn_out);
 
 /* Apply a batch atomically: one LSN for each operation, in order, one log record; *lsn_out is the last. If
  * two operations name one key, the later wins. The batch is borrowed until return and unchanged.
@@ -328,7 +351,14 @@ typedef struct varve_stats {
     uint64_t wal_commits; /* log writes that were synced since open */
     uint64_t wal_records; /* batches in them */
     uint64_t flushes;
-    uint64_t write_stalls; /* writes that had to wait for a flush */
+    uint64_t write_stalls;     /* writes that had to wait for a flush */
+    uint64_t sorted_run_count; /* that a read may have to look into, beside the memtables */
+    uint64_t compactions;
+    uint64_t compaction_read_bytes;
+    uint64_t compaction_written_bytes;
+    uint64_t compaction_debt_bytes; /* waiting to be merged */
+    uint64_t dropped_versions;
+    uint64_t dropped_tombstones;
     uint64_t cache_bytes;
     uint64_t cache_hits;
     uint64_t cache_misses;

@@ -13,14 +13,17 @@ varve_batch *varve_batch_create(void) {
 void varve_batch_destroy(varve_batch *batch) {
     if (!batch)
         return;
+    varve_batch_clear(batch);
+    vv_free(batch->conditions);
     vv_free(batch->ops);
     vv_free(batch);
 }
 
 void varve_batch_clear(varve_batch *batch) {
-    uint8_t *ops = batch->ops;
-    size_t capacity_bytes = batch->capacity_bytes;
-    *batch = (varve_batch){.ops = ops, .capacity_bytes = capacity_bytes};
+    for (size_t i = 0; i < batch->condition_count; i++)
+        vv_free(batch->conditions[i].bytes);
+    *batch = (varve_batch){
+        .ops = batch->ops, .capacity_bytes = batch->capacity_bytes, .conditions = batch->conditions};
 }
 
 static vv_status grow(varve_batch *batch, size_t more_bytes) {
@@ -73,6 +76,15 @@ varve_status varve_batch_put(varve_batch *batch, const void *key, size_t key_byt
     return add(batch, &e);
 }
 
+varve_status varve_batch_put_expiring(varve_batch *batch, const void *key, size_t key_bytes,
+                                      const void *value, size_t value_bytes, uint64_t expires_unix_ms) {
+    vv_entry e = {.key = vv_slice_make(key, key_bytes),
+                  .value = vv_slice_make(value, value_bytes),
+                  .kind = VV_KIND_PUT,
+                  .expires_unix_ms = expires_unix_ms};
+    return add(batch, &e);
+}
+
 varve_status varve_batch_delete(varve_batch *batch, const void *key, size_t key_bytes) {
     vv_entry e = {.key = vv_slice_make(key, key_bytes), .kind = VV_KIND_DELETE};
     return add(batch, &e);
@@ -80,4 +92,53 @@ varve_status varve_batch_delete(varve_batch *batch, const void *key, size_t key_
 
 size_t varve_batch_count(const varve_batch *batch) {
     return batch->op_count;
+}
+
+/* ---- conditions ---- */
+
+static varve_status require(varve_batch *batch, vv_condition_kind kind, vv_slice key, vv_slice value,
+                            uint64_t lsn) {
+    if (key.bytes == 0)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_EMPTY, 0));
+    if (key.bytes > VV_KEY_BYTES_MAX)
+        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_TOO_LONG, 0));
+    vv_status no_memory = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    vv_condition *conditions =
+        vv_realloc(batch->conditions, (batch->condition_count + 1) * sizeof *batch->conditions);
+    if (!conditions)
+        return vv_public(no_memory);
+    batch->conditions = conditions;
+    vv_condition *c = &conditions[batch->condition_count];
+    *c = (vv_condition){.kind = kind, .key_bytes = key.bytes, .value_bytes = value.bytes, .lsn = lsn};
+    c->bytes = vv_alloc(key.bytes + value.bytes);
+    if (!c->bytes)
+        return vv_public(no_memory);
+    memcpy(c->bytes, key.data, key.bytes);
+    if (value.bytes)
+        memcpy(c->bytes + key.bytes, value.data, value.bytes);
+    batch->condition_count++;
+    return vv_public(VV_STATUS_OK);
+}
+
+varve_status varve_batch_require_absent(varve_batch *batch, const void *key, size_t key_bytes) {
+    return require(batch, VV_REQUIRE_ABSENT, vv_slice_make(key, key_bytes), vv_slice_make(NULL, 0), 0);
+}
+
+varve_status varve_batch_require_lsn(varve_batch *batch, const void *key, size_t key_bytes, uint64_t lsn) {
+    return require(batch, VV_REQUIRE_LSN, vv_slice_make(key, key_bytes), vv_slice_make(NULL, 0), lsn);
+}
+
+varve_status varve_batch_require_value(varve_batch *batch, const void *key, size_t key_bytes,
+                                       const void *value, size_t value_bytes) {
+    return require(batch, VV_REQUIRE_VALUE, vv_slice_make(key, key_bytes), vv_slice_make(value, value_bytes),
+                   0);
+}
+
+bool varve_batch_condition(const varve_batch *batch, size_t index, bool *held_out,
+                           uint64_t *current_lsn_out) {
+    if (index >= batch->condition_count)
+        return false;
+    *held_out = batch->conditions[index].held;
+    *current_lsn_out = batch->conditions[index].current_lsn;
+    return true;
 }

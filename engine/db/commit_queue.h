@@ -42,6 +42,8 @@ typedef struct vv_write {
     uint32_t part_count;
     vv_entry single; /* of op_count 1 in three parts: head, key, value */
     uint8_t head[VV_OP_HEAD_BYTES];
+    struct vv_condition *conditions; /* of the caller's batch */
+    size_t condition_count;
     bool appended; /* in the log; its LSNs are first_lsn to lsn */
     uint64_t first_lsn;
     uint64_t lsn;

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
+#include "engine/lsm/get.h"
 #include "engine/lsm/manifest.h"
 #include "engine/lsm/picker.h"
 #include "engine/lsm/view.h"
@@ -63,7 +64,21 @@ struct varve_snapshot {
     uint64_t lsn;
 };
 
+typedef enum vv_condition_kind { VV_REQUIRE_ABSENT, VV_REQUIRE_LSN, VV_REQUIRE_VALUE } vv_condition_kind;
+
+typedef struct vv_condition {
+    vv_condition_kind kind;
+    uint8_t *bytes; /* key, then value; owned */
+    size_t key_bytes;
+    size_t value_bytes;
+    uint64_t lsn;
+    bool held; /* the answer */
+    uint64_t current_lsn;
+} vv_condition;
+
 struct varve_batch {
+    vv_condition *conditions; /* the writer fills in the answers while the batch is lent to it */
+    size_t condition_count;
     uint8_t *ops; /* encoded, engine/kv/record.h */
     size_t ops_bytes;
     size_t capacity_bytes;
@@ -176,6 +191,14 @@ static inline vv_status vv_db_file_failure(vv_status st) {
  * also when opening fails. */
 vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_options *options,
                         varve_db **db_out, vv_error *err) VV_CHECKED;
+
+/* ---- read.c ---- */
+
+/*
+ * Blocking lookup of the newest version at or below lsn, live or NOT_FOUND. g is the caller's to deinit, and
+ * view must outlive it.
+ */
+vv_status vv_db_lookup(varve_db *db, const vv_view *view, uint64_t lsn, vv_slice key, vv_get *g) VV_CHECKED;
 
 /* ---- state.c ---- */
 

@@ -2,7 +2,6 @@
  * read.c - blocking reads: they drive the lookup's step machine (engine/lsm/get.h) and bring what it wants.
  */
 #include "engine/db/db_impl.h"
-#include "engine/lsm/get.h"
 
 /* What a varve_value holds on to. */
 enum { PIN_NONE, PIN_VIEW, PIN_BLOCK };
@@ -33,6 +32,11 @@ static vv_status run(varve_db *db, vv_get *g) {
     }
 }
 
+vv_status vv_db_lookup(varve_db *db, const vv_view *view, uint64_t lsn, vv_slice key, vv_get *g) {
+    vv_get_init(g, view, db->tables, db->blocks, key, lsn);
+    return run(db, g);
+}
+
 /* snapshot NULL: the newest state. */
 static varve_status get(varve_db *db, const void *key, size_t key_bytes, const varve_snapshot *snapshot,
                         varve_value *out) {
@@ -45,9 +49,7 @@ static varve_status get(varve_db *db, const void *key, size_t key_bytes, const v
     uint64_t lsn;
     vv_view *view = vv_db_view(db, &lsn);
     vv_get g;
-    vv_get_init(&g, view, db->tables, db->blocks, vv_slice_make(key, key_bytes),
-                snapshot ? snapshot->lsn : lsn);
-    vv_status st = run(db, &g);
+    vv_status st = vv_db_lookup(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(key, key_bytes), &g);
     if (vv_ok(st)) {
         out->data = g.entry.value.data;
         out->bytes = g.entry.value.bytes;

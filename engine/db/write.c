@@ -175,6 +175,48 @@ static void commit_group(varve_db *db, vv_write *group, const vv_write *end, uin
     atomic_store_explicit(&db->visible_lsn, db->commit.next_lsn - 1, memory_order_release);
 }
 
+/* ---- conditions ---- */
+
+static bool holds(const vv_condition *c, bool found, const vv_entry *e) {
+    switch (c->kind) {
+    case VV_REQUIRE_ABSENT: return !found;
+    case VV_REQUIRE_LSN: return found && e->lsn == c->lsn;
+    case VV_REQUIRE_VALUE:
+        return found && vv_slice_equal(e->value, vv_slice_make(c->bytes + c->key_bytes, c->value_bytes));
+    }
+    return false;
+}
+
+static vv_status check_condition(varve_db *db, const vv_view *view, uint64_t lsn, vv_condition *c) {
+    vv_get g;
+    vv_status st = vv_db_lookup(db, view, lsn, vv_slice_make(c->bytes, c->key_bytes), &g);
+    bool found = vv_ok(st);
+    if (found || vv_is(st, VV_NOT_FOUND)) {
+        c->current_lsn = found ? g.entry.lsn : 0;
+        c->held = holds(c, found, &g.entry);
+        st = VV_STATUS_OK;
+    }
+    vv_get_deinit(&g);
+    return st;
+}
+
+/* Everything before this write is committed and visible, and nothing comes between here and its own commit:
+ * the single writer's role is held. */
+static vv_status check_conditions(varve_db *db, vv_write *w) {
+    uint64_t lsn;
+    bool all = true;
+    vv_status st = VV_STATUS_OK;
+    vv_view *view = vv_db_view(db, &lsn);
+    for (size_t i = 0; i < w->condition_count && vv_ok(st); i++) {
+        st = check_condition(db, view, lsn, &w->conditions[i]);
+        all &= w->conditions[i].held;
+    }
+    vv_view_unref(view);
+    if (vv_ok(st) && !all)
+        st = vv_status_make(VV_CONDITION_FAILED, VV_SUB_NONE, 0);
+    return st;
+}
+
 static void answer_async(vv_write *w) {
     varve_write_fn fn = w->fn;
     void *arg = w->arg;
@@ -226,8 +268,17 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
         }
         uint64_t entries = 0, bytes = 0;
         vv_write *end = list;
+        vv_status conditions = list->condition_count ? check_conditions(db, list) : VV_STATUS_OK;
+        if (!vv_ok(conditions)) {
+            vv_write *next = list->next;
+            fail_group(list, next, conditions);
+            answer_group(db, list, next, number);
+            list = next;
+            continue;
+        }
+        /* A write with conditions begins a group: what is before it must be visible when they are checked. */
         while (end && end->kind == VV_WRITE_OPS &&
-               (end == list || bytes + end->data_bytes <= GROUP_BYTES_MAX)) {
+               (end == list || (bytes + end->data_bytes <= GROUP_BYTES_MAX && !end->condition_count))) {
             entries += end->op_count;
             bytes += end->data_bytes;
             end = end->next;
@@ -312,6 +363,8 @@ static void write_batch(vv_write *w, const varve_batch *batch) {
     w->data_bytes = batch->data_bytes;
     w->parts[0] = vv_slice_make(batch->ops, batch->ops_bytes);
     w->part_count = 1;
+    w->conditions = batch->conditions;
+    w->condition_count = batch->condition_count;
 }
 
 /*
@@ -326,7 +379,11 @@ static bool try_inline(varve_db *db, vv_write *w) {
     bool fits = !db->commit.unsynced && !memtable_full(db) &&
                 vv_wal_inline_fits(db->wal, VV_RECORD_HEAD_BYTES + ops_bytes(w));
     if (fits) {
-        commit_group(db, w, w->next, w->op_count, w->data_bytes, true);
+        vv_status st = w->condition_count ? check_conditions(db, w) : VV_STATUS_OK;
+        if (vv_ok(st))
+            commit_group(db, w, w->next, w->op_count, w->data_bytes, true);
+        else
+            w->status = st;
         atomic_store_explicit(&db->commit.last_group_count, 1, memory_order_relaxed);
     }
     vv_mutex_unlock(&db->commit.lock);
@@ -359,11 +416,20 @@ static varve_status write_one(varve_db *db, const vv_entry *e, const varve_write
     return submit(db, &w, lsn_out);
 }
 
+/* A time to live as a moment; one that is too far to count never comes. */
+static uint64_t expiry(uint64_t ttl_ms) {
+    uint64_t moment;
+    if (ttl_ms == 0 || __builtin_add_overflow(vv_clock_unix_ms(), ttl_ms, &moment))
+        return 0;
+    return moment;
+}
+
 varve_status varve_put(varve_db *db, const void *key, size_t key_bytes, const void *value, size_t value_bytes,
                        const varve_write_options *options, uint64_t *lsn_out) {
     vv_entry e = {.key = vv_slice_make(key, key_bytes),
                   .value = vv_slice_make(value, value_bytes),
-                  .kind = VV_KIND_PUT};
+                  .kind = VV_KIND_PUT,
+                  .expires_unix_ms = options ? expiry(options->ttl_ms) : 0};
     return write_one(db, &e, options, lsn_out);
 }
 
