@@ -243,6 +243,9 @@ VARVE_API void varve_write_async(varve_db *db, const varve_batch *batch, const v
 
 /* ---- reading ---- */
 
+/* A state of the database to read as of; see below. */
+typedef struct varve_snapshot varve_snapshot;
+
 /* A value that was read, pinned until released. */
 typedef struct varve_value {
     const void *data;
@@ -261,11 +264,34 @@ VARVE_API varve_status varve_get(varve_db *db, const void *key, size_t key_bytes
                                  varve_value *out) VARVE_CHECKED;
 VARVE_API void varve_value_release(varve_value *value);
 
+/*
+ * As varve_get() without waiting for the disk: what is in memory is answered on this thread before the call
+ * returns; else the key is copied, and `done` is called on the reader thread, which keeps many reads in
+ * flight. It must not block. On OK the value is its receiver's to release; copy the struct to keep it.
+ * snapshot may be NULL, and must outlive the call.
+ */
+typedef void (*varve_get_fn)(void *arg, varve_status status, varve_value *value);
+VARVE_API void varve_get_async(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                               size_t key_bytes, varve_get_fn done, void *arg);
+
+/* One key of a varve_multi_get(), and its answer. */
+typedef struct varve_lookup {
+    const void *key;
+    size_t key_bytes;
+    varve_status status; /* as varve_get() returns it */
+    varve_value value;   /* of OK; the caller's to release */
+} varve_lookup;
+
+/* Look up many keys as of one state, with all their block reads in flight at once. The status says whether
+ * the call itself worked (NO_MEMORY: nothing was looked up); each lookup has its own. snapshot may be NULL.
+ */
+VARVE_API varve_status varve_multi_get(varve_db *db, const varve_snapshot *snapshot,
+                                       varve_lookup *lookups, size_t count) VARVE_CHECKED;
+
 /* ---- snapshots ---- */
 
 /* The state of the database at one LSN, for reads and iterators, until released. What it sees is kept on
  * disk: a snapshot that is held for long costs space. NULL: no memory. */
-typedef struct varve_snapshot varve_snapshot;
 VARVE_API varve_snapshot *varve_snapshot_create(varve_db *db);
 VARVE_API uint64_t varve_snapshot_lsn(const varve_snapshot *snapshot);
 /* NULL is fine. All snapshots must be released before varve_close(). */

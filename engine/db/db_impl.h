@@ -9,6 +9,7 @@
 
 #include "base/config.h"
 #include "base/log.h"
+#include "base/stack.h"
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
 #include "engine/lsm/get.h"
@@ -141,6 +142,15 @@ struct varve_db {
         varve_snapshot *snapshots; /* oldest first */
     } state;
 
+    /* Lookups that wait for blocks. */
+    struct {
+        vv_stack queue;
+        VV_CACHE_ALIGNED _Atomic uint32_t sleeps;
+        _Atomic bool stop;
+        pthread_t thread;
+        bool thread_started;
+    } reader;
+
     struct {
         vv_mutex lock;
         vv_cond wanted; /* the shape may need a merge, someone asked, or stopping */
@@ -198,7 +208,27 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
  * Blocking lookup of the newest version at or below lsn, live or NOT_FOUND. g is the caller's to deinit, and
  * view must outlive it.
  */
-vv_status vv_db_lookup(varve_db *db, const vv_view *view, uint64_t lsn, vv_slice key, vv_get *g) VV_CHECKED;
+vv_status vv_db_lookup(varve_db *db, vv_view *view, uint64_t lsn, vv_slice key, vv_get *g) VV_CHECKED;
+
+/* Run a lookup that was begun elsewhere to its end, blocking. */
+vv_status vv_db_lookup_resume(varve_db *db, vv_get *g) VV_CHECKED;
+
+/* KEY_EMPTY, KEY_TOO_LONG. */
+vv_status vv_db_check_key(size_t key_bytes) VV_CHECKED;
+
+/* The answer of a lookup that found something, with pins of its own. */
+void vv_db_value_take(varve_db *db, vv_get *g, varve_value *out);
+
+/* Open the table that a lookup wants; blocking. */
+void vv_db_bring_table(varve_db *db, vv_get *g, vv_error *err);
+
+/* ---- read_async.c ---- */
+
+/* The reader thread's main. */
+void vv_db_reader(void *arg);
+
+/* End the thread, once nothing is under way any more. */
+void vv_db_reader_stop(varve_db *db);
 
 /* ---- state.c ---- */
 

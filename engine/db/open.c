@@ -311,6 +311,10 @@ static vv_status start_threads(varve_db *db, vv_error *err) {
     if (!vv_ok(st))
         return vv_fail(err, st, "start the compaction thread");
     db->compaction.thread_started = true;
+    st = vv_thread_start(&db->reader.thread, "varve-read", vv_db_reader, db);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start the reader thread");
+    db->reader.thread_started = true;
     return VV_STATUS_OK;
 }
 
@@ -345,6 +349,7 @@ static varve_db *allocate(const varve_options *options) {
                                           db->settings.value_bytes_max + VV_KEY_BYTES_MAX + VV_OP_HEAD_BYTES);
     db->memtable_seed = vv_clock_mono_ns() | 1;
     vv_commit_queue_init(&db->commit.queue);
+    vv_stack_init(&db->reader.queue);
     vv_mutex_init(&db->commit.lock);
     vv_mutex_init(&db->install_lock);
     vv_mutex_init(&db->state.lock);
@@ -392,6 +397,7 @@ static vv_status close_steps(varve_db *db) {
         vv_mutex_unlock(&db->state.lock);
         vv_thread_join(db->state.flusher);
     }
+    vv_db_reader_stop(db);
     if (db->compaction.thread_started) {
         atomic_store_explicit(&db->compaction.stop, true, memory_order_relaxed);
         vv_db_compaction_hint(db);

@@ -6,7 +6,7 @@
 /* What a varve_value holds on to. */
 enum { PIN_NONE, PIN_VIEW, PIN_BLOCK };
 
-static void bring_table(varve_db *db, vv_get *g, vv_error *err) {
+void vv_db_bring_table(varve_db *db, vv_get *g, vv_error *err) {
     vv_sst_reader *reader = NULL;
     vv_status st = vv_table_cache_get(db->tables, g->table_number, &reader, err);
     vv_get_supply_table(g, st, reader);
@@ -18,11 +18,11 @@ static void bring_block(varve_db *db, vv_get *g, vv_error *err) {
     vv_get_supply_block(g, st, block);
 }
 
-static vv_status run(varve_db *db, vv_get *g) {
+vv_status vv_db_lookup_resume(varve_db *db, vv_get *g) {
     vv_error err = {.text = ""};
     for (;;) {
         switch (vv_get_step(g)) {
-        case VV_GET_WANTS_TABLE: bring_table(db, g, &err); break;
+        case VV_GET_WANTS_TABLE: vv_db_bring_table(db, g, &err); break;
         case VV_GET_WANTS_BLOCK: bring_block(db, g, &err); break;
         case VV_GET_DONE:
             if (!vv_ok(g->status) && !vv_is(g->status, VV_NOT_FOUND))
@@ -32,37 +32,47 @@ static vv_status run(varve_db *db, vv_get *g) {
     }
 }
 
-vv_status vv_db_lookup(varve_db *db, const vv_view *view, uint64_t lsn, vv_slice key, vv_get *g) {
+vv_status vv_db_lookup(varve_db *db, vv_view *view, uint64_t lsn, vv_slice key, vv_get *g) {
     vv_get_init(g, view, db->tables, db->blocks, key, lsn);
-    return run(db, g);
+    return vv_db_lookup_resume(db, g);
+}
+
+vv_status vv_db_check_key(size_t key_bytes) {
+    if (key_bytes == 0)
+        return vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_EMPTY, 0);
+    if (key_bytes > VV_KEY_BYTES_MAX)
+        return vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_TOO_LONG, 0);
+    return VV_STATUS_OK;
+}
+
+void vv_db_value_take(varve_db *db, vv_get *g, varve_value *out) {
+    *out = (varve_value){.data = g->entry.value.data,
+                         .bytes = g->entry.value.bytes,
+                         .lsn = g->entry.lsn,
+                         .expires_unix_ms = g->entry.expires_unix_ms,
+                         .db_ = db,
+                         .pin_ = vv_get_take_block(g),
+                         .pin_kind_ = PIN_BLOCK};
+    if (!out->pin_) {
+        out->pin_ = g->view;
+        out->pin_kind_ = PIN_VIEW;
+        vv_view_ref(g->view);
+    }
 }
 
 /* snapshot NULL: the newest state. */
 static varve_status get(varve_db *db, const void *key, size_t key_bytes, const varve_snapshot *snapshot,
                         varve_value *out) {
     *out = (varve_value){0};
-    if (key_bytes == 0)
-        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_EMPTY, 0));
-    if (key_bytes > VV_KEY_BYTES_MAX)
-        return vv_public(vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_KEY_TOO_LONG, 0));
-
+    vv_status st = vv_db_check_key(key_bytes);
+    if (!vv_ok(st))
+        return vv_public(st);
     uint64_t lsn;
     vv_view *view = vv_db_view(db, &lsn);
     vv_get g;
-    vv_status st = vv_db_lookup(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(key, key_bytes), &g);
-    if (vv_ok(st)) {
-        out->data = g.entry.value.data;
-        out->bytes = g.entry.value.bytes;
-        out->lsn = g.entry.lsn;
-        out->expires_unix_ms = g.entry.expires_unix_ms;
-        out->db_ = db;
-        out->pin_ = vv_get_take_block(&g);
-        out->pin_kind_ = out->pin_ ? PIN_BLOCK : PIN_VIEW;
-        if (!out->pin_) {
-            out->pin_ = view;
-            view = NULL;
-        }
-    }
+    st = vv_db_lookup(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(key, key_bytes), &g);
+    if (vv_ok(st))
+        vv_db_value_take(db, &g, out);
     vv_get_deinit(&g);
     vv_view_unref(view);
     return vv_public(st);

@@ -154,8 +154,9 @@ static vv_version *edited_version(const vv_version *old, const vv_edit *edit) {
 }
 
 /*
- * The newest view with another version and, after a flush, without its oldest memtable. *old_out: the reference to the
- * view before, which the caller drops outside the lock: with it may go tables, and their files. state.lock held.
+ * The newest view with another version and, after a flush, without its oldest memtable. *old_out: the
+ * reference to the view before, which the caller drops outside the lock: with it may go tables, and their
+ * files. state.lock held.
  */
 static vv_status publish(varve_db *db, const vv_manifest *manifest, vv_version *version, bool flushed,
                          vv_view **old_out) {
@@ -213,8 +214,8 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
     if (vv_ok(st) && edit->flushed_lsn != 0 && db->wal)
         vv_wal_release(db->wal, manifest.first_segment);
 out:
-    /* New tables stay if the manifest on disk may be the new one, and name them. Else they go: each further try
-     * would leave others. */
+    /* New tables stay if the manifest on disk may be the new one, and name them. Else they go: each further
+     * try would leave others. */
     if (!vv_ok(st) && !replaced)
         make_obsolete(edit->added, edit->added_count);
     vv_mutex_unlock(&db->install_lock);

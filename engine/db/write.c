@@ -187,7 +187,7 @@ static bool holds(const vv_condition *c, bool found, const vv_entry *e) {
     return false;
 }
 
-static vv_status check_condition(varve_db *db, const vv_view *view, uint64_t lsn, vv_condition *c) {
+static vv_status check_condition(varve_db *db, vv_view *view, uint64_t lsn, vv_condition *c) {
     vv_get g;
     vv_status st = vv_db_lookup(db, view, lsn, vv_slice_make(c->bytes, c->key_bytes), &g);
     bool found = vv_ok(st);
@@ -323,14 +323,6 @@ void vv_db_writer(void *arg) {
 
 /* ---- callers ---- */
 
-static vv_status check_key(size_t key_bytes) {
-    if (key_bytes == 0)
-        return invalid(VV_SUB_KEY_EMPTY);
-    if (key_bytes > VV_KEY_BYTES_MAX)
-        return invalid(VV_SUB_KEY_TOO_LONG);
-    return VV_STATUS_OK;
-}
-
 static vv_status check_open(varve_db *db) {
     if (atomic_load_explicit(&db->wal_failed, memory_order_relaxed))
         return vv_status_make(VV_WAL_FAILED, VV_SUB_NONE, 0);
@@ -403,7 +395,7 @@ static varve_status write_one(varve_db *db, const vv_entry *e, const varve_write
                               uint64_t *lsn_out) {
     if (lsn_out)
         *lsn_out = 0;
-    vv_status st = check_key(e->key.bytes);
+    vv_status st = vv_db_check_key(e->key.bytes);
     if (vv_ok(st) && e->value.bytes > db->settings.value_bytes_max)
         st = invalid(VV_SUB_VALUE_TOO_LARGE);
     if (vv_ok(st))

@@ -3,7 +3,7 @@
 #include "base/checksum.h"
 #include "base/clock.h"
 
-void vv_get_init(vv_get *g, const vv_view *view, vv_table_cache *tables, vv_block_cache *blocks, vv_slice key,
+void vv_get_init(vv_get *g, vv_view *view, vv_table_cache *tables, vv_block_cache *blocks, vv_slice key,
                  uint64_t lsn) {
     *g = (vv_get){.view = view,
                   .tables = tables,

@@ -24,7 +24,7 @@ typedef enum vv_get_want {
 
 typedef struct vv_get {
     /* given to vv_get_init(); borrowed until deinit */
-    const vv_view *view;
+    vv_view *view;
     vv_table_cache *tables;
     vv_block_cache *blocks;
     vv_slice key;
@@ -47,7 +47,7 @@ typedef struct vv_get {
 } vv_get;
 
 /* Look up the newest version of `key` at or below `lsn`. Everything is borrowed until deinit. */
-void vv_get_init(vv_get *g, const vv_view *view, vv_table_cache *tables, vv_block_cache *blocks, vv_slice key,
+void vv_get_init(vv_get *g, vv_view *view, vv_table_cache *tables, vv_block_cache *blocks, vv_slice key,
                  uint64_t lsn);
 
 /* Run until done or something is wanted. */
