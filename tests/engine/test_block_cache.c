@@ -297,3 +297,54 @@ Test(block_cache, threads_see_whole_blocks_within_the_bound) {
         vv_block_cache_destroy(h.cache);
     }
 }
+
+typedef struct readers {
+    vv_block_cache *cache;
+    vv_sst_reader *reader;
+    const model *model;
+    _Atomic uint64_t turn;
+    _Atomic uint64_t failures;
+} readers;
+
+static void readers_run(void *arg) {
+    readers *rs = arg;
+    uint64_t seed = atomic_fetch_add(&rs->turn, 1) + 1;
+    for (int n = 0; n < 1500; n++) {
+        const vv_entry *want = &rs->model->entries[vv_test_random(&seed) % rs->model->count];
+        vv_block_handle h;
+        vv_block *b;
+        vv_entry e;
+        bool right = vv_sst_reader_find_key(rs->reader, want->key, want->lsn, &h) &&
+                     vv_ok(vv_block_cache_read(rs->cache, rs->reader, h, &b, NULL));
+        if (right) {
+            right = vv_sst_block_seek_key(h, b->data, want->key, want->lsn, &e) && entry_equal(&e, want);
+            vv_block_cache_release(rs->cache, b);
+        }
+        atomic_fetch_add(&rs->failures, !right);
+    }
+}
+
+Test(block_cache, threads_read_compressed_blocks_at_once) {
+    generator g = {.count = 20000, .value_bytes = 100, .block_bytes = 4096, .fp_rate = 0.01};
+    model m = model_make(&g);
+    fixture f = fixture_make();
+    f.compression = VV_COMPRESSION_ZSTD;
+    const char *path = vv_tempdir_path("t.sst");
+    vv_sst_summary s = table_write(&f, path, &m, g.block_bytes, g.fp_rate);
+    vv_sst_summary_deinit(&s);
+    readers rs = {.cache = make(500000), .reader = table_open(&f, path, 1), .model = &m};
+    pthread_t threads[4];
+    for (int t = 0; t < 4; t++)
+        cr_assert(vv_ok(vv_thread_start(&threads[t], "reader", readers_run, &rs)));
+    for (int t = 0; t < 4; t++)
+        vv_thread_join(threads[t]);
+    cr_assert_eq(atomic_load(&rs.failures), 0);
+    cr_assert_leq(bytes_of(rs.cache), 500000);
+    vv_block_cache_stats stats;
+    vv_block_cache_stats_get(rs.cache, &stats);
+    cr_assert_gt(stats.memory_bytes, stats.bytes);
+    vv_block_cache_destroy(rs.cache);
+    vv_sst_reader_close(rs.reader);
+    model_free(&m);
+    fixture_free(&f);
+}

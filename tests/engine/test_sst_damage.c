@@ -356,8 +356,8 @@ Test(sst_damage, impossible_blocks_are_refused_whatever_their_checksum) {
     check_impossible_blocks(VV_COMPRESSION_ZSTD);
 }
 
-Test(sst_damage, impossible_indexes_are_refused_whatever_their_checksum) {
-    table t = table_make(&small);
+static void check_impossible_indexes(vv_index_type index_type) {
+    table t = table_make_as(&small, VV_COMPRESSION_NONE, index_type);
     uint64_t seed = vv_test_seed();
     footer f = parse_footer(t.bytes, t.count);
     uint8_t *bytes = malloc(t.count);
@@ -381,6 +381,7 @@ Test(sst_damage, impossible_indexes_are_refused_whatever_their_checksum) {
         for (uint64_t i = 0; i < t.m.count; i++) {
             vv_block_handle h;
             (void)vv_sst_reader_find(r, t.m.entries[i].key, t.m.entries[i].lsn, &h);
+            (void)vv_sst_reader_find_key(r, t.m.entries[i].key, t.m.entries[i].lsn, &h);
         }
         vv_sst_reader_close(r);
     }
@@ -388,9 +389,14 @@ Test(sst_damage, impossible_indexes_are_refused_whatever_their_checksum) {
     table_free(&t);
 }
 
+Test(sst_damage, impossible_indexes_are_refused_whatever_their_checksum) {
+    check_impossible_indexes(VV_INDEX_SPARSE);
+    check_impossible_indexes(VV_INDEX_DENSE);
+}
+
 /* ---- no memory ---- */
 
-Test(sst_damage, every_failed_allocation_is_reported, .timeout = 60) {
+static void check_allocations(vv_compression compression, vv_index_type index_type) {
     fixture f = fixture_make();
     generator g = {.count = 300, .value_bytes = 100, .block_bytes = 4096, .fp_rate = 0.01};
     model m = model_make(&g);
@@ -405,7 +411,9 @@ Test(sst_damage, every_failed_allocation_is_reported, .timeout = 60) {
                                    .backend = f.backend,
                                    .path = path,
                                    .block_bytes = g.block_bytes,
-                                   .filter_fp_rate = g.fp_rate};
+                                   .filter_fp_rate = g.fp_rate,
+                                   .compression = compression,
+                                   .index_type = index_type};
         vv_sst_writer *w;
         vv_sst_reader *r = NULL;
         vv_block_cache *c = NULL;
@@ -438,4 +446,10 @@ Test(sst_damage, every_failed_allocation_is_reported, .timeout = 60) {
     }
     model_free(&m);
     fixture_free(&f);
+}
+
+Test(sst_damage, every_failed_allocation_is_reported, .timeout = 60) {
+    check_allocations(VV_COMPRESSION_NONE, VV_INDEX_SPARSE);
+    check_allocations(VV_COMPRESSION_LZ4, VV_INDEX_DENSE);
+    check_allocations(VV_COMPRESSION_ZSTD, VV_INDEX_DENSE);
 }

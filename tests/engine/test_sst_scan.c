@@ -52,10 +52,13 @@ static void check_scan_on(fixture *f, const model *m, uint32_t block_bytes, uint
 static void check_scan(const model *m, uint32_t block_bytes) {
     static const vv_io_choice choices[] = {VV_IO_CHOICE_POSIX, VV_IO_CHOICE_URING};
     uint64_t seed = vv_test_seed();
-    for (size_t i = 0; i < VV_ARRAY_COUNT(choices); i++) {
+    static const vv_compression compressions[] = {VV_COMPRESSION_NONE, VV_COMPRESSION_LZ4,
+                                                  VV_COMPRESSION_ZSTD};
+    for (size_t i = 0; i < 2 * VV_ARRAY_COUNT(compressions); i++) {
         fixture f;
-        if (!fixture_make_on(choices[i], &f))
+        if (!fixture_make_on(choices[i % 2], &f))
             continue;
+        f.compression = compressions[i / 2];
         check_scan_on(&f, m, block_bytes, &seed);
         fixture_free(&f);
     }
