@@ -127,6 +127,8 @@ struct varve_db {
      * a time. */
     vv_mutex install_lock;
 
+    vv_view_cell current; /* state.view, for readers without a lock */
+
     struct {
         vv_mutex lock;
         vv_cond flush_wanted; /* something was sealed, or stopping */

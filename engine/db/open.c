@@ -193,7 +193,9 @@ static vv_status load_state(varve_db *db, vv_error *err) {
     st = vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &active);
     if (vv_ok(st)) {
         db->state.view = vv_view_create(active, NULL, 0, version);
-        if (!db->state.view)
+        if (db->state.view)
+            vv_view_cell_init(&db->current, db->state.view);
+        else
             st = no_memory(err);
     }
     db->commit.active = active;
@@ -404,7 +406,8 @@ static vv_status close_steps(varve_db *db) {
         vv_thread_join(db->compaction.thread);
     }
     vv_status_keep(&st, vv_wal_close(db->wal));
-    vv_view_unref(db->state.view);
+    if (db->state.view)
+        vv_view_unref(vv_view_cell_replace(&db->current, NULL));
     vv_table_cache_destroy(db->tables);
     vv_block_cache_destroy(db->blocks);
     vv_file_close(db->lock_file);

@@ -20,20 +20,23 @@
 #define FLUSH_RETRY_NS     VV_NS_PER_S
 
 vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out) {
-    vv_mutex_lock(&db->state.lock);
-    vv_view *view = db->state.view;
-    vv_view_ref(view);
-    /* acquire: pairs with the writer's release, so that the memtable shows the entries up to here. */
-    *lsn_out = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
-    vv_mutex_unlock(&db->state.lock);
-    return view;
+    for (;;) {
+        vv_view *view = vv_view_cell_acquire(&db->current);
+        /* acquire: pairs with the writer's release, so that the memtable shows the entries up to here. */
+        *lsn_out = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+        /* If the view is still the current one, it was so when the LSN was read, and the two belong together.
+         */
+        if (vv_view_cell_holds(&db->current, view))
+            return view;
+        vv_view_unref(view);
+    }
 }
 
-/* Make `view` the current one; the old one lives on with its readers. state.lock held. */
-static void install_view(varve_db *db, vv_view *view) {
-    vv_view *old = db->state.view;
-    db->state.view = view;
-    vv_view_unref(old);
+/* Make `view` the current one; the old one lives on with its readers. The caller drops the reference that is
+ * returned, outside the lock: with it may go tables, and their files. state.lock held. */
+static vv_view *install_view(varve_db *db, vv_view *view_take) {
+    db->state.view = view_take;
+    return vv_view_cell_replace(&db->current, view_take);
 }
 
 /* Wait for room in the queue of sealed memtables. state.lock held. */
@@ -53,6 +56,7 @@ static vv_status wait_for_room(varve_db *db) {
 
 vv_status vv_db_seal(varve_db *db) {
     vv_memtable *fresh = NULL;
+    vv_view *old = NULL;
     VV_TRY(vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &fresh));
     vv_mutex_lock(&db->state.lock);
     vv_status st = wait_for_room(db);
@@ -64,7 +68,7 @@ vv_status vv_db_seal(varve_db *db) {
             sealed[i + 1] = now->sealed[i];
         vv_view *next = vv_view_create(fresh, sealed, now->sealed_count + 1, now->version);
         if (next) {
-            install_view(db, next);
+            old = install_view(db, next);
             db->commit.active = fresh;
         } else {
             st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
@@ -72,6 +76,7 @@ vv_status vv_db_seal(varve_db *db) {
         vv_cond_signal(&db->state.flush_wanted);
     }
     vv_mutex_unlock(&db->state.lock);
+    vv_view_unref(old);
     vv_memtable_unref(fresh);
     return st;
 }
@@ -160,12 +165,11 @@ static vv_version *edited_version(const vv_version *old, const vv_edit *edit) {
  */
 static vv_status publish(varve_db *db, const vv_manifest *manifest, vv_version *version, bool flushed,
                          vv_view **old_out) {
-    vv_view *now = db->state.view;
+    const vv_view *now = db->state.view;
     vv_view *next = vv_view_create(now->active, now->sealed, now->sealed_count - (flushed ? 1 : 0), version);
     if (!next)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    *old_out = now;
-    db->state.view = next;
+    *old_out = install_view(db, next);
     /* File numbers were taken meanwhile. */
     uint64_t next_file_number = VV_MAX(manifest->next_file_number, db->state.manifest.next_file_number);
     db->state.manifest = *manifest;
