@@ -27,7 +27,6 @@ typedef struct buffer {
 struct varve_iter {
     vv_view *view;
     uint64_t lsn;
-    uint64_t now_unix_ms;
     uint64_t skip_limit;
     vv_iter *merged;
     buffer lower; /* inclusive; empty: none */
@@ -133,7 +132,6 @@ varve_status varve_iter_create(varve_db *db, const varve_iter_options *options, 
         if (o->snapshot)
             it->lsn = o->snapshot->lsn;
         it->skip_limit = o->skip_limit ? o->skip_limit : UINT64_MAX;
-        it->now_unix_ms = vv_clock_unix_ms();
         st = make_merge(db, it);
     }
     if (!vv_ok(st)) {
@@ -158,8 +156,9 @@ void varve_iter_destroy(varve_iter *it) {
 
 /* ---- moving ---- */
 
-static bool is_live(const varve_iter *it, const vv_entry *e) {
-    return e->kind == VV_KIND_PUT && !vv_entry_expired(e, it->now_unix_ms);
+/* The clock is asked for entries that expire, not once: a cursor may live long, and never shows what is over. */
+static bool is_live(const vv_entry *e) {
+    return e->kind == VV_KIND_PUT && (e->expires_unix_ms == 0 || !vv_entry_expired(e, vv_clock_unix_ms()));
 }
 
 static void fail(varve_iter *it, vv_status st) {
@@ -190,7 +189,7 @@ static void find_forward(varve_iter *it) {
                 return;
             }
             it->pass_key = true; /* this version decides: older ones are hidden */
-            if (is_live(it, e)) {
+            if (is_live(e)) {
                 it->entry = *e;
                 it->valid = true;
                 return;
@@ -217,7 +216,7 @@ static vv_status take_key_backward(varve_iter *it, bool *live_out, uint64_t *ski
         ++*skipped;
         if (e->lsn > it->lsn)
             continue;
-        *live_out = is_live(it, e);
+        *live_out = is_live(e);
         it->entry = *e;
         if (*live_out)
             VV_TRY(buffer_set(&it->value, e->value));
