@@ -3,6 +3,7 @@
  */
 #include "cli/args.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -17,7 +18,21 @@
 
 /* ---- tables ---- */
 
-enum { OPT_SERVER = 256, OPT_DATA, OPT_TIMEOUT, OPT_JSON, OPT_HEX, OPT_ASYNC, OPT_VALUE_FILE };
+enum {
+    OPT_SERVER = 256,
+    OPT_DATA,
+    OPT_TIMEOUT,
+    OPT_JSON,
+    OPT_HEX,
+    OPT_ASYNC,
+    OPT_VALUE_FILE,
+    OPT_PREFIX,
+    OPT_START,
+    OPT_END,
+    OPT_LIMIT,
+    OPT_REVERSE,
+    OPT_KEYS_ONLY
+};
 
 static const struct option long_options[] = {
     {"server", required_argument, NULL, OPT_SERVER},
@@ -27,6 +42,12 @@ static const struct option long_options[] = {
     {"hex", no_argument, NULL, OPT_HEX},
     {"async", no_argument, NULL, OPT_ASYNC},
     {"value-file", required_argument, NULL, OPT_VALUE_FILE},
+    {"prefix", required_argument, NULL, OPT_PREFIX},
+    {"start", required_argument, NULL, OPT_START},
+    {"end", required_argument, NULL, OPT_END},
+    {"limit", required_argument, NULL, OPT_LIMIT},
+    {"reverse", no_argument, NULL, OPT_REVERSE},
+    {"keys-only", no_argument, NULL, OPT_KEYS_ONLY},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {0},
@@ -87,6 +108,21 @@ static const command commands[] = {
      "  --async            done when it can be read; durable soon after\n"
      "  --hex              each KEY and VALUE is hexadecimal digits\n"
      "  --json             print {\"lsn\": N, \"operations\": N}\n"},
+    {"scan", VV_CLI_SCAN, 0, 0, false, true, true, false, "scan", "entries in key order",
+     "Print the entries in key order, a line each: the key, a tab, the value; both escaped as batch reads "
+     "them.\n"
+     "All entries are of one state of the database. With --data only.\n"
+     "\n"
+     "  --prefix P         only keys that begin with P\n"
+     "  --start K          from K on\n"
+     "  --end K            up to K, which is not shown\n"
+     "  --limit N          at most N entries\n"
+     "  --reverse          from the last to the first\n"
+     "  --keys-only        keys without values\n"
+     "  --hex              P and K are hexadecimal digits, and keys and values are written so\n"
+     "  --json             one object a line: {\"key\", \"value\", \"lsn\"}; key and value are base64, with "
+     "--hex\n"
+     "                     hexadecimal digits\n"},
     {"health", VV_CLI_HEALTH, 0, 1, true, false, false, false, "health [SERVICE]",
      "ask whether the server serves",
      "Print SERVING, NOT_SERVING, SERVICE_UNKNOWN or UNKNOWN, of one service (varve.v1.KV) or the whole "
@@ -97,6 +133,11 @@ static const command commands[] = {
     {"flush", VV_CLI_FLUSH, 0, 0, false, true, false, false, "flush",
      "move all that is in memory to SSTables",
      "Seal the memtable and wait until all that was written before is in SSTables. With --data only.\n"
+     "\n"
+     "  --json             print {}\n"},
+    {"compact", VV_CLI_COMPACT, 0, 0, false, true, false, false, "compact",
+     "merge all tables into the last level",
+     "Flush, merge everything into the last level, and wait for it. With --data only.\n"
      "\n"
      "  --json             print {}\n"},
     {"stats", VV_CLI_STATS, 0, 0, false, true, false, false, "stats", "numbers about the database",
@@ -150,6 +191,7 @@ typedef struct parse {
     const command *command;
     const char *server; /* as given by --server */
     const char *timeout;
+    const char *limit;
     bool help;
     bool version;
     FILE *err;
@@ -216,6 +258,13 @@ static vv_cli_parsed check_target(const parse *p, const char *server_env) {
     return check_timeout(p);
 }
 
+static bool parse_limit(const char *text, uint64_t *out) {
+    char *end;
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0 && *out > 0;
+}
+
 static vv_cli_parsed check_options(const parse *p) {
     const vv_cli_args *args = p->args;
     const command *c = p->command;
@@ -228,6 +277,11 @@ static vv_cli_parsed check_options(const parse *p) {
         return bad(p, "put: the value is either an argument or in --value-file");
     if (args->value_file && c->verb != VV_CLI_PUT)
         return bad(p, "%s does not take --value-file", c->name);
+    if (c->verb != VV_CLI_SCAN &&
+        (args->prefix || args->start || args->end || p->limit || args->reverse || args->keys_only))
+        return bad(p, "%s does not take the options of scan", c->name);
+    if (p->limit && !parse_limit(p->limit, &p->args->limit))
+        return bad(p, "--limit '%s': allowed is a number from 1 on", p->limit);
     if (args->async && !c->takes_async)
         return bad(p, "%s does not take --async", c->name);
     if (args->hex && !c->takes_hex)
@@ -246,6 +300,12 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_HEX: p->args->hex = true; break;
     case OPT_ASYNC: p->args->async = true; break;
     case OPT_VALUE_FILE: p->args->value_file = optarg; break;
+    case OPT_PREFIX: p->args->prefix = optarg; break;
+    case OPT_START: p->args->start = optarg; break;
+    case OPT_END: p->args->end = optarg; break;
+    case OPT_LIMIT: p->limit = optarg; break;
+    case OPT_REVERSE: p->args->reverse = true; break;
+    case OPT_KEYS_ONLY: p->args->keys_only = true; break;
     case 'h': p->help = true; break;
     case 'V': p->version = true; break;
     case ':': return bad(p, "option '%s' needs a value", argv[optind - 1]);

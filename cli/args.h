@@ -21,8 +21,10 @@ typedef enum vv_cli_verb {
     VV_CLI_GET,
     VV_CLI_DELETE,
     VV_CLI_BATCH,
+    VV_CLI_SCAN,
     VV_CLI_HEALTH,
     VV_CLI_FLUSH,
+    VV_CLI_COMPACT,
     VV_CLI_STATS
 } vv_cli_verb;
 
@@ -33,7 +35,13 @@ typedef struct vv_cli_args {
     const char *server;     /* NULL: in process */
     const char *data;       /* NULL: through the server */
     const char *value_file; /* of put; NULL: not given */
-    uint64_t timeout_us;    /* of each call; 0: none */
+    const char *prefix;     /* of scan, as the next ones; NULL: not given */
+    const char *start;
+    const char *end;
+    uint64_t limit; /* entries; 0: all */
+    bool reverse;
+    bool keys_only;
+    uint64_t timeout_us; /* of each call; 0: none */
     bool json;
     bool hex;
     bool async;

@@ -92,6 +92,25 @@ void vv_bytes_to_base64(vv_bytes *b, vv_slice raw) {
     }
 }
 
+void vv_bytes_to_word(vv_bytes *b, vv_slice raw) {
+    static const char digits[] = "0123456789abcdef";
+    const uint8_t *at = raw.data;
+    if (raw.bytes == 0)
+        vv_bytes_append(b, "\"\"", 2);
+    for (size_t i = 0; i < raw.bytes; i++) {
+        uint8_t c = at[i];
+        if (c == '\\' || c == '"' || c == '\'' || c == '#') {
+            vv_bytes_push(b, '\\');
+            vv_bytes_push(b, c);
+        } else if (c > ' ' && c < 0x7f) {
+            vv_bytes_push(b, c);
+        } else {
+            const uint8_t escape[4] = {'\\', 'x', (uint8_t)digits[c >> 4], (uint8_t)digits[c & 15]};
+            vv_bytes_append(b, escape, sizeof escape);
+        }
+    }
+}
+
 int vv_bytes_read(vv_bytes *b, FILE *file, size_t limit_bytes) {
     size_t start = b->bytes;
     while (true) {

@@ -41,6 +41,10 @@ bool vv_bytes_from_hex(vv_bytes *b, vv_slice digits);
 void vv_bytes_to_hex(vv_bytes *b, vv_slice raw);
 void vv_bytes_to_base64(vv_bytes *b, vv_slice raw);
 
+/* Append as a word that the batch script takes for these bytes: "" if there are none, escapes for what is not
+ * printable ASCII or means something there. */
+void vv_bytes_to_word(vv_bytes *b, vv_slice raw);
+
 /* The value of a hexadecimal digit, -1 if it is none. */
 int vv_hex_digit(uint8_t c);
 

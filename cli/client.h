@@ -47,6 +47,18 @@ typedef enum vv_client_health {
     VV_CLIENT_SERVICE_UNKNOWN
 } vv_client_health;
 
+/* What to scan; NULL bounds are open. */
+typedef struct vv_client_range {
+    const vv_bytes *prefix;
+    const vv_bytes *start;
+    const vv_bytes *end; /* exclusive */
+    uint64_t limit;      /* 0: all */
+    bool reverse;
+} vv_client_range;
+
+/* An entry of a scan, borrowed until return. */
+typedef void (*vv_client_entry_fn)(void *arg, const varve_entry *entry);
+
 typedef struct vv_client vv_client;
 
 /* An operation that one of the two cannot do is NULL in its table; the commands' table knows which. */
@@ -57,8 +69,11 @@ typedef struct vv_client_ops {
     bool (*del)(vv_client *c, vv_slice key, bool async, uint64_t *lsn_out, vv_client_error *err);
     bool (*write)(vv_client *c, const vv_client_op *ops, size_t count, bool async, uint64_t *lsn_out,
                   vv_client_error *err);
+    bool (*scan)(vv_client *c, const vv_client_range *range, vv_client_entry_fn fn, void *arg,
+                 vv_client_error *err);
     bool (*health)(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err);
     bool (*flush)(vv_client *c, vv_client_error *err);
+    bool (*compact)(vv_client *c, vv_client_error *err);
     bool (*stats)(vv_client *c, varve_stats *out, vv_client_error *err);
     bool (*close)(vv_client *c, vv_client_error *err);
 } vv_client_ops;
@@ -87,6 +102,12 @@ static inline bool vv_client_write(vv_client *c, const vv_client_op *ops, size_t
     return c->ops->write(c, ops, count, async, lsn_out, err);
 }
 
+/* All entries of one state, in order; on failure some may have been given already. */
+static inline bool vv_client_scan(vv_client *c, const vv_client_range *range, vv_client_entry_fn fn,
+                                  void *arg, vv_client_error *err) {
+    return c->ops->scan(c, range, fn, arg, err);
+}
+
 /* service "": the server as a whole. */
 static inline bool vv_client_health_check(vv_client *c, const char *service, vv_client_health *out,
                                           vv_client_error *err) {
@@ -95,6 +116,10 @@ static inline bool vv_client_health_check(vv_client *c, const char *service, vv_
 
 static inline bool vv_client_flush(vv_client *c, vv_client_error *err) {
     return c->ops->flush(c, err);
+}
+
+static inline bool vv_client_compact(vv_client *c, vv_client_error *err) {
+    return c->ops->compact(c, err);
 }
 
 static inline bool vv_client_stats(vv_client *c, varve_stats *out, vv_client_error *err) {

@@ -82,6 +82,44 @@ static bool do_write(vv_client *c, const vv_client_op *ops, size_t count, bool a
     return varve_ok(st) || fail(err, st, NULL);
 }
 
+static void set_bound(const vv_bytes *bound, const void **data_out, size_t *bytes_out) {
+    if (!bound)
+        return;
+    *data_out = bound->data ? (const void *)bound->data : "";
+    *bytes_out = bound->bytes;
+}
+
+static bool do_scan(vv_client *c, const vv_client_range *range, vv_client_entry_fn fn, void *arg,
+                    vv_client_error *err) {
+    varve_iter_options o = {0};
+    varve_iter *it;
+    set_bound(range->prefix, &o.prefix, &o.prefix_bytes);
+    set_bound(range->start, &o.start, &o.start_bytes);
+    set_bound(range->end, &o.end, &o.end_bytes);
+    varve_status st = varve_iter_create(db_of(c), &o, &it);
+    if (!varve_ok(st))
+        return fail(err, st, NULL);
+    uint64_t left = range->limit ? range->limit : UINT64_MAX;
+    for (range->reverse ? varve_iter_last(it) : varve_iter_first(it); varve_iter_valid(it) && left > 0;
+         left--) {
+        varve_entry entry;
+        varve_iter_entry(it, &entry);
+        fn(arg, &entry);
+        if (range->reverse)
+            varve_iter_prev(it);
+        else
+            varve_iter_next(it);
+    }
+    st = varve_iter_status(it);
+    varve_iter_destroy(it);
+    return varve_ok(st) || fail(err, st, NULL);
+}
+
+static bool do_compact(vv_client *c, vv_client_error *err) {
+    varve_status st = varve_compact(db_of(c));
+    return varve_ok(st) || fail(err, st, NULL);
+}
+
 static bool do_flush(vv_client *c, vv_client_error *err) {
     varve_status st = varve_flush(db_of(c));
     return varve_ok(st) || fail(err, st, NULL);
@@ -104,7 +142,9 @@ static const vv_client_ops local_ops = {
     .put = do_put,
     .del = do_del,
     .write = do_write,
+    .scan = do_scan,
     .flush = do_flush,
+    .compact = do_compact,
     .stats = do_stats,
     .close = do_close,
 };

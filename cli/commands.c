@@ -20,6 +20,9 @@ typedef struct job {
     const vv_cli_args *args;
     vv_bytes key;
     vv_bytes value;
+    vv_bytes prefix;
+    vv_bytes start;
+    vv_bytes end;
     vv_script script;
 } job;
 
@@ -85,10 +88,24 @@ out:
     return result;
 }
 
+static vv_cli_exit take_range(job *j) {
+    const vv_cli_args *args = j->args;
+    vv_cli_exit result = VV_CLI_DONE;
+    if (args->prefix)
+        result = take_word(args, args->prefix, "prefix", &j->prefix);
+    if (result == VV_CLI_DONE && args->start)
+        result = take_word(args, args->start, "start", &j->start);
+    if (result == VV_CLI_DONE && args->end)
+        result = take_word(args, args->end, "end", &j->end);
+    return result;
+}
+
 static vv_cli_exit take_input(job *j) {
     const vv_cli_args *args = j->args;
     if (args->verb == VV_CLI_BATCH)
         return take_script(args, &j->script);
+    if (args->verb == VV_CLI_SCAN)
+        return take_range(j);
     if (args->verb != VV_CLI_PUT && args->verb != VV_CLI_GET && args->verb != VV_CLI_DELETE)
         return VV_CLI_DONE;
     vv_cli_exit result = take_word(args, args->operands[0], "key", &j->key);
@@ -136,6 +153,29 @@ static vv_cli_exit run_write(const job *j, vv_client *c, vv_client_error *err) {
     return VV_CLI_DONE;
 }
 
+static void show_entry(void *arg, const varve_entry *entry) {
+    const vv_cli_args *args = arg;
+    vv_output_entry(stdout, entry, args->keys_only, args->json, args->hex);
+}
+
+static vv_cli_exit run_scan(const job *j, vv_client *c, vv_client_error *err) {
+    vv_cli_args args = *j->args;
+    vv_client_range range = {.prefix = args.prefix ? &j->prefix : NULL,
+                             .start = args.start ? &j->start : NULL,
+                             .end = args.end ? &j->end : NULL,
+                             .limit = args.limit,
+                             .reverse = args.reverse};
+    return vv_client_scan(c, &range, show_entry, &args, err) ? VV_CLI_DONE : failed(j->args, err);
+}
+
+static vv_cli_exit run_compact(const job *j, vv_client *c, vv_client_error *err) {
+    if (!vv_client_compact(c, err))
+        return failed(j->args, err);
+    if (j->args->json)
+        vv_output_done(stdout);
+    return VV_CLI_DONE;
+}
+
 static vv_cli_exit run_health(const job *j, vv_client *c, vv_client_error *err) {
     const vv_cli_args *args = j->args;
     vv_client_health health = VV_CLIENT_HEALTH_UNKNOWN;
@@ -167,6 +207,8 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_HEALTH: return run_health(j, c, err);
     case VV_CLI_FLUSH: return run_flush(j, c, err);
     case VV_CLI_STATS: return run_stats(j, c, err);
+    case VV_CLI_SCAN: return run_scan(j, c, err);
+    case VV_CLI_COMPACT: return run_compact(j, c, err);
     case VV_CLI_PUT:
     case VV_CLI_DELETE:
     case VV_CLI_BATCH: break;
@@ -192,6 +234,9 @@ vv_cli_exit vv_cli_run(const vv_cli_args *args) {
         result = failed(args, &err);
 out:
     vv_script_deinit(&j.script);
+    vv_bytes_deinit(&j.end);
+    vv_bytes_deinit(&j.start);
+    vv_bytes_deinit(&j.prefix);
     vv_bytes_deinit(&j.value);
     vv_bytes_deinit(&j.key);
     return result;

@@ -50,6 +50,36 @@ void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool
     }
 }
 
+/* As a word of a batch script, or as digits. */
+static void print_word(FILE *out, vv_slice raw, bool hex) {
+    vv_bytes text = {0};
+    if (hex)
+        vv_bytes_to_hex(&text, raw);
+    else
+        vv_bytes_to_word(&text, raw);
+    if (text.bytes)
+        fwrite(text.data, 1, text.bytes, out);
+    vv_bytes_deinit(&text);
+}
+
+void vv_output_entry(FILE *out, const varve_entry *entry, bool keys_only, bool json, bool hex) {
+    vv_slice key = vv_slice_make(entry->key, entry->key_bytes);
+    vv_slice value = vv_slice_make(entry->value, entry->value_bytes);
+    if (json) {
+        json_t *object = json_pack("{s:o, s:I}", "key", json_bytes(key, hex), "lsn", (json_int_t)entry->lsn);
+        if (!keys_only)
+            json_object_set_new(object, "value", json_bytes(value, hex));
+        print_json(out, object);
+        return;
+    }
+    print_word(out, key, hex);
+    if (!keys_only) {
+        fputc('\t', out);
+        print_word(out, value, hex);
+    }
+    fputc('\n', out);
+}
+
 void vv_output_not_found(FILE *out, vv_slice key, bool hex) {
     print_json(out, json_pack("{s:b, s:o}", "found", 0, "key", json_bytes(key, hex)));
 }

@@ -285,8 +285,8 @@ typedef struct varve_lookup {
 /* Look up many keys as of one state, with all their block reads in flight at once. The status says whether
  * the call itself worked (NO_MEMORY: nothing was looked up); each lookup has its own. snapshot may be NULL.
  */
-VARVE_API varve_status varve_multi_get(varve_db *db, const varve_snapshot *snapshot,
-                                       varve_lookup *lookups, size_t count) VARVE_CHECKED;
+VARVE_API varve_status varve_multi_get(varve_db *db, const varve_snapshot *snapshot, varve_lookup *lookups,
+                                       size_t count) VARVE_CHECKED;
 
 /* ---- snapshots ---- */
 

@@ -156,7 +156,8 @@ void varve_iter_destroy(varve_iter *it) {
 
 /* ---- moving ---- */
 
-/* The clock is asked for entries that expire, not once: a cursor may live long, and never shows what is over. */
+/* The clock is asked for entries that expire, not once: a cursor may live long, and never shows what is over.
+ */
 static bool is_live(const vv_entry *e) {
     return e->kind == VV_KIND_PUT && (e->expires_unix_ms == 0 || !vv_entry_expired(e, vv_clock_unix_ms()));
 }

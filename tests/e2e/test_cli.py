@@ -179,7 +179,7 @@ class ThroughTheServer(Commands, unittest.TestCase):
         self.assertIn("DEADLINE_EXCEEDED", result.err)
 
     def test_flush_and_stats_need_a_directory(self):
-        for command in ("flush", "stats"):
+        for command in ("flush", "stats", "scan", "compact"):
             result = self.varve(command)
             self.assertEqual(result.code, 2)
             self.assertIn("--data", result.err)
@@ -202,8 +202,34 @@ class InProcess(Commands, unittest.TestCase):
         self.assertEqual(lines.keys(), stats.keys())
         self.assertEqual(self.ok("get", "first"), b"one")
 
+    def scan(self, *words):
+        return self.ok("scan", *words).decode().splitlines()
+
+    def test_scan(self):
+        self.ok("batch", stdin=b"put a 1\nput ab 2\nput b\\x00 \"3\\n\"\nput c \"\"\nput gone x\n")
+        self.ok("delete", "gone")
+        everything = ["a\t1", "ab\t2", "b\\x00\t3\\x0a", 'c\t""', "first\tone"]
+        for _ in range(2):  # in memory, and then in a table
+            self.assertEqual(self.scan(), everything)
+            self.assertEqual(self.scan("--reverse"), everything[::-1])
+            self.assertEqual(self.scan("--prefix", "a"), everything[:2])
+            self.assertEqual(self.scan("--start", "ab", "--end", "c"), everything[1:3])
+            self.assertEqual(self.scan("--limit", "2", "--keys-only"), ["a", "ab"])
+            self.assertEqual(self.scan("--start", "6100", "--limit", "1", "--hex"), ["6162\t32"])
+            self.assertEqual(json.loads(self.ok("scan", "--prefix", "a", "--limit", "1", "--json")),
+                             {"key": "YQ==", "value": "MQ==", "lsn": 2})
+            self.ok("compact")
+        again = ["--data", self.work / "again"]
+        script = "".join("put %s %s\n" % tuple(line.split("\t")) for line in everything).encode()
+        self.assertEqual(varve(*again, "batch", stdin=script).code, 0)
+        self.assertEqual(varve(*again, "scan").out.decode().splitlines(), everything, "batch takes what scan writes")
+        for words in (["--limit", "0"], ["--limit", "x"], ["--hex", "--start", "zz"], ["extra"]):
+            self.assertEqual(self.varve("scan", *words).code, 2, words)
+        self.assertEqual(self.varve("scan", "--start", "b", "--end", "a").code, 3)
+        self.assertEqual(self.varve("get", "a", "--reverse").code, 2)
+
     def test_reading_makes_no_database(self):
-        for words in (["get", "k"], ["delete", "k"], ["flush"], ["stats"]):
+        for words in (["get", "k"], ["delete", "k"], ["flush"], ["stats"], ["scan"], ["compact"]):
             result = varve("--data", self.work / "none", *words)
             self.assertEqual(result.code, 3)
             self.assertIn("no such database", result.err)
