@@ -122,6 +122,19 @@ void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
         {"cache_hits", s->cache_hits},
         {"cache_misses", s->cache_misses},
         {"open_tables", s->open_tables},
+        {"sorted_run_count", s->sorted_run_count},
+        {"flush_bytes", s->flush_bytes},
+        {"compactions", s->compactions},
+        {"compaction_read_bytes", s->compaction_read_bytes},
+        {"compaction_written_bytes", s->compaction_written_bytes},
+        {"compaction_debt_bytes", s->compaction_debt_bytes},
+        {"dropped_versions", s->dropped_versions},
+        {"dropped_tombstones", s->dropped_tombstones},
+        {"memory_bytes", s->memory_bytes},
+        {"cache_memory_bytes", s->cache_memory_bytes},
+        {"table_memory_bytes", s->table_memory_bytes},
+        {"wal_memory_bytes", s->wal_memory_bytes},
+        {"io_memory_bytes", s->io_memory_bytes},
     };
     json_t *object = json ? json_object() : NULL;
     for (size_t i = 0; i < VV_ARRAY_COUNT(numbers); i++) {

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
 #include "engine/lsm/compaction.h"
+#include "engine/sst/scan.h"
 
 #define LEVEL_RATIO 10
 #define RETRY_NS    VV_NS_PER_S
@@ -97,6 +98,14 @@ static void count(varve_db *db, const vv_compaction_plan *plan, const vv_compact
     vv_mutex_unlock(&db->compaction.lock);
 }
 
+/* What the scans of all inputs take while they are merged. */
+static uint64_t scan_bytes(const vv_compaction_plan *plan) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < plan->input_count; i++)
+        bytes += VV_MIN(plan->inputs[i]->summary.file_bytes, VV_SST_SCAN_BYTES);
+    return bytes;
+}
+
 static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_plan *plan, vv_error *err) {
     uint64_t *snapshots = NULL;
     size_t snapshot_count = 0;
@@ -122,7 +131,10 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                .pace = keep_going,
                                .arg = db};
     vv_compaction_result r;
+    uint64_t read_ahead_bytes = scan_bytes(plan);
+    atomic_fetch_add_explicit(&db->io_memory_bytes, read_ahead_bytes, memory_order_relaxed);
     vv_status st = vv_compaction_run(plan, &o, &r, err);
+    atomic_fetch_sub_explicit(&db->io_memory_bytes, read_ahead_bytes, memory_order_relaxed);
     if (vv_ok(st)) {
         count(db, plan, &r);
         st = install(db, plan, &o, &r, err);
@@ -198,7 +210,7 @@ void vv_db_compactor(void *arg) {
         }
     }
     vv_mutex_unlock(&db->compaction.lock);
-    vv_io_queue_destroy(queue);
+    vv_db_flush_queue_destroy(db, queue);
 }
 
 varve_status varve_compact(varve_db *db) {

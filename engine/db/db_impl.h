@@ -127,6 +127,8 @@ struct varve_db {
      * a time. */
     vv_mutex install_lock;
 
+    _Atomic uint64_t io_memory_bytes; /* pools of queues, and what merges read ahead */
+
     vv_view_cell current; /* state.view, for readers without a lock */
 
     struct {
@@ -140,6 +142,7 @@ struct varve_db {
         pthread_t flusher;
         bool flusher_started;
         uint64_t flushes;
+        uint64_t flush_bytes; /* of their tables */
         uint64_t write_stalls;
         varve_snapshot *snapshots; /* oldest first */
     } state;
@@ -274,6 +277,8 @@ void vv_db_flusher(void *arg);
 
 /* The queue that flushes write through. */
 vv_status vv_db_flush_queue_create(varve_db *db, vv_io_queue **out, vv_error *err) VV_CHECKED;
+/* NULL is fine. */
+void vv_db_flush_queue_destroy(varve_db *db, vv_io_queue *queue);
 
 /* Called when an obsolete table loses its last reader: removes it from the caches and the disk. */
 void vv_db_drop_table(void *arg, uint64_t file_number);

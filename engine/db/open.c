@@ -263,7 +263,7 @@ static vv_status recover(varve_db *db, vv_error *err) {
                         .first_segment = db->state.manifest.first_segment,
                         .replay_after_lsn = db->state.manifest.flushed_lsn};
     vv_status st = vv_wal_open(&o, replay_record, &r, &db->wal, err);
-    vv_io_queue_destroy(r.queue);
+    vv_db_flush_queue_destroy(db, r.queue);
     if (!vv_ok(st))
         return st;
     if (vv_memtable_count(db->commit.active) > 0) {

@@ -16,7 +16,7 @@
 
 #define FLUSH_QUEUE_DEPTH  4
 #define FLUSH_BUFFER_COUNT 4
-#define FLUSH_BUFFER_BYTES (1u << 20)
+#define FLUSH_BUFFER_BYTES (UINT32_C(1) << 20)
 #define FLUSH_RETRY_NS     VV_NS_PER_S
 
 vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out) {
@@ -87,7 +87,17 @@ vv_status vv_db_flush_queue_create(varve_db *db, vv_io_queue **out, vv_error *er
     vv_io_queue_options o = {.depth = FLUSH_QUEUE_DEPTH,
                              .pool_buffer_count = FLUSH_BUFFER_COUNT,
                              .pool_buffer_bytes = FLUSH_BUFFER_BYTES};
-    return vv_io_queue_create(db->io, &o, out, err);
+    VV_TRY(vv_io_queue_create(db->io, &o, out, err));
+    atomic_fetch_add_explicit(&db->io_memory_bytes, FLUSH_BUFFER_COUNT * FLUSH_BUFFER_BYTES,
+                              memory_order_relaxed);
+    return VV_STATUS_OK;
+}
+
+void vv_db_flush_queue_destroy(varve_db *db, vv_io_queue *queue) {
+    if (queue)
+        atomic_fetch_sub_explicit(&db->io_memory_bytes, FLUSH_BUFFER_COUNT * FLUSH_BUFFER_BYTES,
+                                  memory_order_relaxed);
+    vv_io_queue_destroy(queue);
 }
 
 void vv_db_drop_table(void *arg, uint64_t file_number) {
@@ -237,6 +247,11 @@ static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_
     VV_TRY(write_table(db, queue, m, vv_db_next_file_number(db), &table, err));
     vv_edit edit = {.added = &table, .added_count = 1, .flushed_lsn = m->last_lsn};
     vv_status st = vv_db_install(db, &edit, err);
+    if (vv_ok(st)) {
+        vv_mutex_lock(&db->state.lock);
+        db->state.flush_bytes += table->summary.file_bytes;
+        vv_mutex_unlock(&db->state.lock);
+    }
     vv_table_unref(table);
     return st;
 }
@@ -289,7 +304,7 @@ void vv_db_flusher(void *arg) {
             (void)vv_db_flush_oldest(db, queue, &st);
         if (!vv_ok(st)) {
             /* A queue may have broken for good, and its pool with it: the next try gets a fresh one. */
-            vv_io_queue_destroy(queue);
+            vv_db_flush_queue_destroy(db, queue);
             queue = NULL;
         }
         vv_mutex_lock(&db->state.lock);
@@ -300,5 +315,5 @@ void vv_db_flusher(void *arg) {
                                      vv_clock_mono_ns() + FLUSH_RETRY_NS);
     }
     vv_mutex_unlock(&db->state.lock);
-    vv_io_queue_destroy(queue);
+    vv_db_flush_queue_destroy(db, queue);
 }

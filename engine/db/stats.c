@@ -48,6 +48,7 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->compaction_debt_bytes = vv_compaction_debt_bytes(view->version, &picker);
     out->flushed_lsn = db->state.manifest.flushed_lsn;
     out->flushes = db->state.flushes;
+    out->flush_bytes = db->state.flush_bytes;
     out->write_stalls = db->state.write_stalls;
     vv_mutex_unlock(&db->state.lock);
 
@@ -73,4 +74,11 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->cache_hits = cache.hits;
     out->cache_misses = cache.misses;
     out->open_tables = vv_table_cache_open_count(db->tables);
+
+    out->cache_memory_bytes = cache.memory_bytes;
+    out->table_memory_bytes = vv_table_cache_memory_bytes(db->tables);
+    out->wal_memory_bytes = wal.memory_bytes;
+    out->io_memory_bytes = atomic_load_explicit(&db->io_memory_bytes, memory_order_relaxed);
+    out->memory_bytes = out->memtable_bytes + out->immutable_bytes + out->cache_memory_bytes +
+                        out->table_memory_bytes + out->wal_memory_bytes + out->io_memory_bytes;
 }

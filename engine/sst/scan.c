@@ -19,6 +19,7 @@
 #define CHUNK_BYTES (UINT32_C(512) << 10)
 #define SLOT_COUNT  3
 
+_Static_assert(VV_SST_SCAN_BYTES == (uint64_t)SLOT_COUNT * CHUNK_BYTES, "what scan.h says");
 _Static_assert(CHUNK_BYTES % VV_SST_BLOCK_BYTES_MAX == 0, "a chunk ends where a block may begin");
 
 typedef struct scan_slot {

@@ -15,8 +15,11 @@
  * arrive meanwhile. Every block is verified. Borrows both until it is destroyed; destroying it waits for what
  * is in flight. NO_MEMORY.
  *
- * Takes 1.5 MiB, less for a small table, and the size of the largest block that is not within one piece.
+ * Takes VV_SST_SCAN_BYTES, less for a small table, and the size of the largest block that is not within one
+ * piece.
  */
+#define VV_SST_SCAN_BYTES (UINT64_C(3) * (512 << 10))
+
 vv_status vv_sst_scan_create(vv_sst_reader *r, vv_io_queue *q, vv_iter **out) VV_CHECKED;
 
 #endif

@@ -95,6 +95,7 @@ typedef struct vv_wal_stats {
     uint64_t written_bytes; /* frames since open, padding included */
     uint64_t commits;       /* frames synced since open */
     uint64_t records;
+    uint64_t memory_bytes; /* buffers of frames, and of zeros */
     bool failed;
 } vv_wal_stats;
 

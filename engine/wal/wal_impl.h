@@ -86,6 +86,7 @@ struct vv_wal {
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t commits;
     _Atomic uint64_t records;
+    _Atomic uint64_t outsized_bytes; /* buffers of frames that are larger than a slot */
     _Atomic bool failed;
 
     /* The thread's, or open's before it starts. */

@@ -58,9 +58,11 @@ static bool on_ring_thread(const vv_wal *w) {
 
 /* ---- completion ---- */
 
-static void slot_reset(vv_wal_slot *slot) {
-    if (slot->buf != slot->base_buf)
+static void slot_reset(vv_wal *w, vv_wal_slot *slot) {
+    if (slot->buf && slot->buf != slot->base_buf) {
         vv_free(slot->buf);
+        atomic_fetch_sub_explicit(&w->outsized_bytes, slot->capacity, memory_order_relaxed);
+    }
     slot->buf = NULL;
     slot->state = VV_WAL_SLOT_FREE;
     slot->done = false;
@@ -82,7 +84,7 @@ static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
             atomic_fetch_add_explicit(&w->records, oldest->record_count, memory_order_relaxed);
             atomic_store_explicit(&w->durable_lsn, oldest->last_lsn, memory_order_release);
         }
-        slot_reset(oldest);
+        slot_reset(w, oldest);
         w->retired++;
     }
 }
@@ -156,7 +158,7 @@ static void start(vv_wal *w, vv_wal_slot *slot) {
 /* Drop what was appended but not sealed: the log has failed, it can go nowhere. */
 static void drop_open(vv_wal *w) {
     if (filling(w))
-        slot_reset(open_slot(w));
+        slot_reset(w, open_slot(w));
 }
 
 static void seal_and_start(vv_wal *w) {
@@ -241,6 +243,7 @@ static vv_status reserve(vv_wal *w, uint64_t bytes, vv_wal_slot **out) {
             return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
         slot->buf = big;
         slot->capacity = frame_bytes;
+        atomic_fetch_add_explicit(&w->outsized_bytes, frame_bytes, memory_order_relaxed);
     }
     *out = slot;
     return VV_STATUS_OK;
@@ -255,7 +258,7 @@ vv_status vv_wal_append(vv_wal *w, const vv_record *rec, const vv_slice *parts, 
     vv_wal_slot *slot;
     VV_TRY(reserve(w, VV_RECORD_HEAD_BYTES + rec->ops.bytes, &slot));
     if (vv_wal_failed(w)) {
-        slot_reset(slot);
+        slot_reset(w, slot);
         return latched();
     }
     if (slot->record_count == 0)
@@ -322,7 +325,7 @@ static void destroy(vv_wal *w) {
     for (uint32_t i = 0; w->slots && i < w->slot_count; i++) {
         if (w->slots[i].state == VV_WAL_SLOT_FLYING)
             continue; /* a broken ring took it along */
-        slot_reset(&w->slots[i]);
+        slot_reset(w, &w->slots[i]);
         vv_free(w->slots[i].base_buf);
     }
     vv_free(w->slots);
@@ -439,6 +442,8 @@ void vv_wal_stats_get(vv_wal *w, vv_wal_stats *out) {
         .written_bytes = atomic_load_explicit(&w->written_bytes, memory_order_relaxed),
         .commits = atomic_load_explicit(&w->commits, memory_order_relaxed),
         .records = atomic_load_explicit(&w->records, memory_order_relaxed),
+        .memory_bytes = w->slot_count * w->slot_bytes + VV_WAL_ZERO_BYTES +
+                        atomic_load_explicit(&w->outsized_bytes, memory_order_relaxed),
         .failed = vv_wal_failed(w),
     };
 }

@@ -1,0 +1,102 @@
+/*
+ * What the database says of its memory: the sum of its parts, and what the heap says too.
+ */
+#include <jemalloc/jemalloc.h>
+#include <stdlib.h>
+
+#include "base/compiler.h"
+#include "tests/engine/db_fixture.h"
+
+static void setup(void) {
+    vv_tempdir();
+}
+
+TestSuite(db_memory, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 120);
+
+#define KEYS       120000
+#define BATCH      100
+#define VALUE_SIZE 100
+
+static void fill(uint64_t seed) {
+    static const char value[VALUE_SIZE];
+    varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    varve_batch *b = varve_batch_create();
+    for (int i = 0; i < KEYS; i += BATCH) {
+        varve_batch_clear(b);
+        for (int j = 0; j < BATCH; j++) {
+            char key[17];
+            snprintf(key, sizeof key, "%016" PRIx64, vv_test_random(&seed));
+            cr_assert(varve_ok(varve_batch_put(b, key, 16, value, sizeof value)));
+        }
+        cr_assert(varve_ok(varve_write(fx_db, b, &async, NULL)));
+    }
+    varve_batch_destroy(b);
+}
+
+static void read_all(void) {
+    uint64_t n = 0;
+    varve_iter *it;
+    cr_assert(varve_ok(varve_iter_create(fx_db, NULL, &it)));
+    for (varve_iter_first(it); varve_iter_valid(it); varve_iter_next(it))
+        n++;
+    cr_assert_eq(n, KEYS);
+    varve_iter_destroy(it);
+}
+
+static uint64_t sum(const varve_stats *s) {
+    return s->memtable_bytes + s->immutable_bytes + s->cache_memory_bytes + s->table_memory_bytes +
+           s->wal_memory_bytes + s->io_memory_bytes;
+}
+
+Test(db_memory, the_sum_is_that_of_the_parts_and_no_part_is_beyond_its_bound) {
+    fx_open_with(
+        fx_options("MEMTABLE_SIZE", "2MiB", "MAX_IMMUTABLE_COUNT", "2", "CACHE_CAPACITY", "4MiB", NULL));
+    fill(vv_test_seed());
+    varve_stats s = fx_stats();
+    cr_assert_eq(s.memory_bytes, sum(&s));
+    cr_assert_leq(s.memtable_bytes + s.immutable_bytes, 4 * (UINT64_C(2) << 20), "one chunk over is allowed");
+    cr_assert(varve_ok(varve_compact(fx_db)));
+    read_all();
+    s = fx_stats();
+    cr_assert_eq(s.memory_bytes, sum(&s));
+    cr_assert_leq(s.cache_memory_bytes, UINT64_C(4) << 20);
+    cr_assert_gt(s.cache_memory_bytes, UINT64_C(3) << 20);
+    cr_assert_gt(s.table_memory_bytes, KEYS, "ten bits a key and the index");
+    cr_assert_gt(s.flush_bytes, KEYS * VALUE_SIZE);
+    cr_assert_gt(s.wal_memory_bytes, 0);
+    fx_close();
+}
+
+#if !defined(VV_ASAN) && !defined(VV_TSAN)
+static uint64_t heap_bytes(void) {
+    uint64_t epoch = 1;
+    size_t allocated, bytes = sizeof allocated;
+    cr_assert_eq(mallctl("epoch", NULL, NULL, &epoch, sizeof epoch), 0);
+    cr_assert_eq(mallctl("stats.allocated", &allocated, &bytes, NULL, 0), 0);
+    return allocated;
+}
+
+static void expect_heap(const char *when, uint64_t before) {
+    uint64_t heap = heap_bytes() - before, said = fx_stats().memory_bytes;
+    cr_log_info("%s: %" PRIu64 " of the heap, %" PRIu64 " by stats", when, heap, said);
+    cr_assert(heap <= said + said / 10 && heap + heap / 10 >= said,
+              "%s: %" PRIu64 " bytes of the heap, %" PRIu64 " by stats", when, heap, said);
+}
+
+Test(db_memory, it_is_what_the_heap_has_grown_by_within_a_tenth) {
+    uint64_t before = heap_bytes();
+    fx_open_with(fx_options("MEMTABLE_SIZE", "64MiB", "CACHE_CAPACITY", "32MiB", NULL));
+    expect_heap("opened", before);
+    fill(vv_test_seed());
+    expect_heap("in the memtable", before);
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    expect_heap("flushed", before);
+    read_all();
+    expect_heap("in the block cache", before);
+    cr_assert(varve_ok(varve_compact(fx_db)));
+    read_all();
+    expect_heap("merged", before);
+    fx_close();
+    cr_assert_lt(heap_bytes(), before + (1 << 20), "it gives back what it had");
+}
+#endif
