@@ -68,9 +68,9 @@ static vv_status install(varve_db *db, const vv_compaction_plan *plan, const vv_
         vv_compaction_result_unlink(r, o);
         return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
     }
-    vv_status st = make_tables(db, plan, r, tables);
+    vv_status st = vv_dir_sync(db->io, db->dir, err);
     if (vv_ok(st))
-        st = vv_dir_sync(db->io, db->dir, err);
+        st = make_tables(db, plan, r, tables);
     if (!vv_ok(st)) {
         vv_compaction_result_unlink(r, o);
         vv_free(tables);
@@ -179,6 +179,11 @@ static vv_status work(varve_db *db, vv_io_queue **queue, bool full) {
         st = compact_once(db, *queue, full, &found, &err);
         full = false;
     }
+    if (!vv_ok(st)) {
+        /* A queue may have broken for good, and its pool with it: the next try gets a fresh one. */
+        vv_io_queue_destroy(*queue);
+        *queue = NULL;
+    }
     if (!vv_ok(st) && !vv_is(st, VV_BUSY))
         vv_log(&db->logger, VV_LOG_ERROR, "%s", err.text[0] ? err.text : vv_code_text(st.code));
     return st;
@@ -200,7 +205,8 @@ void vv_db_compactor(void *arg) {
         vv_mutex_unlock(&db->compaction.lock);
         vv_status st = work(db, &queue, full);
         vv_mutex_lock(&db->compaction.lock);
-        db->compaction.status = st;
+        if (full)
+            db->compaction.full_status = vv_db_file_failure(st);
         db->compaction.full_done = asked;
         vv_cond_broadcast(&db->compaction.done);
         if (!vv_ok(st) && !atomic_load_explicit(&db->compaction.stop, memory_order_relaxed)) {
@@ -222,7 +228,7 @@ varve_status varve_compact(varve_db *db) {
     vv_cond_signal(&db->compaction.wanted);
     while (db->compaction.full_done < ticket)
         vv_cond_wait(&db->compaction.done, &db->compaction.lock);
-    vv_status st = db->compaction.status;
+    vv_status st = db->compaction.full_status;
     vv_mutex_unlock(&db->compaction.lock);
     return vv_public(st);
 }

@@ -165,7 +165,7 @@ struct varve_db {
         bool hint;           /* tables have changed since the thread last looked */
         uint64_t full_asked; /* calls of varve_compact(), and how many of them are served */
         uint64_t full_done;
-        vv_status status; /* of the newest merge */
+        vv_status full_status; /* of the newest of those */
         vv_picker_cursor cursors[VV_LEVELS_MAX];
         uint64_t runs; /* figures since open */
         uint64_t read_bytes;
