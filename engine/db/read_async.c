@@ -116,8 +116,7 @@ static void rouse(varve_db *db) {
         vv_futex_wake(&db->reader.sleeps, 1);
 }
 
-void vv_db_reader(void *arg) {
-    varve_db *db = arg;
+static vv_io_queue *make_queue(varve_db *db) {
     vv_io_queue *queue = NULL;
     vv_error err = {.text = ""};
     vv_io_queue_options o = {.depth = READ_DEPTH};
@@ -125,6 +124,21 @@ void vv_db_reader(void *arg) {
     if (!vv_ok(st))
         vv_log(&db->logger, VV_LOG_WARN, "no ring for reads, so that asynchronous ones come one by one: %s",
                err.text);
+    return queue;
+}
+
+/* Wait for a read. If the ring breaks, its requests fail, each lookup says so, and later ones get another. */
+static void wait_for_read(varve_db *db, vv_io_queue **queue) {
+    vv_status st = vv_io_run(*queue, 1, NULL);
+    if (vv_ok(st) || (*queue)->in_flight > 0)
+        return;
+    vv_io_queue_destroy(*queue);
+    *queue = make_queue(db);
+}
+
+void vv_db_reader(void *arg) {
+    varve_db *db = arg;
+    vv_io_queue *queue = make_queue(db);
     for (;;) {
         vv_stack_node *node = vv_stack_take_all(&db->reader.queue);
         while (node) {
@@ -137,8 +151,7 @@ void vv_db_reader(void *arg) {
             node = next;
         }
         if (queue && queue->in_flight > 0)
-            /* If the ring breaks, its requests fail, and each lookup says so. */
-            vv_status_ignore(vv_io_run(queue, 1, NULL), "each request has its own status");
+            wait_for_read(db, &queue);
         else if (vv_stack_empty(&db->reader.queue) &&
                  atomic_load_explicit(&db->reader.stop, memory_order_seq_cst))
             break;
