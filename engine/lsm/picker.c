@@ -109,15 +109,20 @@ static bool overlaps(const vv_table *t, const key_range *r) {
            vv_slice_compare(vv_table_last_key(t), r->first) >= 0;
 }
 
-/* The tables behind the inputs in run order, which hold older versions. */
+/* Of the tables behind the inputs in run order, which hold older versions, none has their keys. Those of the
+ * newest input's own run have other keys than it, and newer versions than the other inputs. */
 static bool is_bottom(const vv_version *v, const table_list *inputs) {
     key_range r = range_of(inputs);
     size_t first = 0;
     while (first < v->table_count && !list_has(inputs, v->tables[first]))
         first++;
-    for (size_t i = first; i < v->table_count; i++)
-        if (!list_has(inputs, v->tables[i]) && overlaps(v->tables[i], &r))
+    const vv_table *newest = v->tables[first];
+    for (size_t i = first; i < v->table_count; i++) {
+        const vv_table *t = v->tables[i];
+        bool same_run = t->level == newest->level && t->run == newest->run;
+        if (!same_run && !list_has(inputs, t) && overlaps(t, &r))
             return false;
+    }
     return true;
 }
 

@@ -1,0 +1,234 @@
+/*
+ * What is merged next, and to where: decisions on versions without files.
+ */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "engine/lsm/picker.h"
+
+static void drop(void *arg, uint64_t file_number) {
+    (void)arg;
+    (void)file_number;
+}
+
+typedef struct shape {
+    uint32_t level;
+    uint64_t run;
+    const char *first;
+    const char *last;
+    uint64_t bytes;
+} shape;
+
+/* Table i of the list has file number i + 1. */
+static vv_version *version_of(const shape *shapes, size_t count) {
+    vv_table *tables[64];
+    for (size_t i = 0; i < count; i++) {
+        vv_sst_summary s = {.file_bytes = shapes[i].bytes,
+                            .first_key_bytes = (uint32_t)strlen(shapes[i].first),
+                            .last_key_bytes = (uint32_t)strlen(shapes[i].last)};
+        s.first_key = (uint8_t *)vv_strdup(shapes[i].first);
+        s.last_key = (uint8_t *)vv_strdup(shapes[i].last);
+        tables[i] = vv_table_create(shapes[i].level, shapes[i].run, i + 1, &s, drop, NULL);
+        cr_assert_not_null(tables[i]);
+    }
+    vv_version *v = vv_version_create(tables, count);
+    cr_assert_not_null(v);
+    for (size_t i = 0; i < count; i++)
+        vv_table_unref(tables[i]);
+    return v;
+}
+
+static const vv_picker_options tiered = {
+    .style = VV_COMPACTION_TIERED, .levels = 4, .threshold = 3, .level1_bytes = 100, .ratio = 10};
+static const vv_picker_options leveled = {
+    .style = VV_COMPACTION_LEVELED, .levels = 4, .threshold = 3, .level1_bytes = 100, .ratio = 10};
+
+static vv_picker_cursor cursors[VV_LEVELS_MAX];
+
+static void clear_cursors(void) {
+    for (int i = 0; i < VV_LEVELS_MAX; i++)
+        vv_free(cursors[i].key);
+    memset(cursors, 0, sizeof cursors);
+}
+
+TestSuite(picker, .fini = clear_cursors);
+
+#define ALL     true
+#define NOTHING NULL
+#define EXPECT(shapes, o, all, inputs, level, run, bottom)                                                   \
+    expect(shapes, VV_ARRAY_COUNT(shapes), o, all, inputs, level, run, bottom)
+
+/* inputs: file numbers as letters, 'a' is table 1; in any order. NOTHING: no merge is due. */
+static void expect(const shape *shapes, size_t count, const vv_picker_options *o, bool all,
+                   const char *inputs, uint32_t level, uint64_t run, bool bottom) {
+    vv_version *v = version_of(shapes, count);
+    vv_compaction_plan plan;
+    bool found;
+    vv_status st = all ? vv_pick_all(v, o, &plan, &found) : vv_pick(v, o, cursors, &plan, &found);
+    cr_assert(vv_ok(st));
+    cr_assert_eq(found, inputs != NOTHING);
+    cr_assert_eq(vv_compaction_debt_bytes(v, o) > 0 || all, found || all, "debt and decision agree");
+    vv_version_unref(v); /* the plan holds its inputs by itself */
+    if (!inputs)
+        return;
+    uint64_t bytes = 0;
+    cr_assert_eq(plan.input_count, strlen(inputs), "%zu inputs", plan.input_count);
+    for (size_t i = 0; i < plan.input_count; i++) {
+        cr_assert(strchr(inputs, (int)('a' + plan.inputs[i]->file_number - 1)), "table %c is merged",
+                  (int)('a' + plan.inputs[i]->file_number - 1));
+        bytes += plan.inputs[i]->summary.file_bytes;
+    }
+    cr_assert_eq(plan.input_bytes, bytes);
+    cr_assert_eq(plan.output_level, level, "level %u", plan.output_level);
+    cr_assert_eq(plan.output_run, run, "run %llu", (unsigned long long)plan.output_run);
+    cr_assert_eq(plan.bottom, bottom, "bottom %d", plan.bottom);
+    vv_compaction_plan_deinit(&plan);
+}
+
+/* ---- tiered ---- */
+
+Test(picker, nothing_is_due_in_an_empty_or_a_small_database) {
+    static const shape two[] = {{0, 1, "a", "z", 50}, {0, 2, "a", "z", 50}};
+    expect(NULL, 0, &tiered, false, NOTHING, 0, 0, false);
+    expect(NULL, 0, &leveled, false, NOTHING, 0, 0, false);
+    expect(NULL, 0, &leveled, ALL, NOTHING, 0, 0, false);
+    EXPECT(two, &tiered, false, NOTHING, 0, 0, false);
+    EXPECT(two, &leveled, false, NOTHING, 0, 0, false);
+}
+
+Test(picker, tiered_merges_a_full_level_into_a_new_run_of_the_next) {
+    static const shape s[] = {{0, 3, "a", "f", 50}, {0, 2, "g", "p", 50}, {0, 1, "q", "z", 50}};
+    EXPECT(s, &tiered, false, "abc", 1, 0, true);
+}
+
+Test(picker, tiered_is_not_at_the_bottom_above_a_run_with_the_same_keys) {
+    static const shape over[] = {
+        {0, 4, "a", "f", 50}, {0, 3, "a", "f", 50}, {0, 2, "a", "f", 50}, {1, 1, "c", "d", 50}};
+    static const shape beside[] = {
+        {0, 4, "a", "f", 50}, {0, 3, "a", "f", 50}, {0, 2, "a", "f", 50}, {1, 1, "g", "h", 50}};
+    static const shape touching[] = {
+        {0, 4, "a", "f", 50}, {0, 3, "a", "f", 50}, {0, 2, "a", "f", 50}, {3, 1, "f", "h", 50}};
+    EXPECT(over, &tiered, false, "abc", 1, 0, false);
+    EXPECT(beside, &tiered, false, "abc", 1, 0, true);
+    EXPECT(touching, &tiered, false, "abc", 1, 0, false);
+}
+
+Test(picker, tiered_newer_runs_do_not_matter_for_the_bottom) {
+    static const shape s[] = {
+        {0, 9, "a", "z", 50}, {1, 3, "a", "f", 50}, {1, 2, "a", "f", 50}, {1, 1, "c", "d", 50}};
+    EXPECT(s, &tiered, false, "bcd", 2, 0, true);
+}
+
+Test(picker, tiered_merges_the_last_level_within_itself) {
+    static const shape s[] = {{3, 3, "a", "f", 50}, {3, 2, "a", "f", 50}, {3, 1, "c", "d", 50}};
+    EXPECT(s, &tiered, false, "abc", 3, 0, true);
+}
+
+Test(picker, tiered_takes_the_upper_level_first_and_counts_runs_not_tables) {
+    static const shape s[] = {{0, 5, "a", "b", 50}, {0, 4, "a", "b", 50}, {0, 3, "a", "b", 50},
+                              {1, 2, "a", "b", 50}, {1, 1, "a", "b", 50}, {1, 0, "a", "b", 50}};
+    static const shape one_run[] = {{1, 1, "a", "b", 50}, {1, 1, "c", "d", 50}, {1, 1, "e", "f", 50}};
+    EXPECT(s, &tiered, false, "abc", 1, 0, false);
+    EXPECT(one_run, &tiered, false, NOTHING, 0, 0, false);
+}
+
+/* ---- leveled ---- */
+
+Test(picker, leveled_merges_level_0_with_what_it_overlaps_into_the_one_run_of_level_1) {
+    static const shape s[] = {{0, 9, "e", "f", 10}, {0, 8, "h", "k", 10}, {0, 7, "g", "g", 10},
+                              {1, 5, "a", "d", 10}, {1, 5, "e", "e", 10}, {1, 5, "k", "m", 10},
+                              {1, 5, "n", "z", 10}};
+    static const shape first[] = {{0, 9, "e", "f", 10}, {0, 8, "h", "k", 10}, {0, 7, "g", "g", 10}};
+    EXPECT(s, &leveled, false, "abcef", 1, 5, true);
+    EXPECT(first, &leveled, false, "abc", 1, 1, true);
+}
+
+Test(picker, leveled_gives_one_table_of_the_fullest_level_to_the_next) {
+    /* Level 1 may have 100 bytes, level 2 1000. */
+    static const shape s[] = {{1, 1, "a", "c", 80},  {1, 1, "d", "f", 80},  {2, 1, "b", "b", 300},
+                              {2, 1, "c", "e", 300}, {2, 1, "x", "y", 300}, {3, 1, "p", "q", 9000}};
+    static const shape deeper[] = {
+        {1, 1, "a", "c", 110}, {2, 1, "b", "b", 900}, {2, 1, "c", "e", 900}, {3, 1, "a", "bb", 9000}};
+    EXPECT(s, &leveled, false, "acd", 2, 1, true);
+    EXPECT(deeper, &leveled, false, "bd", 3, 1, true);
+}
+
+Test(picker, leveled_is_not_at_the_bottom_above_an_overlapping_level) {
+    static const shape s[] = {{1, 1, "d", "f", 120}, {2, 1, "a", "e", 300}, {3, 1, "a", "b", 9000}};
+    /* The input of level 2 reaches over the range of the one above it. */
+    EXPECT(s, &leveled, false, "ab", 2, 1, false);
+}
+
+Test(picker, leveled_never_gives_the_last_level_away) {
+    static const shape s[] = {{3, 1, "a", "c", 1u << 30}, {3, 1, "d", "f", 1u << 30}};
+    EXPECT(s, &leveled, false, NOTHING, 0, 0, false);
+}
+
+Test(picker, leveled_goes_round_the_key_space) {
+    static const shape s[] = {{1, 1, "a", "c", 80}, {1, 1, "d", "f", 80}, {1, 1, "g", "k", 80}};
+    static const char *const turns[] = {"a", "b", "c", "a"};
+    vv_version *v = version_of(s, VV_ARRAY_COUNT(s));
+    for (size_t i = 0; i < VV_ARRAY_COUNT(turns); i++) {
+        vv_compaction_plan plan;
+        bool found;
+        cr_assert(vv_ok(vv_pick(v, &leveled, cursors, &plan, &found)) && found);
+        cr_assert_eq(plan.input_count, 1);
+        cr_assert_eq(plan.inputs[0]->file_number, (uint64_t)(turns[i][0] - 'a' + 1));
+        vv_picker_advance(cursors, 1, &plan);
+        vv_compaction_plan_deinit(&plan);
+    }
+    vv_version_unref(v);
+}
+
+/* ---- another style, or another number of levels, than before ---- */
+
+Test(picker, leveled_first_makes_one_run_of_a_level_that_tiered_left_with_several) {
+    static const shape s[] = {{0, 9, "a", "z", 10}, {1, 5, "a", "f", 10}, {1, 4, "c", "g", 10},
+                              {2, 3, "a", "a", 10}, {2, 2, "a", "b", 10}, {3, 1, "x", "y", 10}};
+    vv_version *v = version_of(s, VV_ARRAY_COUNT(s));
+    vv_compaction_plan plan;
+    bool found;
+    cr_assert(vv_ok(vv_pick(v, &leveled, cursors, &plan, &found)) && found);
+    cr_assert_eq(plan.input_count, 2);
+    cr_assert_eq(plan.output_level, 1);
+    cr_assert_eq(plan.output_run, 5, "the number of its newest run: the others are gone");
+    cr_assert(!plan.bottom);
+    vv_compaction_plan_deinit(&plan);
+    vv_version_unref(v);
+}
+
+Test(picker, levels_deeper_than_there_should_be_count_as_the_last) {
+    vv_picker_options two_t = tiered, two_l = leveled;
+    two_t.levels = two_l.levels = 2;
+    static const shape s[] = {
+        {0, 9, "a", "z", 10}, {0, 8, "a", "z", 10}, {0, 7, "a", "z", 10}, {5, 1, "c", "d", 10}};
+    EXPECT(s, &two_t, false, "abc", 1, 0, false);
+    EXPECT(s, &two_l, false, "abc", 1, 1, false);
+    EXPECT(s, &two_t, ALL, "abcd", 5, 0, true);
+    EXPECT(s, &two_l, ALL, "abcd", 5, 0, true);
+}
+
+Test(picker, everything_goes_to_the_last_level_as_one_new_run) {
+    static const shape s[] = {
+        {0, 9, "a", "z", 10}, {1, 5, "a", "f", 10}, {2, 3, "a", "a", 10}, {3, 1, "x", "y", 10}};
+    EXPECT(s, &tiered, ALL, "abcd", 3, 0, true);
+    EXPECT(s, &leveled, ALL, "abcd", 3, 0, true);
+}
+
+Test(picker, without_memory_it_says_so_and_keeps_nothing) {
+    static const shape s[] = {{0, 3, "a", "f", 50}, {0, 2, "g", "p", 50}, {0, 1, "q", "z", 50}};
+    vv_version *v = version_of(s, VV_ARRAY_COUNT(s));
+    for (int all = 0; all < 2; all++) {
+        vv_compaction_plan plan;
+        bool found = true;
+        vv_alloc_fail_at(1);
+        vv_status st =
+            all ? vv_pick_all(v, &tiered, &plan, &found) : vv_pick(v, &tiered, cursors, &plan, &found);
+        vv_alloc_fail_at(0);
+        cr_assert(vv_is(st, VV_NO_MEMORY));
+        cr_assert(!found);
+    }
+    vv_version_unref(v); /* leaks would show */
+}
