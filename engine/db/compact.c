@@ -150,11 +150,22 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
     return st;
 }
 
+/* Up to where a merge at the bottom may drop tombstones. A snapshot that is made later is no older than what
+ * is in tables now. */
+static uint64_t drop_lsn(varve_db *db) {
+    vv_mutex_lock(&db->state.lock);
+    uint64_t safe_lsn = db->state.manifest.safe_compaction_lsn;
+    uint64_t snapshot_lsn = db->state.snapshots ? db->state.snapshots->lsn : VV_LSN_MAX;
+    vv_mutex_unlock(&db->state.lock);
+    return VV_MIN(snapshot_lsn, safe_lsn ? safe_lsn : VV_LSN_MAX);
+}
+
 /* One merge, if one is due. *found_out false: nothing to do. */
 static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool *found_out, vv_error *err) {
     uint64_t lsn;
     vv_view *view = vv_db_view(db, &lsn);
     vv_picker_options o = vv_db_picker_options(db);
+    o.drop_lsn = drop_lsn(db);
     vv_compaction_plan plan;
     vv_status st = full ? vv_pick_all(view->version, &o, &plan, found_out)
                         : vv_pick(view->version, &o, db->compaction.cursors, &plan, found_out);

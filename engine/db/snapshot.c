@@ -35,7 +35,10 @@ void varve_snapshot_release(varve_db *db, varve_snapshot *snapshot) {
     while (*at != snapshot)
         at = &(*at)->next;
     *at = snapshot->next;
+    bool was_oldest = at == &db->state.snapshots;
     vv_mutex_unlock(&db->state.lock);
+    if (was_oldest)
+        vv_db_compaction_hint(db); /* tombstones that it needed may go now */
     vv_free(snapshot);
 }
 

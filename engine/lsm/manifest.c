@@ -14,14 +14,14 @@
  *   [first_segment:8][epoch:8][safe_compaction_lsn:8][created_unix_ms:8][table_count:4]
  *   table_count times:
  *       [level:4][run:8][file_number:8][file_bytes:8][item_count:8][min_lsn:8][max_lsn:8]
- *       [first_key_bytes:2][last_key_bytes:2][first_key][last_key]
+ *       [key_count:8][tombstone_count:8][first_key_bytes:2][last_key_bytes:2][first_key][last_key]
  *   [checksum:8]  of all before
  */
 #define MANIFEST_MAGIC          "VARVMAN"
 #define MAGIC_BYTES             7
 #define MANIFEST_FORMAT_VERSION 1
 #define HEAD_BYTES              92
-#define TABLE_BYTES             56
+#define TABLE_BYTES             72
 #define CHECKSUM_BYTES          8
 /* More than any database that fits a disk: bounds what a damaged length can make us allocate. */
 #define MANIFEST_BYTES_MAX (UINT64_C(1) << 30)
@@ -29,7 +29,7 @@
 
 _Static_assert(HEAD_BYTES == MAGIC_BYTES + 1 + 8 + VV_MANIFEST_DB_ID_BYTES + 7 * 8 + 4,
                "manifest head layout");
-_Static_assert(TABLE_BYTES == 4 + 6 * 8 + 2 + 2, "manifest table layout");
+_Static_assert(TABLE_BYTES == 4 + 8 * 8 + 2 + 2, "manifest table layout");
 
 static vv_status no_memory(void) {
     return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
@@ -59,8 +59,10 @@ static uint8_t *encode_table(uint8_t *at, const vv_table *t) {
     vv_put_be64(at + 28, s->item_count);
     vv_put_be64(at + 36, s->min_lsn);
     vv_put_be64(at + 44, s->max_lsn);
-    vv_put_be16(at + 52, (uint16_t)s->first_key_bytes);
-    vv_put_be16(at + 54, (uint16_t)s->last_key_bytes);
+    vv_put_be64(at + 52, s->key_count);
+    vv_put_be64(at + 60, s->tombstone_count);
+    vv_put_be16(at + 68, (uint16_t)s->first_key_bytes);
+    vv_put_be16(at + 70, (uint16_t)s->last_key_bytes);
     at += TABLE_BYTES;
     memcpy(at, s->first_key, s->first_key_bytes);
     at += s->first_key_bytes;
@@ -206,11 +208,14 @@ static vv_status decode_table(vv_reader *r, vv_table_drop_fn drop, void *drop_ar
     s.item_count = vv_read_be64(r);
     s.min_lsn = vv_read_be64(r);
     s.max_lsn = vv_read_be64(r);
+    s.key_count = vv_read_be64(r);
+    s.tombstone_count = vv_read_be64(r);
     s.first_key_bytes = vv_read_be16(r);
     s.last_key_bytes = vv_read_be16(r);
     vv_slice first = vv_read_bytes(r, s.first_key_bytes);
     vv_slice last = vv_read_bytes(r, s.last_key_bytes);
-    if (r->bad || first.bytes == 0 || last.bytes == 0 || vv_slice_compare(first, last) > 0)
+    if (r->bad || first.bytes == 0 || last.bytes == 0 || vv_slice_compare(first, last) > 0 ||
+        s.tombstone_count > s.key_count || s.key_count > s.item_count)
         return corrupt(VV_SUB_BAD_LAYOUT);
     s.first_key = copy_key(first);
     s.last_key = copy_key(last);

@@ -151,6 +151,54 @@ static vv_status add_overlapping(table_list *l, const vv_version *v, uint32_t le
     return VV_STATUS_OK;
 }
 
+/* ---- tombstones ---- */
+
+/* Fewer than this a cursor passes in less time than a merge is worth. */
+#define TOMBSTONES_MIN 10000
+/* The keys that a merge may read for each tombstone. */
+#define KEYS_PER_TOMBSTONE 16
+
+typedef struct key_figures {
+    uint64_t keys;
+    uint64_t tombstones;
+    uint64_t max_lsn;
+} key_figures;
+
+static void count_table(key_figures *k, const vv_table *t) {
+    k->keys += t->summary.key_count;
+    k->tombstones += t->summary.tombstone_count;
+    k->max_lsn = VV_MAX(k->max_lsn, t->summary.max_lsn);
+}
+
+/* More than half of the keys are deleted. */
+static bool is_mostly_tombstones(const key_figures *k) {
+    return k->tombstones > TOMBSTONES_MIN && k->tombstones > k->keys / 2;
+}
+
+/*
+ * The inputs are worth a merge for the sake of `tombstones`. All of them may be dropped once they are at the
+ * bottom: a merge that could drop none of them there would be picked again and again.
+ */
+static bool is_worth_it(const table_list *inputs, uint64_t tombstones, const vv_picker_options *o) {
+    key_figures k = {0};
+    for (size_t i = 0; i < inputs->count; i++)
+        count_table(&k, inputs->items[i]);
+    return k.max_lsn <= o->drop_lsn && k.keys / KEYS_PER_TOMBSTONE <= tombstones;
+}
+
+/* The tombstones of all runs of a level that are mostly tombstones. */
+static uint64_t tombstones_of_level(const vv_version *v, uint32_t level) {
+    uint64_t tombstones = 0;
+    for (size_t i = 0; i < v->run_count; i++) {
+        key_figures k = {0};
+        for (size_t n = 0; n < v->runs[i].table_count && v->runs[i].level == level; n++)
+            count_table(&k, v->runs[i].tables[n]);
+        if (is_mostly_tombstones(&k))
+            tombstones += k.tombstones;
+    }
+    return tombstones;
+}
+
 /* ---- tiered ---- */
 
 static vv_status pick_tiered(const vv_version *v, const vv_picker_options *o, table_list *l,
@@ -163,6 +211,17 @@ static vv_status pick_tiered(const vv_version *v, const vv_picker_options *o, ta
             *level_out = VV_MIN(level + 1, last);
             return add_level(l, v, level);
         }
+    for (uint32_t level = 0; level <= last; level++) {
+        uint64_t tombstones = tombstones_of_level(v, level);
+        if (tombstones == 0)
+            continue;
+        VV_TRY(add_level(l, v, level));
+        if (is_worth_it(l, tombstones, o)) {
+            *level_out = VV_MIN(level + 1, last);
+            return VV_STATUS_OK;
+        }
+        list_deinit(l);
+    }
     return VV_STATUS_OK;
 }
 
@@ -192,6 +251,42 @@ static vv_table *table_behind(const vv_version *v, uint32_t level, const vv_pick
     return first;
 }
 
+/* All of level 0, and what it overlaps in level 1. */
+static vv_status add_level_0(table_list *l, const vv_version *v) {
+    VV_TRY(add_level(l, v, 0));
+    key_range r = range_of(l);
+    return add_overlapping(l, v, 1, &r);
+}
+
+/* Level 0, or a single table, with what it overlaps. A table of the last level is rewritten alone. */
+static vv_status pick_leveled_tombstones(const vv_version *v, const vv_picker_options *o, uint32_t last,
+                                         table_list *l, uint32_t *level_out) {
+    uint64_t tombstones = tombstones_of_level(v, 0);
+    if (tombstones > 0) {
+        *level_out = 1;
+        VV_TRY(add_level_0(l, v));
+        if (is_worth_it(l, tombstones, o))
+            return VV_STATUS_OK;
+        list_deinit(l);
+    }
+    for (size_t i = 0; i < v->table_count; i++) {
+        vv_table *t = v->tables[i];
+        key_figures k = {0};
+        count_table(&k, t);
+        if (t->level == 0 || !is_mostly_tombstones(&k) || k.max_lsn > o->drop_lsn)
+            continue;
+        VV_TRY(list_add(l, t));
+        key_range r = range_of(l);
+        *level_out = VV_MIN(t->level + 1, last);
+        if (t->level < last)
+            VV_TRY(add_overlapping(l, v, t->level + 1, &r));
+        if (is_worth_it(l, k.tombstones, o))
+            return VV_STATUS_OK;
+        list_deinit(l);
+    }
+    return VV_STATUS_OK;
+}
+
 /* The level below 1 must be one run. Runs that another style left there are merged first. */
 static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
                               const vv_picker_cursor *cursors, table_list *l, uint32_t *level_out) {
@@ -204,11 +299,12 @@ static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
             return add_level(l, v, level);
         }
     if (f[0].runs >= o->threshold) {
-        VV_TRY(add_level(l, v, 0));
-        key_range r = range_of(l);
         *level_out = 1;
-        return add_overlapping(l, v, 1, &r);
+        return add_level_0(l, v);
     }
+    VV_TRY(pick_leveled_tombstones(v, o, last, l, level_out));
+    if (l->count > 0)
+        return VV_STATUS_OK;
     uint32_t worst = 0;
     double worst_score = 1.0;
     for (uint32_t level = 1; level < last; level++) {

@@ -8,6 +8,11 @@
  * large gives one table at a time, with all that it overlaps, to the next level. Writes each byte about ratio
  * / 2 times a level; a read looks into one table a level.
  *
+ * Tombstones  A deleted key costs every cursor that passes it, and a queue leaves nothing else behind: what
+ * is mostly tombstones is merged before its size asks for it, where that costs little for each of them, and
+ * only if nobody needs them any more. This ends: such a merge moves them a level down, or, in the last level,
+ * drops them all.
+ *
  * The shapes follow P. O'Neil et al., "The Log-Structured Merge-Tree", Acta Informatica 33 (1996), in the
  * forms that Cassandra (size-tiered) and LevelDB (leveled) made common.
  */
@@ -26,6 +31,9 @@ typedef struct vv_picker_options {
     uint32_t threshold;    /* COMPACTION_THRESHOLD, at least 2 */
     uint64_t level1_bytes; /* leveled: of level 1; each further level has `ratio` times as much */
     uint32_t ratio;
+    /* Tombstones up to here may be dropped at the bottom: no snapshot is older, and the safe compaction LSN
+     * allows it. 0: none. */
+    uint64_t drop_lsn;
 } vv_picker_options;
 
 /* What to do: merge `inputs` into tables of one run. Deinit releases the references. */

@@ -50,6 +50,8 @@ typedef struct vv_sst_writer_options {
 typedef struct vv_sst_summary {
     uint64_t file_bytes;
     uint64_t item_count;
+    uint64_t key_count;       /* user keys, each with any number of versions */
+    uint64_t tombstone_count; /* user keys whose newest version here is a tombstone */
     uint64_t min_lsn;
     uint64_t max_lsn;
     uint8_t *first_key; /* user keys, owned by the summary */

@@ -26,6 +26,8 @@ struct vv_sst_writer {
     vv_sst_buffer hashes;   /* uint64_t, one for each user key */
     vv_sst_buffer last_key; /* of the entry added last */
     uint64_t last_lsn;
+    uint64_t key_count;
+    uint64_t tombstone_count;
     vv_sst_buffer first_key;
     vv_sst_index_head head;
 };
@@ -136,6 +138,8 @@ static vv_status add(vv_sst_writer *w, const vv_entry *e) {
         uint64_t hash = vv_hash_key(e->key.data, e->key.bytes);
         if (w->options.filter_fp_rate > 0 && !vv_sst_buffer_append(&w->hashes, &hash, sizeof hash))
             return no_memory();
+        w->key_count++;
+        w->tombstone_count += e->kind == VV_KIND_DELETE; /* versions come newest first */
         w->last_key.bytes = 0;
         if (!vv_sst_buffer_append(&w->last_key, e->key.data, e->key.bytes))
             return no_memory();
@@ -232,6 +236,8 @@ vv_status vv_sst_writer_finish(vv_sst_writer *w, vv_sst_summary *out, vv_error *
     *out = (vv_sst_summary){
         .file_bytes = w->head.data_bytes,
         .item_count = w->head.item_count,
+        .key_count = w->key_count,
+        .tombstone_count = w->tombstone_count,
         .min_lsn = w->head.min_lsn,
         .max_lsn = w->head.max_lsn,
         .first_key = w->first_key.data,

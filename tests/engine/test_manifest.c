@@ -30,8 +30,12 @@ static void teardown(void) {
 TestSuite(manifest, .init = setup, .fini = teardown);
 
 static vv_table *table(uint32_t level, uint64_t run, uint64_t number, const char *first, const char *last) {
-    vv_sst_summary s = {
-        .file_bytes = number * 1000, .item_count = number * 10, .min_lsn = number, .max_lsn = number + 5};
+    vv_sst_summary s = {.file_bytes = number * 1000,
+                        .item_count = number * 10,
+                        .key_count = number * 9,
+                        .tombstone_count = number * 3,
+                        .min_lsn = number,
+                        .max_lsn = number + 5};
     s.first_key_bytes = (uint32_t)strlen(first);
     s.last_key_bytes = (uint32_t)strlen(last);
     s.first_key = (uint8_t *)vv_strdup(first);
@@ -86,6 +90,8 @@ Test(manifest, what_is_written_is_read_back) {
     cr_assert_eq(tables[1]->run, 3);
     cr_assert_eq(tables[1]->summary.file_bytes, 4000);
     cr_assert_eq(tables[1]->summary.item_count, 40);
+    cr_assert_eq(tables[1]->summary.key_count, 36);
+    cr_assert_eq(tables[1]->summary.tombstone_count, 12);
     cr_assert_eq(tables[1]->summary.min_lsn, 4);
     cr_assert_eq(tables[1]->summary.max_lsn, 9);
     cr_assert(vv_slice_equal(vv_table_last_key(tables[0]), vv_slice_str("mm")));
@@ -166,7 +172,7 @@ Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
     static const struct {
         size_t at;
         size_t bytes;
-    } fields[] = {{88, 4}, {92 + 52, 2}, {92 + 54, 2}};
+    } fields[] = {{88, 4}, {92 + 68, 2}, {92 + 70, 2}};
     for (size_t i = 0; i < VV_ARRAY_COUNT(fields); i++) {
         uint8_t bad[4096];
         memcpy(bad, buf, n);
