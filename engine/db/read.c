@@ -12,9 +12,10 @@ void vv_db_bring_table(varve_db *db, vv_get *g, vv_error *err) {
     vv_get_supply_table(g, st, reader);
 }
 
+/* The lookup has just missed it in the cache. */
 static void bring_block(varve_db *db, vv_get *g, vv_error *err) {
     vv_block *block = NULL;
-    vv_status st = vv_block_cache_read(db->blocks, g->reader, g->block_handle, &block, err);
+    vv_status st = vv_block_cache_fetch(db->blocks, g->reader, g->block_handle, &block, err);
     vv_get_supply_block(g, st, block);
 }
 

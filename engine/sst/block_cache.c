@@ -493,8 +493,12 @@ vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_
 vv_status vv_block_cache_read(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
                               vv_error *err) {
     *out = vv_block_cache_lookup(c, vv_sst_reader_file_number(r), h.offset);
-    if (*out)
-        return VV_STATUS_OK;
+    return *out ? VV_STATUS_OK : vv_block_cache_fetch(c, r, h, out, err);
+}
+
+vv_status vv_block_cache_fetch(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
+                               vv_error *err) {
+    *out = NULL;
     vv_block *b = vv_block_cache_allocate(c, vv_sst_reader_file_number(r), h);
     if (!b)
         return fail_block(r, h.offset, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), err);

@@ -69,6 +69,10 @@ void vv_block_cache_erase_file(vv_block_cache *c, uint64_t file_number);
 vv_status vv_block_cache_read(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
                               vv_error *err) VV_CHECKED;
 
+/* As read, for a block that a lookup has just missed, and counted: read and complete. */
+vv_status vv_block_cache_fetch(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
+                               vv_error *err) VV_CHECKED;
+
 typedef struct vv_block_cache_stats {
     uint64_t bytes;        /* of all blocks: cached, pinned, on their way */
     uint64_t memory_bytes; /* the same, and the cache's own tables */

@@ -67,6 +67,20 @@ Test(db_memory, the_sum_is_that_of_the_parts_and_no_part_is_beyond_its_bound) {
     fx_close();
 }
 
+Test(db_memory, a_get_counts_each_block_once) {
+    fx_open();
+    fx_put("a", "1");
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    varve_stats s = fx_stats();
+    fx_expect("a", "1");
+    cr_assert_eq(fx_stats().cache_misses, s.cache_misses + 1);
+    cr_assert_eq(fx_stats().cache_hits, s.cache_hits);
+    fx_expect("a", "1");
+    cr_assert_eq(fx_stats().cache_misses, s.cache_misses + 1);
+    cr_assert_eq(fx_stats().cache_hits, s.cache_hits + 1);
+    fx_close();
+}
+
 #if !defined(VV_ASAN) && !defined(VV_TSAN)
 static uint64_t heap_bytes(void) {
     uint64_t epoch = 1;
