@@ -118,6 +118,8 @@ void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
         {"wal_records", s->wal_records},
         {"flushes", s->flushes},
         {"write_stalls", s->write_stalls},
+        {"write_delays", s->write_delays},
+        {"write_delay_us", s->write_delay_us},
         {"cache_bytes", s->cache_bytes},
         {"cache_hits", s->cache_hits},
         {"cache_misses", s->cache_misses},

@@ -378,6 +378,8 @@ typedef struct varve_stats {
     uint64_t wal_records; /* batches in them */
     uint64_t flushes;
     uint64_t write_stalls;     /* writes that had to wait for a flush */
+    uint64_t write_delays;     /* pauses of the writer, so that flushes and merges keep up */
+    uint64_t write_delay_us;   /* all of them together */
     uint64_t sorted_run_count; /* that a read may have to look into, beside the memtables */
     uint64_t compactions;
     uint64_t compaction_read_bytes;

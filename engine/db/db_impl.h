@@ -120,6 +120,7 @@ struct varve_db {
         vv_memtable *active; /* under lock, as all that follows; the view's, which keeps it alive */
         uint64_t next_lsn;
         bool unsynced;               /* asynchronous writes are in the log's buffer */
+        uint64_t sync_due_ns;        /* while unsynced: when they have to be durable */
         uint64_t memtable_wal_bytes; /* log bytes written when the active memtable was new */
     } commit;
 
@@ -130,6 +131,17 @@ struct varve_db {
     _Atomic uint64_t io_memory_bytes; /* pools of queues, and what merges read ahead */
 
     vv_view_cell current; /* state.view, for readers without a lock */
+
+    /* Flow control (flow.h). The figures are of the current view, stored with it, and read without a lock:
+     * they are advice, and any order will do. */
+    struct {
+        _Atomic uint32_t sealed_count;
+        _Atomic uint32_t level0_runs;
+        _Atomic uint64_t debt_bytes;
+        _Atomic uint64_t delays;
+        _Atomic uint64_t delay_us;
+        uint64_t next_ns; /* the next group is not taken before; under commit.lock */
+    } flow;
 
     struct {
         vv_mutex lock;
@@ -299,7 +311,26 @@ vv_picker_options vv_db_picker_options(const varve_db *db);
  * free. NO_MEMORY. */
 vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) VV_CHECKED;
 
+/* ---- pace.c ---- */
+
+/* Note the figures of the view that becomes the current one. `old` may be NULL. state.lock held, or nobody
+ * else there yet. */
+void vv_db_pace_observe(varve_db *db, const vv_view *old, const vv_view *next);
+
+/* Is there anything that writers have to be slowed for? commit.lock held. */
+bool vv_db_pace_pressed(varve_db *db);
+
+/* A group was written: what it owes is waited for by the next vv_db_pace_wait(). commit.lock held. */
+void vv_db_pace_charge(varve_db *db, uint64_t entry_count, uint64_t data_bytes);
+
+/* Wait until the next group may be taken, syncing the log whenever that is due. commit.lock held. */
+void vv_db_pace_wait(varve_db *db);
+
 /* ---- write.c ---- */
+
+/* Make asynchronous writes durable that are only in the log's buffer. inline_only: as for vv_wal_commit().
+ * commit.lock held. */
+vv_status vv_db_sync_log(varve_db *db, bool inline_only) VV_CHECKED;
 
 /* The writer thread's main. */
 void vv_db_writer(void *arg);

@@ -193,10 +193,12 @@ static vv_status load_state(varve_db *db, vv_error *err) {
     st = vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &active);
     if (vv_ok(st)) {
         db->state.view = vv_view_create(active, NULL, 0, version);
-        if (db->state.view)
+        if (db->state.view) {
             vv_view_cell_init(&db->current, db->state.view);
-        else
+            vv_db_pace_observe(db, NULL, db->state.view);
+        } else {
             st = no_memory(err);
+        }
     }
     db->commit.active = active;
     db->epoch = db->state.manifest.epoch;

@@ -35,6 +35,7 @@ vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out) {
 /* Make `view` the current one; the old one lives on with its readers. The caller drops the reference that is
  * returned, outside the lock: with it may go tables, and their files. state.lock held. */
 static vv_view *install_view(varve_db *db, vv_view *view_take) {
+    vv_db_pace_observe(db, db->state.view, view_take);
     db->state.view = view_take;
     return vv_view_cell_replace(&db->current, view_take);
 }

@@ -52,6 +52,9 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->write_stalls = db->state.write_stalls;
     vv_mutex_unlock(&db->state.lock);
 
+    out->write_delays = atomic_load_explicit(&db->flow.delays, memory_order_relaxed);
+    out->write_delay_us = atomic_load_explicit(&db->flow.delay_us, memory_order_relaxed);
+
     vv_mutex_lock(&db->compaction.lock);
     out->compactions = db->compaction.runs;
     out->compaction_read_bytes = db->compaction.read_bytes;

@@ -87,8 +87,7 @@ static void append(varve_db *db, vv_write *w) {
     db->commit.next_lsn = w->lsn + 1;
 }
 
-/* Make asynchronous writes durable that are only in the log's buffer. */
-static vv_status sync_log(varve_db *db, bool inline_only) {
+vv_status vv_db_sync_log(varve_db *db, bool inline_only) {
     vv_wal_commit(db->wal, inline_only);
     vv_status st = vv_wal_sync(db->wal);
     if (vv_ok(st))
@@ -113,7 +112,7 @@ static vv_status seal(varve_db *db) {
     if (vv_memtable_count(db->commit.active) == 0)
         return VV_STATUS_OK;
     if (db->commit.unsynced)
-        VV_TRY(sync_log(db, false));
+        VV_TRY(vv_db_sync_log(db, false));
     VV_TRY(vv_db_seal(db));
     vv_wal_stats stats;
     vv_wal_stats_get(db->wal, &stats);
@@ -171,6 +170,8 @@ static void commit_group(varve_db *db, vv_write *group, const vv_write *end, uin
         fail_group(group, end, st);
         return;
     }
+    if (!sync && !db->commit.unsynced)
+        db->commit.sync_due_ns = vv_clock_mono_ns() + db->settings.wal_sync_interval_us * VV_NS_PER_US;
     db->commit.unsynced = !sync;
     atomic_store_explicit(&db->visible_lsn, db->commit.next_lsn - 1, memory_order_release);
 }
@@ -250,7 +251,7 @@ static void do_control(varve_db *db, vv_write *w) {
     if (w->kind == VV_WRITE_SEAL)
         w->status = seal(db);
     else
-        w->status = db->commit.unsynced ? sync_log(db, false) : VV_STATUS_OK;
+        w->status = db->commit.unsynced ? vv_db_sync_log(db, false) : VV_STATUS_OK;
 }
 
 /* Commit the list in groups. Returns true if the list held STOP. */
@@ -285,12 +286,16 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
             count++;
         }
         vv_status st = memtable_full(db) ? seal(db) : VV_STATUS_OK;
-        if (vv_ok(st))
+        if (vv_ok(st)) {
             commit_group(db, list, end, entries, bytes, false);
-        else
+            vv_db_pace_charge(db, entries, bytes);
+        } else {
             fail_group(list, end, st);
+        }
         answer_group(db, list, end, number);
         list = end;
+        if (list)
+            vv_db_pace_wait(db);
     }
     atomic_store_explicit(&db->commit.last_group_count, count, memory_order_relaxed);
     return stop;
@@ -298,21 +303,20 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
 
 void vv_db_writer(void *arg) {
     varve_db *db = arg;
-    uint64_t interval_ns = db->settings.wal_sync_interval_us * VV_NS_PER_US;
-    uint64_t sync_due_ns = 0;
     for (bool stop = false; !stop;) {
         uint32_t number;
         vv_mutex_lock(&db->commit.lock);
+        /* Before the queue is emptied: what comes meanwhile goes with the same group. */
+        if (!vv_commit_queue_empty(&db->commit.queue))
+            vv_db_pace_wait(db);
         vv_write *list = vv_commit_queue_take(&db->commit.queue, &number);
-        bool was_unsynced = db->commit.unsynced;
         if (list)
             stop = commit_list(db, list, number);
         bool unsynced = db->commit.unsynced;
-        if (unsynced && !was_unsynced)
-            sync_due_ns = vv_clock_mono_ns() + interval_ns;
+        uint64_t sync_due_ns = db->commit.sync_due_ns;
         uint64_t now_ns = unsynced ? vv_clock_mono_ns() : 0;
         if (unsynced && now_ns >= sync_due_ns) {
-            vv_status_ignore(sync_log(db, false), "a failure is latched: every later write reports it");
+            vv_status_ignore(vv_db_sync_log(db, false), "a failure is latched: every later write reports it");
             unsynced = false;
         }
         vv_mutex_unlock(&db->commit.lock);
@@ -368,7 +372,7 @@ static bool try_inline(varve_db *db, vv_write *w) {
     if (!w->sync || atomic_load_explicit(&db->commit.last_group_count, memory_order_relaxed) > 1 ||
         !vv_commit_queue_empty(&db->commit.queue) || !vv_mutex_trylock(&db->commit.lock))
         return false;
-    bool fits = !db->commit.unsynced && !memtable_full(db) &&
+    bool fits = !db->commit.unsynced && !memtable_full(db) && !vv_db_pace_pressed(db) &&
                 vv_wal_inline_fits(db->wal, VV_RECORD_HEAD_BYTES + ops_bytes(w));
     if (fits) {
         vv_status st = w->condition_count ? check_conditions(db, w) : VV_STATUS_OK;
