@@ -169,6 +169,8 @@ vv_status vv_posix_file_open(vv_io_backend *b, const char *path, uint32_t flags,
         st = describe((vv_posix_file *)f, flags, direct);
     if (!vv_ok(st)) {
         vv_file_close(f);
+        if (flags & VV_OPEN_EXCLUSIVE) /* made by this call, which did not happen */
+            (void)unlink(path);
         return vv_fail(err, st, "%s: open", path);
     }
     *out = f;
