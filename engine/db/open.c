@@ -210,34 +210,6 @@ out:
 
 /* ---- the log ---- */
 
-typedef struct replay {
-    varve_db *db;
-    vv_io_queue *queue;
-    uint64_t records;
-} replay;
-
-static uint64_t record_data_bytes(const vv_record *rec) {
-    return rec->ops.bytes - (uint64_t)rec->op_count * VV_OP_HEAD_BYTES;
-}
-
-/* One record of the log, at open. A memtable that fills up is flushed at once: recovery needs no more memory
- * than running does. */
-static vv_status replay_record(void *arg, const vv_record *rec) {
-    replay *r = arg;
-    varve_db *db = r->db;
-    if (vv_memtable_bytes(db->commit.active) >= db->settings.memtable_bytes) {
-        vv_status st;
-        VV_TRY(vv_db_seal(db));
-        (void)vv_db_flush_oldest(db, r->queue, &st);
-        VV_TRY(st);
-    }
-    VV_TRY(vv_memtable_reserve(db->commit.active, rec->op_count, record_data_bytes(rec)));
-    vv_db_apply(db->commit.active, rec->first_lsn, rec->op_count, rec->ops);
-    db->epoch = VV_MAX(db->epoch, rec->epoch);
-    r->records++;
-    return VV_STATUS_OK;
-}
-
 /* Release what tables hold, and say in the manifest, before a segment goes, which is the first that must be
  * there: from then on the absence of that one is damage. Before the first write is acknowledged, so that this
  * holds for a new log too. */
@@ -254,9 +226,11 @@ static vv_status trim_released(varve_db *db, vv_error *err) {
 }
 
 static vv_status recover(varve_db *db, vv_error *err) {
-    replay r = {.db = db};
+    vv_replay r;
+    vv_io_queue *queue;
     uint64_t start_ns = vv_clock_mono_ns();
-    VV_TRY(vv_db_flush_queue_create(db, &r.queue, err));
+    VV_TRY(vv_db_flush_queue_create(db, &queue, err));
+    vv_replay_init(&r, db, queue);
     vv_wal_options o = {.backend = db->io,
                         .dir = db->dir,
                         .logger = &db->logger,
@@ -264,8 +238,11 @@ static vv_status recover(varve_db *db, vv_error *err) {
                         .slot_count = (uint32_t)db->settings.wal_slot_count,
                         .first_segment = db->state.manifest.first_segment,
                         .replay_after_lsn = db->state.manifest.flushed_lsn};
-    vv_status st = vv_wal_open(&o, replay_record, &r, &db->wal, err);
-    vv_db_flush_queue_destroy(db, r.queue);
+    vv_status st = vv_wal_open(&o, vv_replay_record, &r, &db->wal, err);
+    if (vv_ok(st))
+        st = vv_replay_finish(&r);
+    vv_replay_deinit(&r);
+    vv_db_flush_queue_destroy(db, queue);
     if (!vv_ok(st))
         return st;
     if (vv_memtable_count(db->commit.active) > 0) {

@@ -30,14 +30,23 @@ void vv_memtable_unref(vv_memtable *m) {
         m->ops->destroy(m);
 }
 
-void vv_memtable_add(vv_memtable *m, const vv_entry *e) {
-    VV_ASSERT(e->lsn > m->last_lsn);
+static void add(vv_memtable *m, const vv_entry *e) {
     VV_ASSERT(e->key.bytes >= 1 && e->key.bytes <= VV_KEY_BYTES_MAX && e->value.bytes <= UINT32_MAX);
     m->ops->add(m, e);
-    if (m->first_lsn == 0)
+    if (m->first_lsn == 0 || e->lsn < m->first_lsn)
         m->first_lsn = e->lsn;
-    m->last_lsn = e->lsn;
+    m->last_lsn = VV_MAX(m->last_lsn, e->lsn);
     /* relaxed: a gauge; only the writer changes it. */
     uint64_t count = atomic_load_explicit(&m->entry_count, memory_order_relaxed);
     atomic_store_explicit(&m->entry_count, count + 1, memory_order_relaxed);
+}
+
+void vv_memtable_add(vv_memtable *m, const vv_entry *e) {
+    VV_ASSERT(e->lsn > m->last_lsn);
+    add(m, e);
+}
+
+void vv_memtable_add_unordered(vv_memtable *m, const vv_entry *e) {
+    VV_ASSERT(m->ops->any_order);
+    add(m, e);
 }

@@ -33,6 +33,7 @@ typedef enum vv_memtable_type {
 
 typedef struct vv_memtable_ops {
     const char *name;
+    bool any_order; /* vv_memtable_add_unordered() may be used, and pays if keys ascend */
     void (*destroy)(vv_memtable *m);
     vv_status (*reserve)(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes);
     void (*add)(vv_memtable *m, const vv_entry *e);
@@ -70,6 +71,9 @@ vv_status vv_memtable_reserve(vv_memtable *m, uint64_t entry_count, uint64_t dat
 
 /* Copy an entry in. LSNs ascend from call to call. Writer only, within what was reserved. */
 void vv_memtable_add(vv_memtable *m, const vv_entry *e);
+
+/* As add, in any order of LSNs, while nobody else knows the memtable. For types with ops->any_order only. */
+void vv_memtable_add_unordered(vv_memtable *m, const vv_entry *e);
 
 /* The newest version of `key` with an LSN at or below `lsn`, a tombstone included. */
 static inline bool vv_memtable_get(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out) {

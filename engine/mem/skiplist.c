@@ -244,6 +244,7 @@ static vv_status skiplist_iter_create(vv_memtable *m, vv_iter **out) {
 
 static const vv_memtable_ops skiplist_ops = {
     .name = "skiplist",
+    .any_order = true,
     .destroy = skiplist_destroy,
     .reserve = skiplist_reserve,
     .add = skiplist_add,
