@@ -89,10 +89,10 @@ vv_get_want vv_get_step(vv_get *g) {
                 return finish(g, vv_status_make(VV_NOT_FOUND, VV_SUB_NONE, 0));
             g->at = VV_GET_AT_TABLE;
             g->reader = vv_table_cache_peek(g->tables, g->table_number);
-            if (!g->reader)
-                return VV_GET_WANTS_TABLE;
             break;
         case VV_GET_AT_TABLE:
+            if (!g->reader)
+                return VV_GET_WANTS_TABLE;
             /* The hash serves every table; memory hits never need it. */
             if (g->key_hash == 0)
                 g->key_hash = vv_hash_key(g->key.data, g->key.bytes);
@@ -103,10 +103,10 @@ vv_get_want vv_get_step(vv_get *g) {
             g->at = VV_GET_AT_BLOCK;
             g->block = vv_block_cache_lookup(g->blocks, vv_sst_reader_file_number(g->reader),
                                              g->block_handle.offset);
-            if (!g->block)
-                return VV_GET_WANTS_BLOCK;
             break;
         case VV_GET_AT_BLOCK:
+            if (!g->block)
+                return VV_GET_WANTS_BLOCK;
             if (vv_sst_block_seek_key(g->block_handle, g->block->data, g->key, g->lsn, &g->entry)) {
                 release_reader(g);
                 return finish_found(g);

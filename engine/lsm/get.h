@@ -50,7 +50,7 @@ typedef struct vv_get {
 void vv_get_init(vv_get *g, vv_view *view, vv_table_cache *tables, vv_block_cache *blocks, vv_slice key,
                  uint64_t lsn);
 
-/* Run until done or something is wanted. */
+/* Run until done or something is wanted; the same is wanted again until it is supplied. */
 vv_get_want vv_get_step(vv_get *g) VV_CHECKED;
 
 /* After WANTS_TABLE: the pinned reader, which the machine releases, or why there is none. */
