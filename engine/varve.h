@@ -319,7 +319,8 @@ typedef struct varve_iter_options {
     const void *prefix; /* only keys that begin so; with start and end, all three hold */
     size_t prefix_bytes;
     /* After this many hidden entries (deleted, expired, older versions) in one step, the step ends with the
-     * status BUSY: call the same step again to go on. 0: no limit. */
+     * status BUSY: varve_iter_next(), or varve_iter_prev() on the way back, goes on from there. 0: no limit.
+     */
     uint64_t skip_limit;
 } varve_iter_options;
 

@@ -305,6 +305,8 @@ void varve_iter_next(varve_iter *it) {
         /* Behind all versions of the key at hand. */
         it->pass_key = false;
         vv_iter_seek(it->merged, slice_of(&it->key), 0);
+    } else if (it->valid) {
+        vv_iter_next(it->merged); /* the entry at hand is not a hidden one */
     }
     find_forward(it);
 }
