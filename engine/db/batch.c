@@ -63,6 +63,7 @@ static varve_status add(varve_batch *batch, const vv_entry *e) {
     append_bytes(batch, e->key.data, e->key.bytes);
     append_bytes(batch, e->value.data, e->value.bytes);
     batch->op_count++;
+    batch->put_count += e->kind == VV_KIND_PUT;
     batch->data_bytes += e->key.bytes + e->value.bytes;
     batch->value_bytes_max = VV_MAX(batch->value_bytes_max, e->value.bytes);
     return vv_public(VV_STATUS_OK);

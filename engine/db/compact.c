@@ -5,6 +5,7 @@
  * no longer the inputs; new view; only then do the inputs lose their files, with their last reader. A crash
  * before the manifest leaves orphans, after it the new shape: never a mixture.
  */
+#include <errno.h>
 #include <inttypes.h>
 
 #include "base/alloc.h"
@@ -14,7 +15,9 @@
 #include "engine/sst/scan.h"
 
 #define LEVEL_RATIO 10
-#define RETRY_NS    VV_NS_PER_S
+/* After a failure; twice as long after each further one. */
+#define RETRY_NS     VV_NS_PER_S
+#define RETRY_NS_MAX (8 * VV_NS_PER_S)
 
 vv_picker_options vv_db_picker_options(const varve_db *db) {
     return (vv_picker_options){.style = (vv_compaction_style)db->settings.compaction_style,
@@ -39,6 +42,9 @@ static uint64_t next_file_number(void *arg) {
 static bool keep_going(void *arg, uint64_t bytes) {
     varve_db *db = arg;
     (void)bytes;
+    db->compaction.no_room = !vv_db_space_for_merge(db);
+    if (db->compaction.no_room)
+        return false;
     return !atomic_load_explicit(&db->compaction.stop, memory_order_relaxed);
 }
 
@@ -133,7 +139,11 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
     vv_compaction_result r;
     uint64_t read_ahead_bytes = scan_bytes(plan);
     atomic_fetch_add_explicit(&db->io_memory_bytes, read_ahead_bytes, memory_order_relaxed);
+    db->compaction.no_room = false;
     vv_status st = vv_compaction_run(plan, &o, &r, err);
+    if (vv_is(st, VV_BUSY) && db->compaction.no_room)
+        st = vv_fail(err, vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC),
+                     "compaction: the space that is left is needed for flushes");
     atomic_fetch_sub_explicit(&db->io_memory_bytes, read_ahead_bytes, memory_order_relaxed);
     if (vv_ok(st)) {
         count(db, plan, &r);
@@ -203,6 +213,7 @@ static vv_status work(varve_db *db, vv_io_queue **queue, bool full) {
 void vv_db_compactor(void *arg) {
     varve_db *db = arg;
     vv_io_queue *queue = NULL;
+    uint64_t retry_ns = RETRY_NS;
     vv_thread_be_background();
     vv_mutex_lock(&db->compaction.lock);
     while (!atomic_load_explicit(&db->compaction.stop, memory_order_relaxed)) {
@@ -215,16 +226,24 @@ void vv_db_compactor(void *arg) {
         db->compaction.hint = false;
         vv_mutex_unlock(&db->compaction.lock);
         vv_status st = work(db, &queue, full);
+        (void)vv_db_space_look(db);
         vv_mutex_lock(&db->compaction.lock);
         if (full)
             db->compaction.full_status = vv_db_file_failure(st);
         db->compaction.full_done = asked;
         vv_cond_broadcast(&db->compaction.done);
-        if (!vv_ok(st) && !atomic_load_explicit(&db->compaction.stop, memory_order_relaxed)) {
-            db->compaction.hint = true;
-            (void)vv_cond_wait_until(&db->compaction.wanted, &db->compaction.lock,
-                                     vv_clock_mono_ns() + RETRY_NS);
+        if (vv_ok(st)) {
+            retry_ns = RETRY_NS;
+            continue;
         }
+        /* Hints don't end the wait, or each flush on a full disk would have a merge fail. */
+        uint64_t deadline_ns = vv_clock_mono_ns() + retry_ns;
+        retry_ns = VV_MIN(retry_ns * 2, RETRY_NS_MAX);
+        db->compaction.hint = true;
+        while (!atomic_load_explicit(&db->compaction.stop, memory_order_relaxed) &&
+               db->compaction.full_asked == db->compaction.full_done &&
+               vv_cond_wait_until(&db->compaction.wanted, &db->compaction.lock, deadline_ns))
+            continue;
     }
     vv_mutex_unlock(&db->compaction.lock);
     vv_db_flush_queue_destroy(db, queue);

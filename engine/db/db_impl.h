@@ -84,6 +84,7 @@ struct varve_batch {
     size_t ops_bytes;
     size_t capacity_bytes;
     uint32_t op_count;
+    uint32_t put_count;
     uint64_t data_bytes; /* keys and values */
     uint64_t value_bytes_max;
 };
@@ -108,6 +109,7 @@ struct varve_db {
     _Atomic uint64_t visible_lsn;
     _Atomic bool wal_failed;
     _Atomic bool closing;
+    _Atomic bool space_short; /* puts are refused, see space.c */
 
     /* Writers hand over here. The holder of `lock` is the single writer: it alone appends to the log, adds to
      * the active memtable and replaces it. */
@@ -122,6 +124,7 @@ struct varve_db {
         bool unsynced;               /* asynchronous writes are in the log's buffer */
         uint64_t sync_due_ns;        /* while unsynced: when they have to be durable */
         uint64_t memtable_wal_bytes; /* log bytes written when the active memtable was new */
+        uint64_t space_wal_bytes;    /* the same when free space was last looked at */
     } commit;
 
     /* Held by whoever replaces the manifest, over the I/O that this takes: one change of the set of tables at
@@ -178,6 +181,7 @@ struct varve_db {
         uint64_t full_asked; /* calls of varve_compact(), and how many of them are served */
         uint64_t full_done;
         vv_status full_status; /* of the newest of those */
+        bool no_room;          /* the thread's own: the merge under way gave up for a flush's sake */
         vv_picker_cursor cursors[VV_LEVELS_MAX];
         uint64_t runs; /* figures since open */
         uint64_t read_bytes;
@@ -334,6 +338,15 @@ vv_picker_options vv_db_picker_options(const varve_db *db);
 /* The LSNs of all snapshots, ascending, and the present: what a merge has to keep. *out is the caller's to
  * free. NO_MEMORY. */
 vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) VV_CHECKED;
+
+/* ---- space.c ---- */
+
+/* Look how much room the disk has; true if puts are refused from here on. Does I/O, one system call. Any
+ * thread, without state.lock. */
+bool vv_db_space_look(varve_db *db);
+
+/* May a merge take more, or does what is left belong to the memtables that have to be flushed? As above. */
+bool vv_db_space_for_merge(varve_db *db);
 
 /* ---- pace.c ---- */
 

@@ -353,6 +353,7 @@ static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
     VV_TRY(create_caches(db, err));
     VV_TRY(load_state(db, err));
     VV_TRY(recover(db, err));
+    (void)vv_db_space_look(db);
     VV_TRY(start_threads(db, err));
     vv_status st = trim_log(db);
     return vv_ok(st) ? st : vv_wrap(err, st, "flush the log");

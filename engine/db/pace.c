@@ -44,9 +44,12 @@ static uint32_t pressure(varve_db *db) {
                          .level0_runs = atomic_load_explicit(&db->flow.level0_runs, memory_order_relaxed),
                          .run_threshold = (uint32_t)s->compaction_threshold,
                          .debt_bytes = atomic_load_explicit(&db->flow.debt_bytes, memory_order_relaxed)};
-    if (s->compaction_style == VV_COMPACTION_LEVELED &&
-        __builtin_mul_overflow(vv_db_picker_options(db).level1_bytes, DEBT_LIMIT_LEVEL1_COUNT,
-                               &in.debt_limit_bytes))
+    /* On a full disk merges wait for space: to slow the deletes that may bring it would help nobody. */
+    if (atomic_load_explicit(&db->space_short, memory_order_relaxed))
+        in.level0_runs = 0;
+    else if (s->compaction_style == VV_COMPACTION_LEVELED &&
+             __builtin_mul_overflow(vv_db_picker_options(db).level1_bytes, DEBT_LIMIT_LEVEL1_COUNT,
+                                    &in.debt_limit_bytes))
         in.debt_limit_bytes = UINT64_MAX;
     return vv_flow_pressure(&in);
 }

@@ -308,6 +308,7 @@ void vv_db_flusher(void *arg) {
             vv_db_flush_queue_destroy(db, queue);
             queue = NULL;
         }
+        (void)vv_db_space_look(db);
         vv_mutex_lock(&db->state.lock);
         db->state.flush_status = vv_db_file_failure(st);
         vv_cond_broadcast(&db->state.flush_done);

@@ -17,6 +17,7 @@
  * is durable. C3  A memtable is sealed only when everything in it is durable in the log, so that tables hold
  * only such. C4  A vv_write is not touched after its `done` was stored: its frame may be gone.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -70,6 +71,12 @@ static void latch(varve_db *db, vv_status st) {
 
 /* Give the write its LSNs and put it in the log's open frame. On failure no LSN is used up. */
 static void append(varve_db *db, vv_write *w) {
+    /* Each refused put looks again: space that was freed is used at once. */
+    if (!w->deletes_only && atomic_load_explicit(&db->space_short, memory_order_relaxed) &&
+        vv_db_space_look(db)) {
+        w->status = vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC);
+        return;
+    }
     vv_record rec = {.first_lsn = db->commit.next_lsn,
                      .op_count = w->op_count,
                      .epoch = db->epoch,
@@ -102,7 +109,16 @@ static bool memtable_full(varve_db *db) {
         return true;
     vv_wal_stats stats;
     vv_wal_stats_get(db->wal, &stats);
-    return stats.written_bytes - db->commit.memtable_wal_bytes >= db->settings.wal_bytes_max;
+    if (stats.written_bytes - db->commit.space_wal_bytes >= db->settings.wal_segment_bytes) {
+        db->commit.space_wal_bytes = stats.written_bytes;
+        (void)vv_db_space_look(db);
+    }
+    uint64_t limit = db->settings.wal_bytes_max;
+    /* On a full disk the log has to live on segments that it gets back: a delete alone takes a block of it.
+     */
+    if (atomic_load_explicit(&db->space_short, memory_order_relaxed))
+        limit = VV_MIN(limit, db->settings.wal_segment_bytes);
+    return stats.written_bytes - db->commit.memtable_wal_bytes >= limit;
 }
 
 static vv_status seal(varve_db *db) {
@@ -346,6 +362,7 @@ static void write_init(vv_write *w, const varve_write_options *options) {
 static void write_single(vv_write *w, const vv_entry *e) {
     w->single = *e;
     w->op_count = 1;
+    w->deletes_only = e->kind == VV_KIND_DELETE;
     w->data_bytes = e->key.bytes + e->value.bytes;
     vv_op_head_encode(w->head, e);
     w->parts[0] = vv_slice_make(w->head, sizeof w->head);
@@ -356,6 +373,7 @@ static void write_single(vv_write *w, const vv_entry *e) {
 
 static void write_batch(vv_write *w, const varve_batch *batch) {
     w->op_count = batch->op_count;
+    w->deletes_only = batch->put_count == 0;
     w->data_bytes = batch->data_bytes;
     w->parts[0] = vv_slice_make(batch->ops, batch->ops_bytes);
     w->part_count = 1;

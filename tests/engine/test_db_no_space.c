@@ -1,0 +1,136 @@
+/*
+ * A database on a file system that is really full: a small tmpfs in a mount namespace of the test's own, so
+ * it needs root.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "tests/engine/db_fixture.h"
+
+TestSuite(db_no_space, .timeout = 120);
+
+#define VALUE_BYTES   4000
+#define BALLAST_BYTES (24 << 20)
+#define WAIT_NS       (30 * VV_NS_PER_S)
+
+static const char *small_disk(void) {
+    const char *dir = vv_tempdir();
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("varve-test", dir, "tmpfs", 0, "size=96m") != 0) {
+        fprintf(stderr, "SKIPPED: no small file system to be had: %s\n", strerror(errno));
+        vv_tempdir_cleanup();
+        cr_skip_test("mount: %s", strerror(errno));
+    }
+    FILE *f = fopen(vv_tempdir_path("ballast"), "wb");
+    char *zeros = calloc(1, BALLAST_BYTES);
+    cr_assert(f && zeros && fwrite(zeros, BALLAST_BYTES, 1, f) == 1 && fclose(f) == 0);
+    free(zeros);
+    return dir;
+}
+
+static void open_small(const char *style) {
+    fx_open_with(fx_options("MEMTABLE_SIZE", "4MiB", "MAX_TABLE_SIZE", "4MiB", "MAX_IMMUTABLE_COUNT", "2",
+                            "COMPACTION_STYLE", style, NULL));
+}
+
+static varve_status put(uint32_t i) {
+    char key[16];
+    static char value[VALUE_BYTES];
+    snprintf(key, sizeof key, "%08u", i);
+    memset(value, 'a' + (int)(i % 26), sizeof value);
+    return varve_put(fx_db, key, 8, value, sizeof value, NULL, NULL);
+}
+
+static void delete (uint32_t i) {
+    char key[16];
+    snprintf(key, sizeof key, "%08u", i);
+    varve_status st = varve_delete(fx_db, key, 8, NULL, NULL);
+    cr_assert(varve_ok(st), "delete %s: %s", key, varve_code_name(st.code));
+}
+
+static void expect(uint32_t i, bool there) {
+    char key[16];
+    varve_value v;
+    snprintf(key, sizeof key, "%08u", i);
+    varve_status st = varve_get(fx_db, key, 8, &v);
+    cr_assert_eq(st.code, there ? VARVE_OK : VARVE_NOT_FOUND, "%s: %s", key, varve_code_name(st.code));
+    if (there)
+        cr_assert(v.bytes == VALUE_BYTES && *(const char *)v.data == 'a' + (int)(i % 26), "%s", key);
+    varve_value_release(&v);
+}
+
+/* Returns how many were acknowledged; the one behind them was refused. */
+static uint32_t fill(void) {
+    for (uint32_t i = 0;; i++) {
+        varve_status st = put(i);
+        if (varve_ok(st))
+            continue;
+        cr_assert_eq(st.code, VARVE_NO_SPACE, "%s", varve_code_name(st.code));
+        return i;
+    }
+}
+
+static void fill_and_recover(const char *style) {
+    const char *disk = small_disk();
+    open_small(style);
+    uint32_t count = fill();
+    cr_log_info("%u puts", count);
+    cr_assert_gt(count, 3000);
+    for (uint32_t i = 0; i < count; i += 7)
+        expect(i, true);
+
+    /* More deletes than a memtable holds: they are flushed too, on a disk that takes no put. */
+    uint64_t flushes = fx_stats().flushes;
+    for (uint32_t round = 0; round < 2; round++)
+        for (uint32_t i = 0; i < count; i += 3)
+            delete (i);
+    for (uint64_t until = vv_clock_mono_ns() + WAIT_NS; fx_stats().flushes == flushes;)
+        cr_assert_lt(vv_clock_mono_ns(), until, "deletes are not flushed");
+    cr_assert(!fx_stats().wal_failed);
+
+    /* Space that is freed is used without a restart. */
+    cr_assert_eq(unlink(vv_tempdir_path("ballast")), 0);
+    varve_status st;
+    for (uint64_t until = vv_clock_mono_ns() + WAIT_NS; !varve_ok(st = put(count));)
+        cr_assert(st.code == VARVE_NO_SPACE && vv_clock_mono_ns() < until, "%s", varve_code_name(st.code));
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    fx_close();
+
+    open_small(style);
+    for (uint32_t i = 0; i <= count; i++)
+        expect(i, i == count || i % 3 != 0);
+    fx_close();
+    cr_assert_eq(umount2(disk, MNT_DETACH), 0); /* the kernel ends rings in its own time */
+    vv_tempdir_cleanup();
+}
+
+Test(db_no_space, leveled_puts_fail_reads_and_deletes_go_on_and_freed_space_is_used) {
+    fill_and_recover("leveled");
+}
+
+Test(db_no_space, tiered_puts_fail_reads_and_deletes_go_on_and_freed_space_is_used) {
+    fill_and_recover("tiered");
+}
+
+Test(db_no_space, a_batch_with_one_put_is_refused_and_one_of_deletes_is_not) {
+    const char *disk = small_disk();
+    open_small("tiered");
+    (void)fill();
+    varve_batch *b = varve_batch_create();
+    cr_assert(varve_ok(varve_batch_delete(b, "00000001", 8)));
+    cr_assert(varve_ok(varve_batch_put(b, "x", 1, "", 0)));
+    cr_assert_eq(varve_write(fx_db, b, NULL, NULL).code, VARVE_NO_SPACE);
+    expect(1, true);
+    varve_batch_clear(b);
+    cr_assert(varve_ok(varve_batch_delete(b, "00000001", 8)));
+    cr_assert(varve_ok(varve_write(fx_db, b, NULL, NULL)));
+    expect(1, false);
+    varve_batch_destroy(b);
+    fx_close();
+    cr_assert_eq(umount2(disk, MNT_DETACH), 0); /* the kernel ends rings in its own time */
+    vv_tempdir_cleanup();
+}
