@@ -162,9 +162,11 @@ struct varve_db {
         varve_snapshot *snapshots; /* oldest first */
     } state;
 
-    /* Lookups that wait for blocks. */
+    /* Lookups that wait for blocks, and reads for cursors. */
     struct {
         vv_stack queue;
+        vv_stack fetches;
+        vv_sst_fetcher fetcher; /* puts them there */
         VV_CACHE_ALIGNED _Atomic uint32_t sleeps;
         _Atomic bool stop;
         pthread_t thread;
@@ -271,6 +273,9 @@ void vv_db_bring_table(varve_db *db, vv_get *g, vv_error *err);
 
 /* The reader thread's main. */
 void vv_db_reader(void *arg);
+
+/* Read f on the reader thread: a vv_sst_fetcher, with the database as arg. */
+void vv_db_fetch(void *arg, vv_sst_fetch *f);
 
 /* End the thread, once nothing is under way any more. */
 void vv_db_reader_stop(varve_db *db);

@@ -72,7 +72,8 @@ static vv_status make_children(varve_db *db, vv_view *view, vv_iter **children, 
     for (uint32_t i = 0; i < view->sealed_count; i++, ++*count)
         VV_TRY(vv_memtable_iter_create(view->sealed[i], &children[*count]));
     for (size_t i = 0; i < view->version->run_count; i++, ++*count)
-        VV_TRY(vv_run_iter_create(&view->version->runs[i], db->tables, db->blocks, &children[*count]));
+        VV_TRY(vv_run_iter_create(&view->version->runs[i], db->tables, db->blocks, &db->reader.fetcher,
+                                  &children[*count]));
     return VV_STATUS_OK;
 }
 

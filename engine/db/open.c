@@ -331,6 +331,8 @@ static varve_db *allocate(const varve_options *options) {
     db->memtable_seed = vv_clock_mono_ns() | 1;
     vv_commit_queue_init(&db->commit.queue);
     vv_stack_init(&db->reader.queue);
+    vv_stack_init(&db->reader.fetches);
+    db->reader.fetcher = (vv_sst_fetcher){.fetch = vv_db_fetch, .arg = db};
     vv_mutex_init(&db->commit.lock);
     vv_mutex_init(&db->install_lock);
     vv_mutex_init(&db->state.lock);

@@ -1,5 +1,5 @@
 /*
- * read_async.c - lookups that don't wait for the disk, and many at once.
+ * read_async.c - lookups that don't wait for the disk, and many at once; reads for cursors.
  *
  *   caller:   step machine --in memory--> answer                       no other thread, no ring
  *                          --wants something--> reader's stack
@@ -103,10 +103,32 @@ static void serve_blocking(async_get *a) {
     finish(a);
 }
 
+/* The read-ahead of a cursor: two reads at most for each table that it goes through. */
+static void serve_fetches(varve_db *db, vv_io_queue *queue) {
+    vv_stack_node *node = vv_stack_take_all(&db->reader.fetches);
+    while (node) {
+        vv_stack_node *next = node->next;
+        vv_io_req *req = &VV_CONTAINER_OF(node, vv_sst_fetch, node)->req;
+        if (queue) {
+            vv_io_submit(queue, req);
+        } else {
+            size_t read_bytes = 0;
+            req->status = vv_file_read(req->file, req->buf, req->bytes, req->offset, &read_bytes);
+            req->transferred_bytes = (uint32_t)read_bytes;
+            req->done(req);
+        }
+        node = next;
+    }
+}
+
+static bool nothing_to_do(varve_db *db) {
+    return vv_stack_empty(&db->reader.queue) && vv_stack_empty(&db->reader.fetches);
+}
+
 static void sleep_if_idle(varve_db *db) {
     /* seq_cst: either the pusher sees that this thread sleeps, or this thread sees its push. */
     atomic_store_explicit(&db->reader.sleeps, 1, memory_order_seq_cst);
-    if (vv_stack_empty(&db->reader.queue) && !atomic_load_explicit(&db->reader.stop, memory_order_seq_cst))
+    if (nothing_to_do(db) && !atomic_load_explicit(&db->reader.stop, memory_order_seq_cst))
         vv_futex_wait(&db->reader.sleeps, 1);
     atomic_store_explicit(&db->reader.sleeps, 0, memory_order_seq_cst);
 }
@@ -150,10 +172,10 @@ void vv_db_reader(void *arg) {
                 serve_blocking(a);
             node = next;
         }
+        serve_fetches(db, queue);
         if (queue && queue->in_flight > 0)
             wait_for_read(db, &queue);
-        else if (vv_stack_empty(&db->reader.queue) &&
-                 atomic_load_explicit(&db->reader.stop, memory_order_seq_cst))
+        else if (nothing_to_do(db) && atomic_load_explicit(&db->reader.stop, memory_order_seq_cst))
             break;
         else
             sleep_if_idle(db);
@@ -171,6 +193,13 @@ void vv_db_reader_stop(varve_db *db) {
 }
 
 /* ---- callers ---- */
+
+void vv_db_fetch(void *arg, vv_sst_fetch *f) {
+    varve_db *db = arg;
+    (void)vv_stack_push(&db->reader.fetches, &f->node);
+    if (atomic_load_explicit(&db->reader.sleeps, memory_order_seq_cst))
+        rouse(db);
+}
 
 /* Start a lookup at `lsn` in `view`, one reference of which is taken over. */
 static void start(varve_db *db, vv_view *view_take, uint64_t lsn, vv_slice key, varve_get_fn done,

@@ -7,6 +7,7 @@ typedef struct run_iter {
     const vv_run *run;
     vv_table_cache *tables;
     vv_block_cache *blocks;
+    const vv_sst_fetcher *fetcher;
     size_t index;          /* of the open table */
     vv_sst_reader *reader; /* pinned; NULL: none is open */
     vv_iter *inner;
@@ -27,7 +28,7 @@ static bool open_table(run_iter *r, size_t index) {
     close_table(r);
     vv_status st = vv_table_cache_get(r->tables, r->run->tables[index]->file_number, &r->reader, NULL);
     if (vv_ok(st))
-        st = vv_sst_iter_create(r->reader, r->blocks, &r->inner);
+        st = vv_sst_iter_create(r->reader, r->blocks, r->fetcher, &r->inner);
     if (!vv_ok(st)) {
         close_table(r);
         r->base.status = st;
@@ -146,7 +147,7 @@ static const vv_iter_ops ops = {.destroy = destroy,
                                 .prev = prev};
 
 vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block_cache *blocks,
-                             vv_iter **out) {
+                             const vv_sst_fetcher *fetcher, vv_iter **out) {
     *out = NULL;
     run_iter *r = vv_alloc_zeroed(sizeof *r);
     if (!r)
@@ -155,6 +156,7 @@ vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block
     r->run = run;
     r->tables = tables;
     r->blocks = blocks;
+    r->fetcher = fetcher;
     *out = &r->base;
     return VV_STATUS_OK;
 }

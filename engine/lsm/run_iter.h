@@ -8,8 +8,9 @@
 #include "engine/sst/block_cache.h"
 #include "engine/sst/table_cache.h"
 
-/* Everything is borrowed until the cursor goes. A table is opened when the cursor gets to it. NO_MEMORY. */
+/* Everything is borrowed until the cursor goes. A table is opened when the cursor gets to it.
+ * fetcher: as for vv_sst_iter_create(). NO_MEMORY. */
 vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block_cache *blocks,
-                             vv_iter **out) VV_CHECKED;
+                             const vv_sst_fetcher *fetcher, vv_iter **out) VV_CHECKED;
 
 #endif

@@ -18,6 +18,7 @@
 #ifndef VV_ENGINE_SST_BLOCK_CACHE_H
 #define VV_ENGINE_SST_BLOCK_CACHE_H
 
+#include "engine/sst/readahead.h"
 #include "engine/sst/sst.h"
 
 typedef struct vv_block_cache vv_block_cache;
@@ -81,7 +82,9 @@ typedef struct vv_block_cache_stats {
 } vv_block_cache_stats;
 void vv_block_cache_stats_get(vv_block_cache *c, vv_block_cache_stats *out);
 
-/* A cursor over a table, through the cache. Borrows both; holds one block pinned. */
-vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, vv_iter **out) VV_CHECKED;
+/* A cursor over a table, through the cache. Borrows all; holds one block pinned. Once it has gone forward
+ * through several blocks, what the cache does not have is read ahead through the fetcher (NULL: never). */
+vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, const vv_sst_fetcher *f,
+                             vv_iter **out) VV_CHECKED;
 
 #endif

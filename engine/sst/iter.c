@@ -1,16 +1,26 @@
 /*
  * iter.c - a cursor over one table: a position in the index and one pinned block.
+ *
+ * All blocks come through the cache. One that isn't there is read on the spot, until the cursor has gone
+ * through some blocks in order: then it comes from the read-ahead, and enters the cache like any other, to be
+ * the first to leave it.
  */
 #include "base/alloc.h"
 #include "engine/sst/block_cache.h"
 #include "engine/sst/sst_impl.h"
 
+/* So many blocks in order, and more are expected to follow. */
+#define STEPS_TO_READ_AHEAD 2
+
 typedef struct sst_iter {
     vv_iter base;
     vv_sst_reader *reader;
     vv_block_cache *cache;
-    vv_block *block;      /* pinned, or NULL */
-    uint64_t block_index; /* of `block` */
+    const vv_sst_fetcher *fetcher; /* or NULL */
+    vv_sst_readahead *readahead;   /* or NULL: not needed yet */
+    uint32_t steps;                /* from a block to the next one, since it came elsewhere from */
+    vv_block *block;               /* pinned, or NULL */
+    uint64_t block_index;          /* of `block` */
     uint32_t entry_index;
 } sst_iter;
 
@@ -20,15 +30,36 @@ static void unpin(sst_iter *it) {
     it->block = NULL;
 }
 
+static vv_status read_ahead(sst_iter *it, vv_block_handle h) {
+    uint64_t file_number = vv_sst_reader_file_number(it->reader);
+    it->block = vv_block_cache_lookup(it->cache, file_number, h.offset);
+    if (it->block)
+        return VV_STATUS_OK;
+    if (!it->readahead)
+        it->readahead = vv_sst_readahead_create(it->reader, it->fetcher);
+    vv_block *b = it->readahead ? vv_block_cache_allocate(it->cache, file_number, h) : NULL;
+    if (!b)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    vv_status st = vv_sst_readahead_copy(it->readahead, h, b->data);
+    if (!vv_ok(st)) {
+        vv_block_cache_discard(it->cache, b);
+        return st;
+    }
+    return vv_block_cache_complete(it->cache, it->reader, b, h.bytes, &it->block, NULL);
+}
+
 /* Pin block `index`; false: there is none, or it can't be read, which `status` then says. */
 static bool pin(sst_iter *it, uint64_t index) {
     if (it->block && it->block_index == index)
         return true;
+    it->steps = it->block && index == it->block_index + 1 ? it->steps + 1 : 0;
     unpin(it);
     if (index >= vv_sst_reader_block_count(it->reader))
         return false;
     vv_block_handle h = vv_sst_reader_block(it->reader, index);
-    it->base.status = vv_block_cache_read(it->cache, it->reader, h, &it->block, NULL);
+    it->base.status = it->fetcher && it->steps >= STEPS_TO_READ_AHEAD
+                          ? read_ahead(it, h)
+                          : vv_block_cache_read(it->cache, it->reader, h, &it->block, NULL);
     it->block_index = index;
     return vv_ok(it->base.status);
 }
@@ -43,6 +74,7 @@ static void show(sst_iter *it, uint32_t index) {
 static void iter_destroy(vv_iter *base) {
     sst_iter *it = (sst_iter *)base;
     unpin(it);
+    vv_sst_readahead_destroy(it->readahead);
     vv_free(it);
 }
 
@@ -124,7 +156,7 @@ static const vv_iter_ops iter_ops = {.destroy = iter_destroy,
                                      .next = iter_next,
                                      .prev = iter_prev};
 
-vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, vv_iter **out) {
+vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, const vv_sst_fetcher *f, vv_iter **out) {
     *out = NULL;
     sst_iter *it = vv_alloc_zeroed(sizeof *it);
     if (!it)
@@ -132,6 +164,7 @@ vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, vv_iter **out)
     it->base.ops = &iter_ops;
     it->reader = r;
     it->cache = c;
+    it->fetcher = f;
     *out = &it->base;
     return VV_STATUS_OK;
 }

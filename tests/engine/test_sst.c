@@ -70,7 +70,7 @@ static void check_table(fixture *f, const char *path, const model *m, uint64_t *
     cr_assert_eq(vv_sst_reader_item_count(r), m->count);
 
     vv_iter *it;
-    cr_assert(vv_ok(vv_sst_iter_create(r, c, &it)));
+    cr_assert(vv_ok(vv_sst_iter_create(r, c, NULL, &it)));
     vv_iter_seek_first(it);
     for (uint64_t i = 0; i < m->count; i++, vv_iter_next(it))
         cr_assert(it->valid && entry_equal(&it->entry, &m->entries[i]), "entry %lu", (unsigned long)i);

@@ -262,7 +262,7 @@ Test(sst_damage, a_corrupt_block_is_not_cached) {
         cr_assert_null(vv_block_cache_lookup(c, 1, 0));
     }
     vv_iter *it;
-    cr_assert(vv_ok(vv_sst_iter_create(r, c, &it)));
+    cr_assert(vv_ok(vv_sst_iter_create(r, c, NULL, &it)));
     vv_iter_seek_first(it);
     cr_assert_not(it->valid);
     cr_assert(vv_is(it->status, VV_CORRUPTION));
@@ -429,7 +429,7 @@ static void check_allocations(vv_compression compression, vv_index_type index_ty
         if (vv_ok(st))
             st = vv_block_cache_create(1 << 20, &c);
         if (vv_ok(st))
-            st = vv_sst_iter_create(r, c, &it);
+            st = vv_sst_iter_create(r, c, NULL, &it);
         if (vv_ok(st)) {
             vv_iter_seek_first(it);
             st = it->status;
