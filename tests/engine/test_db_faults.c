@@ -238,6 +238,38 @@ Test(db_faults, a_ring_that_broke_under_a_flush_is_replaced) {
     vv_uring_sys.enter = real_enter;
 }
 
+static void take_code(void *arg, varve_status status, varve_value *value) {
+    varve_value_release(value);
+    atomic_store((_Atomic int *)arg, (int)status.code);
+}
+
+static int get_async_code(const char *key) {
+    _Atomic int code = -1;
+    varve_get_async(fx_db, NULL, key, strlen(key), take_code, &code);
+    while (atomic_load(&code) < 0)
+        sched_yield();
+    return atomic_load(&code);
+}
+
+Test(db_faults, a_ring_that_broke_under_a_read_or_a_merge_is_replaced) {
+    real_enter = vv_uring_sys.enter;
+    vv_uring_sys.enter = enter_or_fail;
+    fx_open_with(fx_options("CACHE_CAPACITY", "0", NULL));
+    if (strcmp(fx_stats().io_backend, "uring") == 0) {
+        fx_put("key", "1");
+        cr_assert(varve_ok(varve_flush(fx_db)));
+        atomic_store(&ring_broken, true);
+        cr_assert_eq(get_async_code("key"), VARVE_IO);
+        cr_assert_eq(varve_compact(fx_db).code, VARVE_IO);
+        atomic_store(&ring_broken, false);
+        cr_assert_eq(get_async_code("key"), VARVE_OK);
+        cr_assert(varve_ok(varve_compact(fx_db)));
+        fx_expect("key", "1");
+    }
+    fx_close();
+    vv_uring_sys.enter = real_enter;
+}
+
 Test(db_faults, writes_fail_with_no_space_when_nothing_can_be_flushed_and_work_again_after) {
     open_faulty(fx_options("MEMTABLE_SIZE", "256KiB", "MAX_IMMUTABLE_COUNT", "1", NULL));
     char value[4096] = {0};
