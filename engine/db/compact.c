@@ -202,7 +202,7 @@ static vv_status work(varve_db *db, vv_io_queue **queue, bool full) {
     }
     if (!vv_ok(st)) {
         /* A queue may have broken for good, and its pool with it: the next try gets a fresh one. */
-        vv_io_queue_destroy(*queue);
+        vv_db_flush_queue_destroy(db, *queue);
         *queue = NULL;
     }
     if (!vv_ok(st) && !vv_is(st, VV_BUSY))
