@@ -236,22 +236,40 @@ static void descend(btree *b, const vv_mem_target *t, bool strictly, place *p, p
     p->at = t ? leaf_search(l, p->order, t) : order_count(p->order);
 }
 
+/*
+ * A descent for a cursor, which goes on from the place and so needs it to end at its bound. Between the two
+ * steps of B2 a leaf that is being replaced still holds what its new neighbour holds too: that is left off.
+ * (A get needs no such care: what it looks for is before the bound.)
+ */
+static void descend_bounded(btree *b, const vv_mem_target *t, bool strictly, place *p) {
+    descend(b, t, strictly, p, NULL);
+    uint32_t count = order_count(p->order);
+    if (!p->upper || count == 0)
+        return;
+    vv_mem_target end = bound_target(p->upper);
+    if (vv_mem_is_before(p->leaf->records[order_slot(p->order, count - 1)], &end))
+        return;
+    uint32_t kept = leaf_search(p->leaf, p->order, &end);
+    p->order = (p->order & ~(order_word)15) | kept;
+    p->at = VV_MIN(p->at, kept);
+}
+
 /* To the first entry at or behind t; false: there is none. Two descents at most (B4). */
 static bool place_at_or_behind(btree *b, const vv_mem_target *t, place *p) {
-    descend(b, t, false, p, NULL);
+    descend_bounded(b, t, false, p);
     if (p->at == order_count(p->order) && p->upper) {
         vv_mem_target next = bound_target(p->upper);
-        descend(b, &next, false, p, NULL);
+        descend_bounded(b, &next, false, p);
     }
     return p->at < order_count(p->order);
 }
 
 /* To the last entry before t, of all if t is NULL; false: there is none. */
 static bool place_before(btree *b, const vv_mem_target *t, place *p) {
-    descend(b, t, true, p, NULL);
+    descend_bounded(b, t, true, p);
     if (p->at == 0 && p->lower) {
         vv_mem_target end = bound_target(p->lower);
-        descend(b, &end, true, p, NULL);
+        descend_bounded(b, &end, true, p);
     }
     if (p->at == 0)
         return false;
