@@ -22,9 +22,9 @@
  *   B3  A replaced node has all entries between its bounds up to its end, and no later ones are a concern of
  *       the readers that came to it before.
  *   B4  Separators never go away, and only the root of the empty tree is a leaf without entries: the leaf
- * that begins at a bound holds the next entry, the leaf that ends there the one before. B5  At the right
- * edge, where ascending keys go, a full node keeps its slots and gets an empty neighbour: there was nothing
- * behind it that a reader could miss.
+ *       that begins at a bound holds the next entry, the leaf that ends there the one before.
+ *   B5  At the right edge, where ascending keys go, a full node keeps its slots and gets an empty neighbour:
+ *       there was nothing behind it that a reader could miss.
  */
 #include <stdatomic.h>
 
