@@ -25,6 +25,10 @@ static const vv_option options[] = {
      "threads that answer calls; 0: one for each core"},
     {"RPC_MEMORY_QUOTA", VV_OPTION_BYTES, offsetof(vv_server_config, rpc_memory_quota_bytes), "1GiB",
      UINT64_C(16) << 20, UINT64_C(1) << 40, false, NULL, "memory for what connections send and receive"},
+    {"RPC_MAX_IN_FLIGHT", VV_OPTION_COUNT, offsetof(vv_server_config, rpc_calls_max), "20000", 1,
+     UINT64_C(10000000), false, NULL, "calls at once; more are refused with RESOURCE_EXHAUSTED"},
+    {"RPC_MAX_IN_FLIGHT_BYTES", VV_OPTION_BYTES, offsetof(vv_server_config, rpc_bytes_max), "512MiB",
+     UINT64_C(1) << 20, UINT64_C(1) << 40, false, NULL, "bytes of requests at once; more are refused"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
 };

@@ -24,7 +24,9 @@ typedef struct vv_server_config {
     uint64_t drain_timeout_us;
     uint64_t rpc_threads; /* 0: one for each core */
     uint64_t rpc_memory_quota_bytes;
-    uint32_t log_level; /* a vv_log_level */
+    uint64_t rpc_calls_max; /* in flight */
+    uint64_t rpc_bytes_max; /* of requests in flight */
+    uint32_t log_level;     /* a vv_log_level */
 } vv_server_config;
 
 typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION } vv_server_action;

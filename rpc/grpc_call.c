@@ -11,19 +11,23 @@
  */
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
 #include <grpc/slice.h>
+#include <grpc/support/alloc.h>
 #include <grpc/support/time.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/clock.h"
 #include "rpc/grpc_impl.h"
 #include "rpc/status_map.h"
 
 /* Calls that a queue keeps for reuse beside those that are armed. */
 #define FREE_CALLS_MAX 256
 #define DRAIN_RETRY_MS 1000
+#define DEADLINE_S_MAX 1000000000 /* beyond that it is none: nanoseconds must not overflow */
 
 static const vv_rpc_call_ops call_ops;
 
@@ -134,6 +138,8 @@ static void tag_done(vv_grpc_call *c) {
     vv_grpc_queue *q = c->queue;
     vv_grpc *t = q->transport;
     bidi_remove(c);
+    if (t->options.gate)
+        t->options.gate->ended(t->options.gate, &c->base);
     call_free(c);
     for (uint32_t m = 0; q->unarmed_count > 0 && m < t->method_count; m++)
         if (q->unarmed[m] > 0) {
@@ -215,6 +221,8 @@ static void on_read(vv_grpc_tag *tag, bool ok) {
     } else if (!c->ended) {
         vv_slice message;
         grpc_slice copy = grpc_empty_slice();
+        if (ok && c->incoming)
+            c->base.received_bytes += grpc_byte_buffer_length(c->incoming);
         if (!ok || !c->incoming)
             c->base.method->on_half_close(&c->base);
         else if (message_bytes(c->incoming, &message, &copy))
@@ -272,6 +280,7 @@ static size_t add_initial(vv_grpc_call *c, grpc_op *ops, size_t count) {
 
 static size_t add_message(vv_grpc_call *c, grpc_op *ops, size_t count, vv_rpc_body body) {
     c->outgoing = body_buffer(body);
+    c->base.sent_bytes += body.head.bytes + body.tail.bytes;
     ops[count] = (grpc_op){.op = GRPC_OP_SEND_MESSAGE};
     ops[count++].data.send_message.send_message = c->outgoing;
     return count;
@@ -309,6 +318,7 @@ static void end_batch(vv_grpc_call *c, grpc_op *ops, size_t count, const vv_rpc_
         op->data.send_status_from_server.trailing_metadata_count = 1;
     }
     c->ended = true;
+    c->base.code = status ? status->code : VV_RPC_OK;
     c->end_tag.fn = on_end;
     start(c, ops, count, &c->end_tag);
     grpc_slice_unref(message); /* start_batch has its own reference */
@@ -336,12 +346,54 @@ static void op_post(vv_rpc_call *base) {
     vv_grpc_queue_post(from_base(base));
 }
 
+/* ---- who calls ---- */
+
+static vv_slice op_metadata(vv_rpc_call *base, const char *key) {
+    const grpc_metadata_array *metadata = &from_base(base)->metadata;
+    size_t key_bytes = strlen(key);
+    for (size_t i = 0; i < metadata->count; i++) {
+        const grpc_metadata *m = &metadata->metadata[i];
+        if (GRPC_SLICE_LENGTH(m->key) == key_bytes &&
+            memcmp(GRPC_SLICE_START_PTR(m->key), key, key_bytes) == 0)
+            return vv_slice_make(GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value));
+    }
+    return vv_slice_make(NULL, 0);
+}
+
+static bool op_client_name(vv_rpc_call *base, char *buf, size_t buf_bytes) {
+    grpc_auth_context *context = grpc_call_auth_context(from_base(base)->core);
+    bool named = false;
+    if (context && grpc_auth_context_peer_is_authenticated(context)) {
+        grpc_auth_property_iterator it =
+            grpc_auth_context_find_properties_by_name(context, GRPC_X509_CN_PROPERTY_NAME);
+        const grpc_auth_property *name = grpc_auth_property_iterator_next(&it);
+        /* One that does not fit, or has a zero in it, is nobody's. */
+        named = name && name->value_length > 0 && name->value_length < buf_bytes &&
+                !memchr(name->value, '\0', name->value_length);
+        if (named) {
+            memcpy(buf, name->value, name->value_length);
+            buf[name->value_length] = '\0';
+        }
+    }
+    grpc_auth_context_release(context);
+    return named;
+}
+
+static void op_peer(vv_rpc_call *base, char *buf, size_t buf_bytes) {
+    char *peer = grpc_call_get_peer(from_base(base)->core);
+    snprintf(buf, buf_bytes, "%s", peer ? peer : "unknown");
+    gpr_free(peer);
+}
+
 static const vv_rpc_call_ops call_ops = {.reply = op_reply,
                                          .fail = op_fail,
                                          .finish = op_finish,
                                          .stream_write = op_stream_write,
                                          .read_next = op_read_next,
-                                         .post = op_post};
+                                         .post = op_post,
+                                         .metadata = op_metadata,
+                                         .client_name = op_client_name,
+                                         .peer = op_peer};
 
 void vv_grpc_call_run_posted(vv_grpc_call *c) {
     c->tags++; /* on_posted may end the call: it must not be freed under our feet */
@@ -351,10 +403,16 @@ void vv_grpc_call_run_posted(vv_grpc_call *c) {
 
 /* ---- arrival ---- */
 
-static bool deadline_passed(gpr_timespec deadline) {
+/* On our clock; UINT64_MAX: none. */
+static uint64_t deadline_ns(gpr_timespec deadline, uint64_t now_ns) {
     if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0)
-        return false;
-    return gpr_time_cmp(deadline, gpr_now(deadline.clock_type)) <= 0;
+        return UINT64_MAX;
+    gpr_timespec left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
+    if (left.tv_sec < 0)
+        return now_ns;
+    if (left.tv_sec > DEADLINE_S_MAX)
+        return UINT64_MAX;
+    return now_ns + (uint64_t)left.tv_sec * VV_NS_PER_S + (uint64_t)left.tv_nsec;
 }
 
 static void refuse_unknown(vv_grpc_call *c) {
@@ -364,7 +422,14 @@ static void refuse_unknown(vv_grpc_call *c) {
                      (int)VV_MIN(path.bytes, 128), (const char *)path.data);
 }
 
+/* False: the call has been failed. */
+static bool admit(vv_grpc_call *c) {
+    vv_rpc_gate *gate = c->queue->transport->options.gate;
+    return !gate || gate->admit(gate, &c->base, c->base.received_bytes);
+}
+
 static void dispatch(vv_grpc_call *c) {
+    c->base.received_bytes = c->incoming ? grpc_byte_buffer_length(c->incoming) : 0;
     if (!c->method->rpc) {
         refuse_unknown(c);
         return;
@@ -375,11 +440,13 @@ static void dispatch(vv_grpc_call *c) {
                          "the server is shutting down; nothing was done");
         return;
     }
-    if (deadline_passed(c->deadline)) {
+    if (c->base.deadline_ns <= c->base.arrived_ns) {
         vv_rpc_fail_with(&c->base, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
                          "the deadline had passed before the call was looked at; nothing was done");
         return;
     }
+    if (!admit(c))
+        return;
     if (c->base.method->kind == VV_RPC_BIDI) {
         bidi_add(c);
         c->base.method->on_call(&c->base, vv_slice_make(NULL, 0));
@@ -405,6 +472,8 @@ static void on_arrive(vv_grpc_tag *tag, bool ok) {
     atomic_fetch_add_explicit(&q->transport->live_calls, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&q->transport->arrivals, 1, memory_order_relaxed);
 
+    c->base.arrived_ns = vv_clock_mono_ns();
+    c->base.deadline_ns = deadline_ns(c->deadline, c->base.arrived_ns);
     c->tags = 1; /* this one: the call stays until its dispatch is over */
     c->close_tag.fn = on_close;
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};

@@ -18,6 +18,7 @@ typedef struct vv_grpc_options {
     uint32_t thread_count; /* completion queues, one thread each; at least 1 */
     uint64_t message_bytes_max;
     uint64_t memory_quota_bytes;
+    vv_rpc_gate *gate;    /* may be NULL; borrowed until stop */
     const vv_logger *log; /* borrowed until destroy */
 } vv_grpc_options;
 

@@ -15,14 +15,18 @@
 #include "base/alloc.h"
 #include "base/compiler.h"
 #include "base/config.h"
+#include "rpc/gate.h"
 #include "rpc/grpc_transport.h"
 #include "rpc/service.h"
+#include "rpc/timer.h"
 
 #define THREADS_MAX 64
 
 struct vv_server {
     vv_server_config config;
     const vv_logger *log;
+    vv_gate gate;
+    vv_timers *timers;
     vv_grpc *transport;
     varve_db *db;
     vv_kv kv;
@@ -62,6 +66,8 @@ static uint64_t message_bytes_max(const varve_options *engine) {
 }
 
 static vv_status create_transport(vv_server *s, const varve_options *engine) {
+    vv_gate_options limits = {.calls_max = s->config.rpc_calls_max, .bytes_max = s->config.rpc_bytes_max};
+    vv_gate_init(&s->gate, &limits);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t threads = s->config.rpc_threads;
     if (threads == 0)
@@ -69,6 +75,7 @@ static vv_status create_transport(vv_server *s, const varve_options *engine) {
     vv_grpc_options options = {.thread_count = (uint32_t)VV_MIN(threads, (uint64_t)THREADS_MAX),
                                .message_bytes_max = message_bytes_max(engine),
                                .memory_quota_bytes = s->config.rpc_memory_quota_bytes,
+                               .gate = &s->gate.base,
                                .log = s->log};
     return vv_grpc_create(&options, &s->transport);
 }
@@ -99,6 +106,9 @@ static vv_status listen_on(vv_server *s, const char *address, vv_error *err) {
 }
 
 static vv_status start_services(vv_server *s, vv_error *err) {
+    vv_status timers = vv_timers_create(&s->timers);
+    if (!vv_ok(timers))
+        return vv_fail(err, timers, "start timers");
     vv_health_init(&s->health, flush, s->transport);
     vv_kv_init(&s->kv, s->db, &s->health, s->log);
     s->services_ready = true;
@@ -123,6 +133,7 @@ static varve_status release(vv_server *s) {
         vv_kv_deinit(&s->kv);
         vv_health_deinit(&s->health);
     }
+    vv_timers_destroy(s->timers);
     if (s->db)
         closed = varve_close(s->db);
     vv_grpc_destroy(s->transport);

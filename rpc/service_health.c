@@ -175,10 +175,12 @@ void vv_health_close(vv_health *h) {
 static const vv_rpc_method methods[] = {
     {.path = "/grpc.health.v1.Health/Check",
      .kind = VV_RPC_UNARY,
+     .access = VV_RPC_OPEN,
      .while_draining = true,
      .on_call = on_check},
     {.path = "/grpc.health.v1.Health/Watch",
      .kind = VV_RPC_SERVER_STREAM,
+     .access = VV_RPC_OPEN,
      .on_call = on_watch,
      .on_written = on_written,
      .on_posted = on_posted,

@@ -261,17 +261,20 @@ out:
 }
 
 static const vv_rpc_method methods[] = {
-    {.path = "/" VV_KV_SERVICE_NAME "/Get", .kind = VV_RPC_UNARY, .on_call = on_get},
+    {.path = "/" VV_KV_SERVICE_NAME "/Get", .kind = VV_RPC_UNARY, .access = VV_RPC_READ, .on_call = on_get},
     {.path = "/" VV_KV_SERVICE_NAME "/Put",
      .kind = VV_RPC_UNARY,
+     .access = VV_RPC_WRITE,
      .on_call = on_put,
      .on_posted = write_answer},
     {.path = "/" VV_KV_SERVICE_NAME "/Delete",
      .kind = VV_RPC_UNARY,
+     .access = VV_RPC_WRITE,
      .on_call = on_delete,
      .on_posted = write_answer},
     {.path = "/" VV_KV_SERVICE_NAME "/Write",
      .kind = VV_RPC_UNARY,
+     .access = VV_RPC_WRITE,
      .on_call = on_write,
      .on_posted = write_answer},
 };

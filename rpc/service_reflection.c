@@ -237,7 +237,7 @@ static void on_cancelled(vv_rpc_call *call) {
 #define REFLECTION_METHOD(version)                                                                           \
     {                                                                                                        \
         .path = "/grpc.reflection." version ".ServerReflection/ServerReflectionInfo", .kind = VV_RPC_BIDI,   \
-        .on_call = on_call, .on_message = on_message, .on_written = vv_rpc_read_next,                        \
+        .access = VV_RPC_OPEN, .on_call = on_call, .on_message = on_message, .on_written = vv_rpc_read_next, \
         .on_half_close = vv_rpc_finish, .on_cancelled = on_cancelled                                         \
     }
 

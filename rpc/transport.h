@@ -73,6 +73,7 @@ static inline vv_rpc_body vv_rpc_body_copy(const void *data, size_t bytes) {
 }
 
 typedef struct vv_rpc_call vv_rpc_call;
+struct vv_user; /* rpc/access.h */
 
 typedef enum vv_rpc_kind {
     VV_RPC_UNARY,         /* one message in, one out */
@@ -80,10 +81,19 @@ typedef enum vv_rpc_kind {
     VV_RPC_BIDI,          /* many in, many out; cancelled when the server drains */
 } vv_rpc_kind;
 
+/* What a caller must be allowed to do. The zero is the strictest: a method that says nothing is locked. */
+typedef enum vv_rpc_access {
+    VV_RPC_ADMIN,
+    VV_RPC_WRITE,
+    VV_RPC_READ,
+    VV_RPC_OPEN, /* no token needed, and not counted: health and reflection */
+} vv_rpc_access;
+
 /* Callbacks that a method has no use for are NULL. */
 typedef struct vv_rpc_method {
     const char *path; /* "/varve.v1.KV/Get" */
     vv_rpc_kind kind;
+    vv_rpc_access access;
     bool while_draining; /* answered also when the server is about to stop; others are refused then */
     /* A call arrived. request is borrowed until return; empty for BIDI. */
     void (*on_call)(vv_rpc_call *call, vv_slice request);
@@ -106,6 +116,20 @@ typedef struct vv_rpc_service {
     void *self; /* for vv_rpc_call.service */
 } vv_rpc_service;
 
+/*
+ * Stands before every method: who may call, how often, and how much at once. One for all services of a
+ * transport.
+ */
+typedef struct vv_rpc_gate vv_rpc_gate;
+struct vv_rpc_gate {
+    /* A call has arrived. False: it has been failed here, and its method is not called. On the call's thread;
+     * must not block. */
+    bool (*admit)(vv_rpc_gate *gate, vv_rpc_call *call, size_t request_bytes);
+    /* A call is over, whether it was admitted or not: nothing of it is left but what the struct has. On the
+     * call's thread. */
+    void (*ended)(vv_rpc_gate *gate, vv_rpc_call *call);
+};
+
 typedef struct vv_rpc_call_ops {
     void (*reply)(vv_rpc_call *call, vv_rpc_body body);
     void (*fail)(vv_rpc_call *call, const vv_rpc_status *status);
@@ -113,6 +137,9 @@ typedef struct vv_rpc_call_ops {
     void (*stream_write)(vv_rpc_call *call, vv_rpc_body body);
     void (*read_next)(vv_rpc_call *call);
     void (*post)(vv_rpc_call *call);
+    vv_slice (*metadata)(vv_rpc_call *call, const char *key);
+    bool (*client_name)(vv_rpc_call *call, char *buf, size_t buf_bytes);
+    void (*peer)(vv_rpc_call *call, char *buf, size_t buf_bytes);
 } vv_rpc_call_ops;
 
 #define VV_RPC_CALL_STATE_BYTES 64
@@ -121,10 +148,35 @@ struct vv_rpc_call {
     const vv_rpc_call_ops *ops;
     const vv_rpc_method *method;
     void *service;
-    bool cancelled; /* the client has left: an answer reaches nobody */
+    bool cancelled; /* the client has left, or its deadline has passed: an answer reaches nobody */
+
+    /* For the gate and for logs; clocks are vv_clock_mono_ns(). */
+    uint64_t arrived_ns;
+    uint64_t deadline_ns; /* UINT64_MAX: none */
+    uint64_t received_bytes, sent_bytes;
+    vv_rpc_code code;           /* that it ended with */
+    const struct vv_user *user; /* the gate's: who calls; NULL for VV_RPC_OPEN */
+    uint64_t admitted_bytes;    /* the gate's */
+    bool admitted;              /* the gate's */
+
     /* The service's own, zeroed when the call arrives. */
     _Alignas(16) uint8_t state[VV_RPC_CALL_STATE_BYTES];
 };
+
+/* The first header of that name (lower case), empty if there is none. Valid until the call is ended. */
+static inline vv_slice vv_rpc_metadata(vv_rpc_call *call, const char *key) {
+    return call->ops->metadata(call, key);
+}
+
+/* The name in the client's certificate, when the connection was authenticated by one. */
+static inline bool vv_rpc_client_name(vv_rpc_call *call, char *buf, size_t buf_bytes) {
+    return call->ops->client_name(call, buf, buf_bytes);
+}
+
+/* Where the call comes from, in words for a log. Not cheap. */
+static inline void vv_rpc_peer(vv_rpc_call *call, char *buf, size_t buf_bytes) {
+    call->ops->peer(call, buf, buf_bytes);
+}
 
 /* End a unary call with its answer. */
 static inline void vv_rpc_reply(vv_rpc_call *call, vv_rpc_body body) {

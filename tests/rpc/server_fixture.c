@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/sync.h"
+#include "tests/support/tempdir.h"
 
 fixture fx;
 static pthread_t drain_thread;
@@ -16,8 +17,11 @@ void fixture_init(void) {
     fx.config = (vv_server_config){.drain_timeout_us = 20000000,
                                    .rpc_threads = 2,
                                    .rpc_memory_quota_bytes = UINT64_C(1) << 30,
+                                   .rpc_calls_max = 20000,
+                                   .rpc_bytes_max = UINT64_C(512) << 20,
                                    .listen_count = 1};
-    strcpy(fx.config.data, "unused");
+    vv_tempdir();
+    strcpy(fx.config.data, vv_tempdir_path("data"));
     strcpy(fx.config.listen[0], "127.0.0.1:0");
 }
 
@@ -40,9 +44,9 @@ void fixture_drain_begin(void) {
 void fixture_drain_end(void) {
     draining = false;
     vv_thread_join(drain_thread);
-    size_t closed = engine_double_closed();
+    size_t closed = engine_tap_closed();
     cr_assert(vv_ok(vv_server_stop(fx.server)));
-    cr_assert_eq(engine_double_closed(), closed + 1);
+    cr_assert_eq(engine_tap_closed(), closed + 1);
     fx.server = NULL;
 }
 
@@ -55,6 +59,7 @@ void fixture_fini(void) {
         client_destroy(fx.client);
     varve_options_destroy(fx.engine);
     grpc_shutdown_blocking();
+    vv_tempdir_cleanup();
 }
 
 client_call *start_put(const char *key, const char *value, int64_t deadline_ms) {

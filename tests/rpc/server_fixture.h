@@ -8,7 +8,7 @@
 
 #include "rpc/server.h"
 #include "tests/rpc/client.h"
-#include "tests/rpc/engine_double.h"
+#include "tests/rpc/engine_tap.h"
 #include "varve/v1/kv.pb-c.h"
 
 typedef struct fixture {

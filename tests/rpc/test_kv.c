@@ -184,7 +184,7 @@ Test(kv, a_message_that_would_eat_memory_is_refused) {
 
 Test(kv, what_the_engine_refuses_at_once_is_answered) {
     fixture_start();
-    engine_double_refuse_at_once((varve_status){.code = VARVE_SHUTTING_DOWN});
+    engine_tap_refuse_at_once((varve_status){.code = VARVE_SHUTTING_DOWN});
     enum { COUNT = 200 };
     client_call *calls[COUNT];
     for (int i = 0; i < COUNT; i++)
@@ -199,20 +199,20 @@ Test(kv, what_the_engine_refuses_at_once_is_answered) {
 Test(kv, a_damaged_block_is_data_loss_for_its_reader_alone) {
     fixture_start();
     lsn_of(call_put("key", "value"));
-    engine_double_fail_gets((varve_status){.code = VARVE_CORRUPTION});
+    engine_tap_fail_gets((varve_status){.code = VARVE_CORRUPTION});
     expect_end(call_get("key"), GRPC_STATUS_DATA_LOSS, "CORRUPTION");
     lsn_of(call_put("other", "value"));
-    engine_double_fail_gets((varve_status){0});
+    engine_tap_fail_gets((varve_status){0});
     cr_assert_str_eq(get("key"), "value");
 }
 
 Test(kv, a_full_disk_says_when_to_come_back) {
     fixture_start();
-    engine_double_fail_writes((varve_status){.code = VARVE_NO_SPACE, .sys = 28});
+    engine_tap_fail_writes((varve_status){.code = VARVE_NO_SPACE, .sys = 28});
     client_call *call = call_put("key", "value");
     cr_assert_gt(client_retry_ms(call), 0);
     expect_end(call, GRPC_STATUS_RESOURCE_EXHAUSTED, "NO_SPACE");
-    engine_double_fail_writes((varve_status){0});
+    engine_tap_fail_writes((varve_status){0});
     lsn_of(call_put("key", "value"));
 }
 
@@ -253,19 +253,19 @@ Test(kv, a_write_whose_client_has_left_is_completed) {
     enum { COUNT = 50 };
     client_call *calls[COUNT];
     lsn_of(call_put("connected", "yes"));
-    engine_double_hold(true);
+    engine_tap_hold(true);
     for (int i = 0; i < COUNT; i++) {
         char key[16];
         snprintf(key, sizeof key, "key%d", i);
         calls[i] = start_put(key, "kept", i % 2 ? CLIENT_DEADLINE_MS : 300);
     }
-    engine_double_wait_queued(COUNT);
+    engine_tap_wait_queued(COUNT);
     for (int i = 0; i < COUNT; i++) {
         if (i % 2)
             client_cancel(calls[i]);
         expect_end(calls[i], i % 2 ? GRPC_STATUS_CANCELLED : GRPC_STATUS_DEADLINE_EXCEEDED, NULL);
     }
-    engine_double_hold(false);
+    engine_tap_hold(false);
     lsn_of(call_put("after", "them")); /* the double commits in order */
     cr_assert_str_eq(get("key0"), "kept");
     cr_assert_str_eq(get("key49"), "kept");

@@ -103,8 +103,8 @@ Test(server_config, a_refusal_names_where_the_key_the_value_and_what_is_allowed)
     cr_assert_not_null(
         strstr(err.text, "varved.conf:3: LOG_LEVEL = loud: allowed is one of debug, info, warn, error"), "%s",
         err.text);
-    cr_assert_not(load(LIST("--max-value-size=7"), LIST()), "a key of the engine");
-    cr_assert_not_null(strstr(err.text, "MAX_VALUE_SIZE = 7: allowed is"), "%s", err.text);
+    cr_assert_not(load(LIST("--block-size=7"), LIST()), "a key of the engine");
+    cr_assert_not_null(strstr(err.text, "BLOCK_SIZE = 7: allowed is"), "%s", err.text);
 }
 
 Test(server_config, unknown_keys_stop_the_start_wherever_they_stand) {

@@ -1,0 +1,37 @@
+/*
+ * gate.h - what every call passes before its method is called, and again when it is over.
+ *
+ *     arrival --> who is it? --> may they? --> too often? --> too much at once? --> method
+ *     end     --> give back what was admitted --> logs
+ *
+ * The order matters: a caller without rights learns nothing of the server's load, and costs it least.
+ *
+ * Admission is bounded by the number of calls in flight and by the bytes of their requests. What is beyond is
+ * refused at once with RESOURCE_EXHAUSTED, reason OVERLOADED, and RetryInfo: a queue without a bound would
+ * answer everybody too late. VV_RPC_OPEN calls (health, reflection) are not counted, so that an overloaded
+ * server is seen to be alive.
+ */
+#ifndef VV_RPC_GATE_H
+#define VV_RPC_GATE_H
+
+#include <stdatomic.h>
+
+#include "base/compiler.h"
+#include "rpc/transport.h"
+
+typedef struct vv_gate_options {
+    uint64_t calls_max; /* in flight */
+    uint64_t bytes_max; /* of their requests; one call alone may have more */
+} vv_gate_options;
+
+typedef struct vv_gate {
+    vv_rpc_gate base; /* for the transport */
+    vv_gate_options options;
+    VV_CACHE_ALIGNED _Atomic uint64_t calls;
+    _Atomic uint64_t bytes;
+    _Atomic uint64_t refused; /* for want of room, so far */
+} vv_gate;
+
+void vv_gate_init(vv_gate *gate, const vv_gate_options *options);
+
+#endif

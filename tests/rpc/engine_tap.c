@@ -1,0 +1,255 @@
+#include "tests/rpc/engine_tap.h"
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/sync.h"
+
+/* The linker's names. */
+#define REAL(name) __real_##name
+#define WRAP(name) __wrap_##name
+
+void REAL(varve_write_async)(varve_db *db, const varve_batch *batch, const varve_write_options *options,
+                             varve_write_fn done, void *arg);
+void WRAP(varve_write_async)(varve_db *db, const varve_batch *batch, const varve_write_options *options,
+                             varve_write_fn done, void *arg);
+void REAL(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                           varve_get_fn done, void *arg);
+void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                           varve_get_fn done, void *arg);
+varve_status REAL(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out);
+varve_status WRAP(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out);
+void REAL(varve_value_release)(varve_value *value);
+void WRAP(varve_value_release)(varve_value *value);
+void REAL(varve_options_set_group_callback)(varve_options *options, varve_group_fn fn, void *arg);
+void WRAP(varve_options_set_group_callback)(varve_options *options, varve_group_fn fn, void *arg);
+varve_status REAL(varve_close)(varve_db *db);
+varve_status WRAP(varve_close)(varve_db *db);
+
+typedef struct queued_write {
+    struct queued_write *next;
+    varve_db *db;
+    const varve_batch *batch;
+    varve_write_options options;
+    varve_write_fn done;
+    void *arg;
+} queued_write;
+
+static struct {
+    vv_mutex lock;
+    vv_cond changed;
+    bool hold, stop, running;
+    size_t queued, pinned, closed;
+    varve_status write_status, refusal, get_status;
+    queued_write *first, **last;
+    varve_group_fn group;
+    void *group_arg;
+    pthread_t thread;
+} t = {.last = &t.first};
+
+static void lock(void) {
+    vv_mutex_lock(&t.lock);
+}
+
+static void unlock(void) {
+    vv_cond_broadcast(&t.changed);
+    vv_mutex_unlock(&t.lock);
+}
+
+__attribute__((constructor)) static void init(void) {
+    vv_mutex_init(&t.lock);
+    vv_cond_init(&t.changed);
+}
+
+/* ---- control ---- */
+
+void engine_tap_hold(bool hold) {
+    lock();
+    t.hold = hold;
+    unlock();
+}
+
+void engine_tap_wait_queued(size_t count) {
+    lock();
+    while (t.queued < count)
+        vv_cond_wait(&t.changed, &t.lock);
+    unlock();
+}
+
+void engine_tap_fail_writes(varve_status st) {
+    lock();
+    t.write_status = st;
+    unlock();
+}
+
+void engine_tap_refuse_at_once(varve_status st) {
+    lock();
+    t.refusal = st;
+    unlock();
+}
+
+void engine_tap_fail_gets(varve_status st) {
+    lock();
+    t.get_status = st;
+    unlock();
+}
+
+size_t engine_tap_pinned(void) {
+    lock();
+    size_t n = t.pinned;
+    unlock();
+    return n;
+}
+
+size_t engine_tap_closed(void) {
+    lock();
+    size_t n = t.closed;
+    unlock();
+    return n;
+}
+
+/* ---- writes ---- */
+
+/* Hands on what was held, in its order, or fails it as the committing thread of an engine would. */
+static void hand_on(void *arg) {
+    (void)arg;
+    lock();
+    for (;;) {
+        while (!t.stop && (t.hold || !t.first))
+            vv_cond_wait(&t.changed, &t.lock);
+        if (t.stop && !t.first)
+            break;
+        queued_write *w = t.first;
+        t.first = NULL;
+        t.last = &t.first;
+        t.queued = 0;
+        varve_status st = t.write_status;
+        varve_group_fn group = t.group;
+        void *group_arg = t.group_arg;
+        unlock();
+        while (w) {
+            queued_write *next = w->next;
+            if (varve_ok(st)) {
+                REAL(varve_write_async)(w->db, w->batch, &w->options, w->done, w->arg);
+            } else {
+                w->done(w->arg, st, 0);
+            }
+            vv_free(w);
+            w = next;
+            /* What the engine refuses at once is told here, and failures in groups of one. */
+            if (group)
+                group(group_arg);
+        }
+        lock();
+    }
+    unlock();
+}
+
+void WRAP(varve_write_async)(varve_db *db, const varve_batch *batch, const varve_write_options *options,
+                             varve_write_fn done, void *arg) {
+    lock();
+    varve_status refusal = t.refusal;
+    bool tapped = t.hold || !varve_ok(t.write_status) || t.first;
+    if (varve_ok(refusal) && tapped) {
+        queued_write *w = vv_alloc_zeroed(sizeof *w);
+        VV_ASSERT(w);
+        *w = (queued_write){.db = db, .batch = batch, .done = done, .arg = arg};
+        if (options)
+            w->options = *options;
+        *t.last = w;
+        t.last = &w->next;
+        t.queued++;
+        if (!t.running) {
+            vv_status st = vv_thread_start(&t.thread, "tap", hand_on, NULL);
+            VV_ASSERT(vv_ok(st));
+            t.running = true;
+        }
+    }
+    unlock();
+    if (!varve_ok(refusal))
+        done(arg, refusal, 0);
+    else if (!tapped)
+        REAL(varve_write_async)(db, batch, options, done, arg);
+}
+
+void WRAP(varve_options_set_group_callback)(varve_options *options, varve_group_fn fn, void *arg) {
+    lock();
+    t.group = fn;
+    t.group_arg = arg;
+    unlock();
+    REAL(varve_options_set_group_callback)(options, fn, arg);
+}
+
+varve_status WRAP(varve_close)(varve_db *db) {
+    lock();
+    VV_ASSERT(t.pinned == 0);
+    VV_ASSERT(!t.first);
+    t.stop = true;
+    bool running = t.running;
+    unlock();
+    if (running)
+        vv_thread_join(t.thread);
+    varve_status st = REAL(varve_close)(db);
+    lock();
+    t.stop = t.running = false;
+    t.closed++;
+    unlock();
+    return st;
+}
+
+/* ---- reads ---- */
+
+static varve_status tapped_status(void) {
+    lock();
+    varve_status st = t.get_status;
+    unlock();
+    return st;
+}
+
+static void count_pinned(const varve_value *value) {
+    lock();
+    t.pinned += value->pin_ != NULL;
+    unlock();
+}
+
+varve_status WRAP(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out) {
+    varve_status st = tapped_status();
+    *out = (varve_value){0};
+    if (varve_ok(st))
+        st = REAL(varve_get)(db, key, key_bytes, out);
+    if (varve_ok(st))
+        count_pinned(out);
+    return st;
+}
+
+typedef struct tapped_get {
+    varve_get_fn done;
+    void *arg;
+} tapped_get;
+
+static void get_done(void *arg, varve_status st, varve_value *value) {
+    tapped_get g = *(tapped_get *)arg;
+    vv_free(arg);
+    if (varve_ok(st))
+        count_pinned(value);
+    g.done(g.arg, st, value);
+}
+
+void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                           varve_get_fn done, void *arg) {
+    varve_status st = tapped_status();
+    varve_value none = {0};
+    tapped_get *g = vv_alloc(sizeof *g);
+    VV_ASSERT(g);
+    *g = (tapped_get){done, arg};
+    if (varve_ok(st))
+        REAL(varve_get_async)(db, snapshot, key, key_bytes, get_done, g);
+    else
+        get_done(g, st, &none);
+}
+
+void WRAP(varve_value_release)(varve_value *value) {
+    lock();
+    t.pinned -= value->pin_ != NULL;
+    unlock();
+    REAL(varve_value_release)(value);
+}

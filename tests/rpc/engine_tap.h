@@ -1,0 +1,36 @@
+/*
+ * engine_tap.h - the real engine, with taps between the server and engine/varve.h: a test can hold commits,
+ * make calls fail, and count what is pinned.
+ *
+ * The linker leads the calls of the server here first (--wrap, tests/CMakeLists.txt). Process-wide; Criterion
+ * gives each test its own process.
+ */
+#ifndef VV_TESTS_ENGINE_TAP_H
+#define VV_TESTS_ENGINE_TAP_H
+
+#include <stdbool.h>
+
+#include "engine/varve.h"
+
+/* Hold: writes queue up in front of the engine and nothing is answered. */
+void engine_tap_hold(bool hold);
+
+/* Wait until `count` writes are queued. Only while held. */
+void engine_tap_wait_queued(size_t count);
+
+/* Every write from now on ends like this, on another thread and without effect; code 0: works again. */
+void engine_tap_fail_writes(varve_status st);
+
+/* As varve_write_async() does with what it refuses: `done` runs before the call returns. */
+void engine_tap_refuse_at_once(varve_status st);
+
+/* Every get from now on. */
+void engine_tap_fail_gets(varve_status st);
+
+/* Values handed out and not yet released. */
+size_t engine_tap_pinned(void);
+
+/* varve_close() calls so far. */
+size_t engine_tap_closed(void);
+
+#endif
