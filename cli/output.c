@@ -132,6 +132,7 @@ void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
         {"compaction_debt_bytes", s->compaction_debt_bytes},
         {"dropped_versions", s->dropped_versions},
         {"dropped_tombstones", s->dropped_tombstones},
+        {"safe_compaction_lsn", s->safe_compaction_lsn},
         {"memory_bytes", s->memory_bytes},
         {"cache_memory_bytes", s->cache_memory_bytes},
         {"table_memory_bytes", s->table_memory_bytes},

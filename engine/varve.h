@@ -364,6 +364,20 @@ VARVE_API varve_status varve_flush(varve_db *db) VARVE_CHECKED;
 /* Merge everything into the last level and wait for it. */
 VARVE_API varve_status varve_compact(varve_db *db) VARVE_CHECKED;
 
+/*
+ * The safe compaction LSN: how far every replica has confirmed to be. A replica that is behind still has what
+ * a tombstone deletes; if the tombstone were gone before the replica has it, the replica would bring the
+ * deleted key back. With it set, a merge drops tombstones only if all that it reads is at or below:
+ *
+ *     dropTombstones = isLastLevel && (safeLSN == 0 || (batchMaxLSN > 0 && batchMaxLSN <= safeLSN))
+ *
+ * 0, the default: no gate. Kept across restarts: OK means that it is on disk; and every merge that begins
+ * afterwards heeds it (one that is under way goes on by what it began with). It may be lowered, which brings
+ * nothing back that is gone already. Shown as varve_stats.safe_compaction_lsn. On failure the old one holds.
+ */
+VARVE_API varve_status varve_set_safe_compaction_lsn(varve_db *db, uint64_t lsn,
+                                                     varve_error *err) VARVE_CHECKED;
+
 typedef struct varve_stats {
     uint64_t last_lsn;        /* newest LSN that reads see */
     uint64_t durable_lsn;     /* newest LSN that survives power loss */
@@ -388,6 +402,7 @@ typedef struct varve_stats {
     uint64_t compaction_debt_bytes; /* waiting to be merged */
     uint64_t dropped_versions;
     uint64_t dropped_tombstones;
+    uint64_t safe_compaction_lsn; /* 0: no gate */
     uint64_t cache_bytes;
     uint64_t cache_hits;
     uint64_t cache_misses;

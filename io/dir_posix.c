@@ -39,6 +39,24 @@ vv_status vv_posix_path_exists(vv_io_backend *b, const char *path, bool *exists_
     return VV_STATUS_OK;
 }
 
+vv_status vv_posix_path_link(vv_io_backend *b, const char *from, const char *to, vv_error *err) {
+    (void)b;
+    if (link(from, to) == 0)
+        return VV_STATUS_OK;
+    vv_status st = vv_status_errno(errno);
+    /* EPERM: a file system without links, or a file that the kernel protects from them. */
+    if (errno == EXDEV || errno == EMLINK || errno == EPERM || errno == EOPNOTSUPP)
+        st = vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, errno);
+    return vv_fail(err, st, "%s: link to %s", from, to);
+}
+
+vv_status vv_posix_dir_remove(vv_io_backend *b, const char *path, vv_error *err) {
+    (void)b;
+    if (rmdir(path) != 0)
+        return vv_fail(err, vv_status_errno(errno), "%s: remove directory", path);
+    return VV_STATUS_OK;
+}
+
 vv_status vv_posix_dir_create(vv_io_backend *b, const char *path, vv_error *err) {
     (void)b;
     if (mkdir(path, 0750) == 0)

@@ -133,7 +133,9 @@ struct vv_io_ops {
     vv_status (*path_rename)(vv_io_backend *b, const char *from, const char *to, vv_error *err);
     vv_status (*path_unlink)(vv_io_backend *b, const char *path, vv_error *err);
     vv_status (*path_exists)(vv_io_backend *b, const char *path, bool *exists_out, vv_error *err);
+    vv_status (*path_link)(vv_io_backend *b, const char *from, const char *to, vv_error *err);
     vv_status (*dir_create)(vv_io_backend *b, const char *path, vv_error *err);
+    vv_status (*dir_remove)(vv_io_backend *b, const char *path, vv_error *err);
     vv_status (*dir_sync)(vv_io_backend *b, const char *path, vv_error *err);
     vv_status (*dir_list)(vv_io_backend *b, const char *path, vv_list_fn fn, void *arg, vv_error *err);
     vv_status (*dir_free_bytes)(vv_io_backend *b, const char *path, uint64_t *bytes_out, vv_error *err);
@@ -266,11 +268,25 @@ vv_status vv_path_exists(vv_io_backend *b, const char *path, bool *exists_out, v
     return b->ops->path_exists(b, path, exists_out, err);
 }
 
+/* Give the file `from` a second name. EXISTS: there is something at `to`. UNSUPPORTED: the two are on
+ * different file systems, or this one, or this file, takes no second name. Durable after a sync of the
+ * directory of `to`. */
+static inline VV_CHECKED
+vv_status vv_path_link(vv_io_backend *b, const char *from, const char *to, vv_error *err) {
+    return b->ops->path_link(b, from, to, err);
+}
+
 /* One level, mode 0750; EXISTS if a directory is there already, INVALID_ARGUMENT/NOT_DIRECTORY if something
  * else has the name. */
 static inline VV_CHECKED
 vv_status vv_dir_create(vv_io_backend *b, const char *path, vv_error *err) {
     return b->ops->dir_create(b, path, err);
+}
+
+/* An empty one. */
+static inline VV_CHECKED
+vv_status vv_dir_remove(vv_io_backend *b, const char *path, vv_error *err) {
+    return b->ops->dir_remove(b, path, err);
 }
 
 /* Make the directory's names durable. */

@@ -102,7 +102,9 @@ vv_status vv_posix_path_rename(vv_io_backend *b, const char *from, const char *t
 vv_status vv_posix_path_unlink(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
 vv_status vv_posix_path_exists(vv_io_backend *b, const char *path, bool *exists_out,
                                vv_error *err) VV_CHECKED;
+vv_status vv_posix_path_link(vv_io_backend *b, const char *from, const char *to, vv_error *err) VV_CHECKED;
 vv_status vv_posix_dir_create(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
+vv_status vv_posix_dir_remove(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
 vv_status vv_posix_dir_sync(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
 vv_status vv_posix_dir_list(vv_io_backend *b, const char *path, vv_list_fn fn, void *arg,
                             vv_error *err) VV_CHECKED;
@@ -119,7 +121,8 @@ vv_status vv_posix_lock_acquire(vv_io_backend *b, const char *path, vv_file **lo
     .file_allocate = vv_posix_file_allocate, .file_truncate = vv_posix_file_truncate,                        \
     .file_size = vv_posix_file_size, .path_rename = vv_posix_path_rename,                                    \
     .path_unlink = vv_posix_path_unlink, .path_exists = vv_posix_path_exists,                                \
-    .dir_create = vv_posix_dir_create, .dir_sync = vv_posix_dir_sync, .dir_list = vv_posix_dir_list,         \
-    .dir_free_bytes = vv_posix_dir_free_bytes, .lock_acquire = vv_posix_lock_acquire
+    .path_link = vv_posix_path_link, .dir_remove = vv_posix_dir_remove, .dir_create = vv_posix_dir_create,   \
+    .dir_sync = vv_posix_dir_sync, .dir_list = vv_posix_dir_list, .dir_free_bytes = vv_posix_dir_free_bytes, \
+    .lock_acquire = vv_posix_lock_acquire
 
 #endif

@@ -262,3 +262,12 @@ varve_status varve_compact(varve_db *db) {
     vv_mutex_unlock(&db->compaction.lock);
     return vv_public(st);
 }
+
+varve_status varve_set_safe_compaction_lsn(varve_db *db, uint64_t lsn, varve_error *err) {
+    vv_edit edit = {.safe_lsn = &lsn};
+    vv_status st = vv_db_install(db, &edit, vv_private_error(err));
+    if (!vv_ok(st))
+        return vv_public(vv_wrap((vv_error *)err, vv_db_file_failure(st), "safe compaction LSN"));
+    vv_db_compaction_hint(db); /* tombstones that it held may go now */
+    return vv_public(st);
+}

@@ -304,7 +304,8 @@ typedef struct vv_edit {
     size_t added_count;
     vv_table *const *removed; /* borrowed; become obsolete */
     size_t removed_count;
-    uint64_t flushed_lsn; /* not 0: the oldest sealed memtable is in `added`, and goes */
+    uint64_t flushed_lsn;     /* not 0: the oldest sealed memtable is in `added`, and goes */
+    const uint64_t *safe_lsn; /* the new safe compaction LSN, NULL: as it is */
 } vv_edit;
 
 /*

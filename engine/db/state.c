@@ -212,6 +212,8 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
         goto out;
     }
     manifest.generation++;
+    if (edit->safe_lsn)
+        manifest.safe_compaction_lsn = *edit->safe_lsn;
     if (edit->flushed_lsn != 0) {
         manifest.flushed_lsn = edit->flushed_lsn;
         if (db->wal) /* else recovery flushes: the log is being read, and its oldest segment stays */

@@ -47,6 +47,7 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     vv_picker_options picker = vv_db_picker_options(db);
     out->compaction_debt_bytes = vv_compaction_debt_bytes(view->version, &picker);
     out->flushed_lsn = db->state.manifest.flushed_lsn;
+    out->safe_compaction_lsn = db->state.manifest.safe_compaction_lsn;
     out->flushes = db->state.flushes;
     out->flush_bytes = db->state.flush_bytes;
     out->write_stalls = db->state.write_stalls;

@@ -14,14 +14,16 @@
  *   [first_segment:8][epoch:8][safe_compaction_lsn:8][created_unix_ms:8][table_count:4]
  *   table_count times:
  *       [level:4][run:8][file_number:8][file_bytes:8][item_count:8][min_lsn:8][max_lsn:8]
- *       [key_count:8][tombstone_count:8][first_key_bytes:2][last_key_bytes:2][first_key][last_key]
+ *       [key_count:8][tombstone_count:8][file_checksum:8]
+ *       [first_key_bytes:2][last_key_bytes:2][first_key][last_key]
  *   [checksum:8]  of all before
  */
 #define MANIFEST_MAGIC          "VARVMAN"
 #define MAGIC_BYTES             7
-#define MANIFEST_FORMAT_VERSION 1
+#define MANIFEST_FORMAT_VERSION 2
 #define HEAD_BYTES              92
-#define TABLE_BYTES             72
+#define TABLE_BYTES             80
+#define TABLE_BYTES_V1          72 /* without the file's checksum */
 #define CHECKSUM_BYTES          8
 /* More than any database that fits a disk: bounds what a damaged length can make us allocate. */
 #define MANIFEST_BYTES_MAX (UINT64_C(1) << 30)
@@ -29,7 +31,7 @@
 
 _Static_assert(HEAD_BYTES == MAGIC_BYTES + 1 + 8 + VV_MANIFEST_DB_ID_BYTES + 7 * 8 + 4,
                "manifest head layout");
-_Static_assert(TABLE_BYTES == 4 + 8 * 8 + 2 + 2, "manifest table layout");
+_Static_assert(TABLE_BYTES == 4 + 9 * 8 + 2 + 2, "manifest table layout");
 
 static vv_status no_memory(void) {
     return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
@@ -61,8 +63,9 @@ static uint8_t *encode_table(uint8_t *at, const vv_table *t) {
     vv_put_be64(at + 44, s->max_lsn);
     vv_put_be64(at + 52, s->key_count);
     vv_put_be64(at + 60, s->tombstone_count);
-    vv_put_be16(at + 68, (uint16_t)s->first_key_bytes);
-    vv_put_be16(at + 70, (uint16_t)s->last_key_bytes);
+    vv_put_be64(at + 68, s->file_checksum);
+    vv_put_be16(at + 76, (uint16_t)s->first_key_bytes);
+    vv_put_be16(at + 78, (uint16_t)s->last_key_bytes);
     at += TABLE_BYTES;
     memcpy(at, s->first_key, s->first_key_bytes);
     at += s->first_key_bytes;
@@ -199,7 +202,8 @@ static uint8_t *copy_key(vv_slice key) {
     return copy;
 }
 
-static vv_status decode_table(vv_reader *r, vv_table_drop_fn drop, void *drop_arg, vv_table **out) {
+static vv_status decode_table(vv_reader *r, uint8_t version, vv_table_drop_fn drop, void *drop_arg,
+                              vv_table **out) {
     vv_sst_summary s = {0};
     uint32_t level = vv_read_be32(r);
     uint64_t run = vv_read_be64(r);
@@ -210,6 +214,8 @@ static vv_status decode_table(vv_reader *r, vv_table_drop_fn drop, void *drop_ar
     s.max_lsn = vv_read_be64(r);
     s.key_count = vv_read_be64(r);
     s.tombstone_count = vv_read_be64(r);
+    if (version >= 2)
+        s.file_checksum = vv_read_be64(r);
     s.first_key_bytes = vv_read_be16(r);
     s.last_key_bytes = vv_read_be16(r);
     vv_slice first = vv_read_bytes(r, s.first_key_bytes);
@@ -230,6 +236,7 @@ static vv_status decode_table(vv_reader *r, vv_table_drop_fn drop, void *drop_ar
 static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, size_t *count_out,
                         vv_table_drop_fn drop, void *drop_arg) {
     vv_reader r = vv_reader_make(body);
+    uint8_t version = ((const uint8_t *)body.data)[MAGIC_BYTES];
     (void)vv_read_bytes(&r, 16); /* magic, version and length: checked */
     vv_slice db_id = vv_read_bytes(&r, VV_MANIFEST_DB_ID_BYTES);
     if (db_id.bytes != sizeof m->db_id)
@@ -243,7 +250,7 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
     m->safe_compaction_lsn = vv_read_be64(&r);
     m->created_unix_ms = vv_read_be64(&r);
     uint32_t count = vv_read_be32(&r);
-    if (count > r.left_bytes / TABLE_BYTES)
+    if (count > r.left_bytes / (version >= 2 ? TABLE_BYTES : TABLE_BYTES_V1))
         return corrupt(VV_SUB_BAD_LAYOUT);
 
     vv_table **tables = vv_alloc((count + 1) * sizeof *tables);
@@ -252,7 +259,7 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
     vv_status st = VV_STATUS_OK;
     uint32_t done = 0;
     while (done < count && vv_ok(st)) {
-        st = decode_table(&r, drop, drop_arg, &tables[done]);
+        st = decode_table(&r, version, drop, drop_arg, &tables[done]);
         if (vv_ok(st))
             done++;
     }

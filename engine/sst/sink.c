@@ -32,6 +32,7 @@ static void wait_for(vv_sst_sink *s, const vv_sst_sink_slot *slot) {
 
 vv_status vv_sst_sink_init(vv_sst_sink *s, vv_io_queue *queue, vv_file *file) {
     *s = (vv_sst_sink){.queue = queue, .file = file};
+    vv_checksum_stream_init(&s->checksum);
     s->buffer_bytes = queue->options.pool_buffer_bytes / VV_IO_ALIGN_BYTES * VV_IO_ALIGN_BYTES;
     VV_ASSERT(s->buffer_bytes > 0);
     for (uint32_t i = 0; i < VV_SST_SINK_SLOTS; i++) {
@@ -47,6 +48,7 @@ vv_status vv_sst_sink_init(vv_sst_sink *s, vv_io_queue *queue, vv_file *file) {
 /* Send the current buffer, padded with zeros to what direct I/O can write, and turn to the next one. */
 static void send_current(vv_sst_sink *s) {
     vv_sst_sink_slot *slot = &s->slots[s->current];
+    vv_checksum_stream_add(&s->checksum, slot->buffer, s->used_bytes);
     uint32_t bytes = (uint32_t)vv_align_up(s->used_bytes, VV_IO_ALIGN_BYTES);
     memset(slot->buffer + s->used_bytes, 0, bytes - s->used_bytes);
     slot->req = (vv_io_req){
@@ -94,6 +96,10 @@ vv_status vv_sst_sink_finish(vv_sst_sink *s) {
     if (vv_ok(s->status))
         s->status = vv_file_sync(s->file, VV_SYNC_FULL);
     return s->status;
+}
+
+uint64_t vv_sst_sink_checksum(const vv_sst_sink *s) {
+    return vv_checksum_stream_get(&s->checksum);
 }
 
 void vv_sst_sink_deinit(vv_sst_sink *s) {

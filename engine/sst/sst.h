@@ -49,6 +49,8 @@ typedef struct vv_sst_writer_options {
 /* What the manifest keeps of a finished table. */
 typedef struct vv_sst_summary {
     uint64_t file_bytes;
+    uint64_t
+        file_checksum; /* of the whole file, seed 0; 0: not known, of a table that an older version wrote */
     uint64_t item_count;
     uint64_t key_count;       /* user keys, each with any number of versions */
     uint64_t tombstone_count; /* user keys whose newest version here is a tombstone */

@@ -47,9 +47,10 @@ vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **o
               o->block_bytes <= VV_SST_BLOCK_BYTES_MAX);
     VV_ASSERT(o->filter_fp_rate >= 0 && o->filter_fp_rate < 1);
     vv_status st = no_memory();
-    vv_sst_writer *w = vv_alloc_zeroed(sizeof *w);
+    vv_sst_writer *w = vv_alloc_aligned(_Alignof(vv_sst_writer), sizeof *w);
     if (!w)
         return vv_fail(err, st, "%s: no memory for a table writer", o->path);
+    memset(w, 0, sizeof *w);
     w->options = *o;
     w->path = vv_strdup(o->path);
     if (!w->path) {
@@ -235,6 +236,7 @@ vv_status vv_sst_writer_finish(vv_sst_writer *w, vv_sst_summary *out, vv_error *
         return vv_fail(err, w->status, "%s: writing the table: %s", w->path, vv_code_text(w->status.code));
     *out = (vv_sst_summary){
         .file_bytes = w->head.data_bytes,
+        .file_checksum = vv_sst_sink_checksum(&w->sink),
         .item_count = w->head.item_count,
         .key_count = w->key_count,
         .tombstone_count = w->tombstone_count,

@@ -65,3 +65,14 @@ Test(checksum, every_single_bit_matters, .init = fill_buffer) {
         cr_assert_neq(vv_checksum(buffer, bytes - 1, 7), before, "nor the length");
     }
 }
+
+Test(checksum, a_stream_is_the_whole_however_it_is_cut, .init = fill_buffer) {
+    for (size_t piece = 1; piece < sizeof buffer; piece = piece * 3 + 1) {
+        vv_checksum_stream s;
+        vv_checksum_stream_init(&s);
+        for (size_t at = 0; at < sizeof buffer; at += piece)
+            vv_checksum_stream_add(&s, buffer + at, VV_MIN(piece, sizeof buffer - at));
+        cr_assert_eq(vv_checksum_stream_get(&s), vv_checksum(buffer, sizeof buffer, 0), "pieces of %zu",
+                     piece);
+    }
+}

@@ -367,3 +367,79 @@ Test(db_compaction, a_kill_amid_merges_loses_nothing) {
         fx_close();
     }
 }
+
+/* ---- the safe compaction LSN ---- */
+
+static uint64_t dropped_by_compact(void) {
+    uint64_t before = fx_stats().dropped_tombstones;
+    cr_assert(varve_ok(varve_compact(fx_db)));
+    return fx_stats().dropped_tombstones - before;
+}
+
+static void set_safe_lsn(uint64_t lsn) {
+    cr_assert(varve_ok(varve_set_safe_compaction_lsn(fx_db, lsn, &fx_err)), "%s", fx_err.text);
+    cr_assert_eq(fx_stats().safe_compaction_lsn, lsn);
+}
+
+Test(db_compaction, the_safe_lsn_holds_tombstones_also_across_a_restart) {
+    for (size_t s = 0; s < VV_ARRAY_COUNT(styles); s++) {
+        fx_open_with(small(styles[s]));
+        cr_assert_eq(fx_stats().safe_compaction_lsn, 0, "no gate");
+        fx_put("a", "1");
+        uint64_t before = fx_put("b", "1");
+        uint64_t deleted = fx_delete("a");
+        set_safe_lsn(before);
+        cr_assert_eq(dropped_by_compact(), 0, "%s", styles[s]);
+        fx_expect("a", NULL);
+        fx_close();
+
+        fx_open_with(small(styles[s]));
+        cr_assert_eq(fx_stats().safe_compaction_lsn, before, "kept");
+        cr_assert_eq(dropped_by_compact(), 0);
+        uint64_t newer = fx_put("c", "1");
+        set_safe_lsn(deleted);
+        cr_assert_eq(dropped_by_compact(), 0, "the merge reaches beyond it, though the tombstone does not");
+        set_safe_lsn(newer);
+        cr_assert_eq(dropped_by_compact(), 1, "all of the merge is confirmed");
+
+        fx_delete("b");
+        set_safe_lsn(1);
+        cr_assert_eq(dropped_by_compact(), 0, "it may be lowered");
+        set_safe_lsn(0);
+        cr_assert_eq(dropped_by_compact(), 1, "no gate");
+        fx_expect("a", NULL);
+        fx_expect("b", NULL);
+        fx_expect("c", "1");
+        fx_close();
+        vv_tempdir_cleanup();
+        vv_tempdir();
+    }
+}
+
+static _Atomic bool manifest_fails;
+
+static vv_status fail_manifest(void *arg, const char *op, const char *name) {
+    (void)arg;
+    bool is_manifest = strcmp(op, "sync") == 0 && strncmp(name, "MANIFEST", 8) == 0;
+    return is_manifest && atomic_load(&manifest_fails) ? vv_status_errno(EIO) : VV_STATUS_OK;
+}
+
+Test(db_compaction, a_safe_lsn_that_is_not_on_disk_does_not_hold) {
+    varve_options *o = small("leveled");
+    vv_error err;
+    cr_assert(vv_ok(
+        vv_db_open_on(vv_fault_io_create(fail_manifest, NULL), vv_tempdir_path("db"), o, &fx_db, &err)));
+    varve_options_destroy(o);
+    set_safe_lsn(7);
+    atomic_store(&manifest_fails, true);
+    varve_status st = varve_set_safe_compaction_lsn(fx_db, 9, &fx_err);
+    cr_assert_eq(st.code, VARVE_IO);
+    cr_assert_not_null(strstr(fx_err.text, "safe compaction LSN"), "%s", fx_err.text);
+    cr_assert_eq(fx_stats().safe_compaction_lsn, 7);
+    cr_assert_eq(varve_set_safe_compaction_lsn(fx_db, 9, NULL).code, VARVE_IO);
+    atomic_store(&manifest_fails, false);
+    fx_close();
+    fx_open_with(small("leveled"));
+    cr_assert_eq(fx_stats().safe_compaction_lsn, 7);
+    fx_close();
+}

@@ -31,6 +31,7 @@ TestSuite(manifest, .init = setup, .fini = teardown);
 
 static vv_table *table(uint32_t level, uint64_t run, uint64_t number, const char *first, const char *last) {
     vv_sst_summary s = {.file_bytes = number * 1000,
+                        .file_checksum = number * UINT64_C(0x0123456789abcdef),
                         .item_count = number * 10,
                         .key_count = number * 9,
                         .tombstone_count = number * 3,
@@ -89,6 +90,7 @@ Test(manifest, what_is_written_is_read_back) {
     cr_assert_eq(tables[1]->level, 1);
     cr_assert_eq(tables[1]->run, 3);
     cr_assert_eq(tables[1]->summary.file_bytes, 4000);
+    cr_assert_eq(tables[1]->summary.file_checksum, 4 * UINT64_C(0x0123456789abcdef));
     cr_assert_eq(tables[1]->summary.item_count, 40);
     cr_assert_eq(tables[1]->summary.key_count, 36);
     cr_assert_eq(tables[1]->summary.tombstone_count, 12);
@@ -157,12 +159,42 @@ Test(manifest, a_newer_version_is_refused_with_both_numbers) {
     vv_error err;
     write_sample();
     size_t n = load(buf, sizeof buf);
-    buf[7] = 2;
+    buf[7] = 3;
     vv_status st = read_damaged(buf, n, &err);
     cr_assert_eq(st.code, VV_UNSUPPORTED);
     cr_assert_eq(st.sub, VV_SUB_FORMAT_NEWER);
-    cr_assert_not_null(strstr(err.text, "format version 2 is newer than this Varve, which reads up to 1"),
+    cr_assert_not_null(strstr(err.text, "format version 3 is newer than this Varve, which reads up to 2"),
                        "%s", err.text);
+}
+
+/* Version 1 has no checksum of each table's file. */
+Test(manifest, version_1_is_read_too) {
+    uint8_t buf[4096], old[4096];
+    write_sample();
+    size_t n = load(buf, sizeof buf), from = 92, to = 92;
+    memcpy(old, buf, 92);
+    for (int i = 0; i < 2; i++) {
+        size_t keys = (size_t)vv_get_be16(buf + from + 76) + vv_get_be16(buf + from + 78);
+        memcpy(old + to, buf + from, 68);
+        memcpy(old + to + 68, buf + from + 76, 4 + keys);
+        from += 80 + keys;
+        to += 72 + keys;
+    }
+    cr_assert_eq(from + 8, n);
+    old[7] = 1;
+    vv_put_be64(old + 8, to + 8);
+    vv_put_be64(old + to, vv_checksum(old, to, 0));
+    store(old, to + 8);
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
+    cr_assert_eq(count, 2);
+    cr_assert_eq(tables[0]->summary.file_checksum, 0, "not known");
+    cr_assert_eq(tables[0]->summary.tombstone_count, 21);
+    cr_assert(vv_slice_equal(vv_table_first_key(tables[1]), vv_slice_str("b")));
+    cr_assert(vv_slice_equal(vv_table_last_key(tables[1]), vv_slice_str("y")));
+    release(tables, count);
 }
 
 Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
@@ -172,7 +204,7 @@ Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
     static const struct {
         size_t at;
         size_t bytes;
-    } fields[] = {{88, 4}, {92 + 68, 2}, {92 + 70, 2}};
+    } fields[] = {{88, 4}, {92 + 76, 2}, {92 + 78, 2}};
     for (size_t i = 0; i < VV_ARRAY_COUNT(fields); i++) {
         uint8_t bad[4096];
         memcpy(bad, buf, n);

@@ -274,6 +274,16 @@ static vv_status ff_exists(vv_io_backend *b, const char *path, bool *out, vv_err
     return vv_path_exists(fault.real, path, out, err);
 }
 
+static vv_status ff_link(vv_io_backend *b, const char *from, const char *to, vv_error *err) {
+    (void)b;
+    return vv_path_link(fault.real, from, to, err);
+}
+
+static vv_status ff_dir_remove(vv_io_backend *b, const char *path, vv_error *err) {
+    (void)b;
+    return vv_dir_remove(fault.real, path, err);
+}
+
 static vv_status ff_dir_create(vv_io_backend *b, const char *path, vv_error *err) {
     (void)b;
     return vv_dir_create(fault.real, path, err);
@@ -366,7 +376,9 @@ static const struct vv_io_ops fault_ops = {
     .path_rename = ff_rename,
     .path_unlink = ff_unlink,
     .path_exists = ff_exists,
+    .path_link = ff_link,
     .dir_create = ff_dir_create,
+    .dir_remove = ff_dir_remove,
     .dir_sync = ff_dir_sync,
     .dir_list = ff_dir_list,
     .dir_free_bytes = ff_free_bytes,

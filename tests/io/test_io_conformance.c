@@ -735,3 +735,37 @@ CONFORM(threads_with_queues_of_their_own_share_a_backend) {
         cr_assert_str_eq(w[i].failed, "");
     vv_file_close(f);
 }
+
+CONFORM(a_link_is_the_same_file_under_a_second_name) {
+    must(vv_dir_create(io, path_of("d"), NULL));
+    vv_file *f = open_file("d/a", RW | VV_OPEN_CREATE);
+    must(vv_file_write(f, "before", 6, 0));
+    char from[512];
+    snprintf(from, sizeof from, "%s", path_of("d/a"));
+    must(vv_path_link(io, from, path_of("d/b"), NULL));
+    must(vv_file_write(f, "behind", 6, 0));
+    vv_file_close(f);
+    must(vv_path_unlink(io, from, NULL));
+    char text[8] = "";
+    size_t got;
+    f = open_file("d/b", RW);
+    must(vv_file_read(f, text, 6, 0, &got));
+    vv_file_close(f);
+    cr_assert_str_eq(text, "behind");
+
+    snprintf(from, sizeof from, "%s", path_of("d/b"));
+    vv_file_close(open_file("d/c", RW | VV_OPEN_CREATE));
+    cr_assert_code(vv_path_link(io, from, path_of("d/c"), NULL), VV_EXISTS);
+    cr_assert_code(vv_path_link(io, "/proc/self/status", path_of("d/e"), NULL), VV_UNSUPPORTED);
+    snprintf(from, sizeof from, "%s", path_of("d/no"));
+    cr_assert_code(vv_path_link(io, from, path_of("d/e"), NULL), VV_NOT_FOUND);
+}
+
+CONFORM(a_directory_is_removed_when_it_is_empty) {
+    must(vv_dir_create(io, path_of("d"), NULL));
+    vv_file_close(open_file("d/a", RW | VV_OPEN_CREATE));
+    cr_assert_not(vv_ok(vv_dir_remove(io, path_of("d"), NULL)));
+    must(vv_path_unlink(io, path_of("d/a"), NULL));
+    must(vv_dir_remove(io, path_of("d"), NULL));
+    cr_assert_code(vv_dir_remove(io, path_of("d"), NULL), VV_NOT_FOUND);
+}

@@ -133,6 +133,16 @@ static vv_status path_exists(vv_io_backend *b, const char *path, bool *exists_ou
     return vv_path_exists(inner_backend(b), path, exists_out, err);
 }
 
+static vv_status path_link(vv_io_backend *b, const char *from, const char *to, vv_error *err) {
+    VV_TRY(tell(b, "link", to));
+    return vv_path_link(inner_backend(b), from, to, err);
+}
+
+static vv_status dir_remove(vv_io_backend *b, const char *path, vv_error *err) {
+    VV_TRY(tell(b, "rmdir", path));
+    return vv_dir_remove(inner_backend(b), path, err);
+}
+
 static vv_status dir_create(vv_io_backend *b, const char *path, vv_error *err) {
     VV_TRY(tell(b, "mkdir", path));
     return vv_dir_create(inner_backend(b), path, err);
@@ -244,7 +254,9 @@ static const struct vv_io_ops ops = {
     .path_rename = path_rename,
     .path_unlink = path_unlink,
     .path_exists = path_exists,
+    .path_link = path_link,
     .dir_create = dir_create,
+    .dir_remove = dir_remove,
     .dir_sync = dir_sync,
     .dir_list = dir_list,
     .dir_free_bytes = dir_free_bytes,

@@ -12,8 +12,8 @@
 
 /*
  * Called before each operation: "open", "write", "read", "datasync", "sync", "allocate", "truncate",
- * "rename", "unlink", "dirsync", "mkdir"; name is the last part of the path (of a rename: the new one).
- * Anything but OK is what the operation returns, undone. From any thread.
+ * "rename", "unlink", "link", "dirsync", "mkdir", "rmdir"; name is the last part of the path (of a rename or
+ * a link: the new one). Anything but OK is what the operation returns, undone. From any thread.
  */
 typedef vv_status (*vv_fault_fn)(void *arg, const char *op, const char *name);
 
