@@ -31,15 +31,24 @@
 
 static const vv_rpc_call_ops call_ops;
 
+static void run_posted(vv_rpc_task *task);
+
 static vv_grpc_call *from_base(vv_rpc_call *base) {
     return VV_CONTAINER_OF(base, vv_grpc_call, base);
 }
 
 /* ---- storage ---- */
 
-static void release_core(vv_grpc_call *c) {
+static void release_incoming(vv_grpc_call *c) {
     if (c->incoming)
         grpc_byte_buffer_destroy(c->incoming);
+    c->incoming = NULL;
+    grpc_slice_unref(c->incoming_copy);
+    c->incoming_copy = grpc_empty_slice();
+}
+
+static void release_core(vv_grpc_call *c) {
+    release_incoming(c);
     if (c->outgoing)
         grpc_byte_buffer_destroy(c->outgoing);
     grpc_slice_unref(c->trailer_value);
@@ -91,6 +100,8 @@ static vv_grpc_call *call_new(vv_grpc_queue *q, const vv_grpc_method *method) {
                         .queue = q,
                         .method = method,
                         .metadata = metadata,
+                        .task = {.fn = run_posted},
+                        .incoming_copy = grpc_empty_slice(),
                         .trailer_value = grpc_empty_slice()};
     if (!method->rpc)
         grpc_call_details_init(&c->details);
@@ -192,22 +203,22 @@ static void on_write(vv_grpc_tag *tag, bool ok) {
 /* ---- messages in ---- */
 
 /*
- * The bytes of a message in one piece: the buffer's own memory when it is one piece already, else a copy.
- * *copy_out is to be unreffed in any case. False: it could not be read (a broken compression, for one).
+ * The bytes of the incoming message in one piece: the buffer's own memory when it is one piece already, else
+ * a copy. False: it could not be read (a broken compression, for one).
  */
-static bool message_bytes(grpc_byte_buffer *buffer, vv_slice *out, grpc_slice *copy_out) {
+static bool message_bytes(vv_grpc_call *c, vv_slice *out) {
     *out = vv_slice_make(NULL, 0);
-    *copy_out = grpc_empty_slice();
     grpc_byte_buffer_reader reader;
-    if (!grpc_byte_buffer_reader_init(&reader, buffer))
+    if (!grpc_byte_buffer_reader_init(&reader, c->incoming))
         return false;
+    const struct grpc_byte_buffer *buffer = c->incoming;
     if (buffer->data.raw.compression == GRPC_COMPRESS_NONE && buffer->data.raw.slice_buffer.count == 1) {
         grpc_slice *piece;
         if (grpc_byte_buffer_reader_peek(&reader, &piece))
             *out = vv_slice_make(GRPC_SLICE_START_PTR(*piece), GRPC_SLICE_LENGTH(*piece));
     } else {
-        *copy_out = grpc_byte_buffer_reader_readall(&reader);
-        *out = vv_slice_make(GRPC_SLICE_START_PTR(*copy_out), GRPC_SLICE_LENGTH(*copy_out));
+        c->incoming_copy = grpc_byte_buffer_reader_readall(&reader);
+        *out = vv_slice_make(GRPC_SLICE_START_PTR(c->incoming_copy), GRPC_SLICE_LENGTH(c->incoming_copy));
     }
     grpc_byte_buffer_reader_destroy(&reader);
     return true;
@@ -220,16 +231,14 @@ static void on_read(vv_grpc_tag *tag, bool ok) {
         tell_cancelled(c);
     } else if (!c->ended) {
         vv_slice message;
-        grpc_slice copy = grpc_empty_slice();
         if (ok && c->incoming)
             c->base.received_bytes += grpc_byte_buffer_length(c->incoming);
         if (!ok || !c->incoming)
             c->base.method->on_half_close(&c->base);
-        else if (message_bytes(c->incoming, &message, &copy))
+        else if (message_bytes(c, &message))
             c->base.method->on_message(&c->base, message);
         else
             vv_rpc_fail_with(&c->base, VV_RPC_INVALID_ARGUMENT, "MALFORMED", 0, "message cannot be read");
-        grpc_slice_unref(copy);
     }
     tag_done(c);
 }
@@ -237,9 +246,7 @@ static void on_read(vv_grpc_tag *tag, bool ok) {
 static void op_read_next(vv_rpc_call *base) {
     vv_grpc_call *c = from_base(base);
     VV_ASSERT(!c->reading && !c->ended);
-    if (c->incoming)
-        grpc_byte_buffer_destroy(c->incoming);
-    c->incoming = NULL;
+    release_incoming(c);
     c->reading = true;
     c->read_tag.fn = on_read;
     grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
@@ -286,12 +293,15 @@ static size_t add_message(vv_grpc_call *c, grpc_op *ops, size_t count, vv_rpc_bo
     return count;
 }
 
-static void op_stream_write(vv_rpc_call *base, vv_rpc_body body) {
+static void op_stream_write(vv_rpc_call *base, vv_rpc_body body, bool more) {
     vv_grpc_call *c = from_base(base);
     VV_ASSERT(!c->writing && !c->ended);
     grpc_op ops[2];
+    bool first = !c->initial_sent;
     size_t count = add_initial(c, ops, 0);
     count = add_message(c, ops, count, body);
+    if (more && !first) /* held back together with the headers, it would be so for ever */
+        ops[count - 1].flags = GRPC_WRITE_BUFFER_HINT;
     c->writing = true;
     c->write_tag.fn = on_write;
     start(c, ops, count, &c->write_tag);
@@ -343,7 +353,20 @@ static void op_finish(vv_rpc_call *base) {
 }
 
 static void op_post(vv_rpc_call *base) {
-    vv_grpc_queue_post(from_base(base));
+    vv_grpc_call *c = from_base(base);
+    vv_grpc_queue_post(c->queue, &c->task);
+}
+
+static void op_post_task(vv_rpc_call *base, vv_rpc_task *task) {
+    vv_grpc_queue_post(from_base(base)->queue, task);
+}
+
+static void wake_queue(void *arg) {
+    vv_grpc_queue_wake(arg);
+}
+
+static vv_rpc_waker op_waker(vv_rpc_call *base) {
+    return (vv_rpc_waker){wake_queue, from_base(base)->queue};
 }
 
 /* ---- who calls ---- */
@@ -391,14 +414,15 @@ static const vv_rpc_call_ops call_ops = {.reply = op_reply,
                                          .stream_write = op_stream_write,
                                          .read_next = op_read_next,
                                          .post = op_post,
+                                         .post_task = op_post_task,
+                                         .waker = op_waker,
                                          .metadata = op_metadata,
                                          .client_name = op_client_name,
                                          .peer = op_peer};
 
-void vv_grpc_call_run_posted(vv_grpc_call *c) {
-    c->tags++; /* on_posted may end the call: it must not be freed under our feet */
+static void run_posted(vv_rpc_task *task) {
+    vv_grpc_call *c = VV_CONTAINER_OF(task, vv_grpc_call, task);
     c->base.method->on_posted(&c->base);
-    tag_done(c);
 }
 
 /* ---- arrival ---- */
@@ -453,12 +477,10 @@ static void dispatch(vv_grpc_call *c) {
         return;
     }
     vv_slice request;
-    grpc_slice copy = grpc_empty_slice();
-    if (c->incoming && message_bytes(c->incoming, &request, &copy))
+    if (c->incoming && message_bytes(c, &request))
         c->base.method->on_call(&c->base, request);
     else
         vv_rpc_fail_with(&c->base, VV_RPC_INVALID_ARGUMENT, "MALFORMED", 0, "no request message");
-    grpc_slice_unref(copy);
 }
 
 static void on_arrive(vv_grpc_tag *tag, bool ok) {
@@ -481,9 +503,6 @@ static void on_arrive(vv_grpc_tag *tag, bool ok) {
     start(c, &op, 1, &c->close_tag);
     dispatch(c);
     tag_done(c);
-
-    /* A write that was refused at once has been posted from this thread, and nobody wakes it. */
-    vv_grpc_queue_run_posted(q);
 }
 
 void vv_grpc_call_arm(vv_grpc_queue *q, uint32_t method_index) {

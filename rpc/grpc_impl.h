@@ -5,7 +5,7 @@
  *   grpc_queue.c       completion queue threads, and posting to them from outside
  *   grpc_call.c        one call: arrival, messages, end
  *
- * A call lives on one completion queue, which one thread serves; only its `node` is touched from elsewhere.
+ * A call lives on one completion queue, which one thread serves; only its `task` is touched from elsewhere.
  * It is freed when it has ended and the last of its tags has come back.
  */
 #ifndef VV_RPC_GRPC_IMPL_H
@@ -42,11 +42,13 @@ typedef struct vv_grpc_queue {
     pthread_t thread;
     bool running;
 
-    /* Posted calls. `carrier` is the right to take them: it is won by whoever turns it from false to true,
+    /* Posted tasks. `carrier` is the right to take them: it is won by whoever turns it from false to true,
      * and travels with an empty batch to the queue's thread. See grpc_queue.c. */
     VV_CACHE_ALIGNED vv_stack posted;
     _Atomic bool carrier;
     vv_grpc_tag carrier_tag;
+    grpc_channel *carrier_channel;
+    grpc_call *carrier_call;
 
     /* The queue's thread alone: */
     VV_CACHE_ALIGNED vv_grpc_call *free_calls;
@@ -81,7 +83,7 @@ struct vv_grpc {
 
 struct vv_grpc_call {
     vv_rpc_call base;
-    vv_stack_node node;
+    vv_rpc_task task; /* of vv_rpc_post() */
     vv_grpc_queue *queue;
     const vv_grpc_method *method;
     vv_grpc_call *next_free;
@@ -93,6 +95,7 @@ struct vv_grpc_call {
     grpc_call_details details; /* catch-all only */
     /* Kept until the end: the memory quota counts what is received until it is released. */
     grpc_byte_buffer *incoming;
+    grpc_slice incoming_copy; /* in one piece, if it was not */
     grpc_byte_buffer *outgoing;
     grpc_metadata trailer;
     grpc_slice trailer_value;
@@ -110,10 +113,11 @@ struct vv_grpc_call {
 
 /* grpc_queue.c */
 void vv_grpc_queue_init(vv_grpc_queue *q, vv_grpc *t);
+/* The server has started. */
 vv_status vv_grpc_queue_start(vv_grpc_queue *q) VV_CHECKED;
 /* Shut it down, let it run dry, join its thread and release what it holds. No call is live any more. */
 void vv_grpc_queue_stop(vv_grpc_queue *q);
-void vv_grpc_queue_post(vv_grpc_call *call);
+void vv_grpc_queue_post(vv_grpc_queue *q, vv_rpc_task *task);
 /* Run what is posted, if no carrier is on its way. The queue's thread. */
 void vv_grpc_queue_run_posted(vv_grpc_queue *q);
 /* Send a carrier if there is something posted and none is on its way. Any thread. */
@@ -121,7 +125,6 @@ void vv_grpc_queue_wake(vv_grpc_queue *q);
 
 /* grpc_call.c */
 void vv_grpc_call_arm(vv_grpc_queue *q, uint32_t method_index);
-void vv_grpc_call_run_posted(vv_grpc_call *call);
 void vv_grpc_call_free_pool(vv_grpc_queue *q);
 
 #endif

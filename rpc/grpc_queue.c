@@ -1,24 +1,23 @@
 /*
- * grpc_queue.c - completion queue threads, and how other threads hand calls back to them.
+ * grpc_queue.c - completion queue threads, and how other threads hand tasks to them.
  *
  * A durable write is answered on its call's own thread, but becomes durable on the committing thread. That
- * one pushes the call on the queue's stack and, once for all calls of a commit group, sends a carrier: an
+ * one pushes a task on the queue's stack and, once for all calls of a commit group, sends a carrier: an
  * empty batch, which comes out of the completion queue at once. Waking a thread once a group instead of once
  * a call saves a third of the processor time of a busy server, and no thread of ours ever waits for a commit.
  *
- * An empty batch needs some call of that queue, and must not run beside another start_batch of the same call.
- * So the carrier flag is a token:
+ * An empty batch needs some call of that queue, beside whose other batches it must not be started. So each
+ * queue has a call of its own for it, on a channel that leads nowhere, and the carrier flag is a token: who
+ * has it may use that call.
  *
- *     false --exchange--> taken by a poster   --empty batch on the top call--> taken by the queue's thread
- *     false --exchange--> taken by the queue's thread, which finds the stack filled while it is awake anyway
- *     taken --> runs all posted calls --> false, and looks again
+ *     false --exchange--> taken by a poster   --empty batch on the queue's own call--> taken by the queue's
+ * thread false --exchange--> taken by the queue's thread, which finds the stack filled while it is awake
+ * anyway taken --> runs all posted tasks --> false, and looks again
  *
- * Invariants
- *   Q1  Calls are taken from the stack by the token's owner only; so the top call that a poster picked stays
- *       unused (T3) until its empty batch is back.
- *   Q2  Whoever gives the token back looks at the stack afterwards; whoever pushes tries for the token
+ * Invariant
+ *   Q1  Whoever gives the token back looks at the stack afterwards; whoever pushes tries for the token
  *       afterwards. Both are sequentially consistent, so one of the two sees the other: nothing is left
- * behind.
+ *       behind.
  */
 #include <grpc/grpc.h>
 #include <grpc/support/time.h>
@@ -31,8 +30,9 @@ static void run_taken(vv_grpc_queue *q) {
     do {
         vv_stack_node *node = vv_stack_take_all(&q->posted);
         while (node) {
-            vv_stack_node *next = node->next; /* the call may be gone when it has run */
-            vv_grpc_call_run_posted(VV_CONTAINER_OF(node, vv_grpc_call, node));
+            vv_stack_node *next = node->next; /* the task may be gone when it has run */
+            vv_rpc_task *task = VV_CONTAINER_OF(node, vv_rpc_task, node);
+            task->fn(task);
             node = next;
         }
         atomic_store(&q->carrier, false);
@@ -43,7 +43,7 @@ static void on_carrier(vv_grpc_tag *tag, bool ok) {
     (void)ok;
     VV_TAKE_OVER(tag);
     vv_grpc_queue *q = VV_CONTAINER_OF(tag, vv_grpc_queue, carrier_tag);
-    VV_ASSERT(atomic_load_explicit(&q->carrier, memory_order_relaxed)); /* Q1 */
+    VV_ASSERT(atomic_load_explicit(&q->carrier, memory_order_relaxed));
     run_taken(q);
 }
 
@@ -52,27 +52,17 @@ void vv_grpc_queue_run_posted(vv_grpc_queue *q) {
         run_taken(q);
 }
 
-void vv_grpc_queue_post(vv_grpc_call *call) {
-    (void)vv_stack_push(&call->queue->posted, &call->node);
+void vv_grpc_queue_post(vv_grpc_queue *q, vv_rpc_task *task) {
+    (void)vv_stack_push(&q->posted, &task->node);
 }
 
 void vv_grpc_queue_wake(vv_grpc_queue *q) {
-    while (!vv_stack_empty(&q->posted)) {
-        if (atomic_exchange(&q->carrier, true))
-            return;
-        vv_stack_node *top = atomic_load(&q->posted.top);
-        if (top) {
-            /* The reference keeps the call until start_batch has returned: its thread may be done before. */
-            grpc_call *core = VV_CONTAINER_OF(top, vv_grpc_call, node)->core;
-            grpc_call_ref(core);
-            VV_HAND_OVER(&q->carrier_tag);
-            grpc_call_error error = grpc_call_start_batch(core, NULL, 0, &q->carrier_tag, NULL);
-            VV_ASSERT(error == GRPC_CALL_OK);
-            grpc_call_unref(core);
-            return;
-        }
-        atomic_store(&q->carrier, false);
-    }
+    if (vv_stack_empty(&q->posted) || atomic_exchange(&q->carrier, true))
+        return;
+    /* What was posted may have been taken meanwhile: then the carrier finds nothing, and does no harm. */
+    VV_HAND_OVER(&q->carrier_tag);
+    grpc_call_error error = grpc_call_start_batch(q->carrier_call, NULL, 0, &q->carrier_tag, NULL);
+    VV_ASSERT(error == GRPC_CALL_OK);
 }
 
 static void arm_all(vv_grpc_queue *q) {
@@ -92,6 +82,7 @@ static void serve(vv_grpc_queue *q) {
             continue;
         vv_grpc_tag *tag = event.tag;
         tag->fn(tag, event.success != 0);
+        vv_grpc_queue_run_posted(q); /* from its own thread, which nobody wakes */
     }
 }
 
@@ -99,6 +90,13 @@ static void queue_main(void *arg) {
     vv_grpc_queue *q = arg;
     arm_all(q);
     serve(q);
+}
+
+static void make_carrier(vv_grpc_queue *q) {
+    q->carrier_channel = grpc_lame_client_channel_create("carrier", GRPC_STATUS_UNAVAILABLE, "leads nowhere");
+    q->carrier_call = grpc_channel_create_call(q->carrier_channel, NULL, GRPC_PROPAGATE_DEFAULTS, q->core,
+                                               grpc_slice_from_static_string("/carrier"), NULL,
+                                               gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
 }
 
 void vv_grpc_queue_init(vv_grpc_queue *q, vv_grpc *t) {
@@ -110,6 +108,7 @@ vv_status vv_grpc_queue_start(vv_grpc_queue *q) {
     q->unarmed = vv_alloc_zeroed(q->transport->method_count * sizeof *q->unarmed);
     if (!q->unarmed)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    make_carrier(q);
     VV_TRY(vv_thread_start(&q->thread, "varve-rpc", queue_main, q));
     q->running = true;
     return VV_STATUS_OK;
@@ -123,6 +122,10 @@ void vv_grpc_queue_stop(vv_grpc_queue *q) {
         vv_thread_join(q->thread);
     else
         serve(q);
+    if (q->carrier_call) {
+        grpc_call_unref(q->carrier_call);
+        grpc_channel_destroy(q->carrier_channel);
+    }
     grpc_completion_queue_destroy(q->core);
     vv_grpc_call_free_pool(q);
     vv_free(q->unarmed);

@@ -7,14 +7,16 @@
  *
  *     on_call() --> reply() | fail()                        a unary call answered at once
  *     on_call() --> [elsewhere] post() --> on_posted()      one that waits for something without a thread
+ *     on_call() --> [elsewhere] post_task() --> task->fn()  the same for many things of one call at once
  *     on_call() --> stream_write() --> on_written() ...     a stream, one message under way at a time
  *
  * Rules
  *   T1  All callbacks of one call run on one thread, one after the other: call state needs no lock.
  *   T2  Every call is ended exactly once, by reply(), finish() or fail(); also when its client has left.
  *       After that the call must not be touched.
- *   T3  Only post() may be called from another thread. From then until on_posted() nobody uses the call.
- *   T4  A callback never blocks: other calls wait behind it.
+ *   T3  Only post(), post_task() and waker() may be called from another thread. A call or task is posted once
+ * at a time, and its call is not ended before it is back. T4  A callback never blocks: other calls wait
+ * behind it.
  */
 #ifndef VV_RPC_TRANSPORT_H
 #define VV_RPC_TRANSPORT_H
@@ -24,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/slice.h"
+#include "base/stack.h"
 
 /* The codes of gRPC; the numbers are the protocol's. */
 typedef enum vv_rpc_code {
@@ -73,6 +76,14 @@ static inline vv_rpc_body vv_rpc_body_copy(const void *data, size_t bytes) {
 }
 
 typedef struct vv_rpc_call vv_rpc_call;
+
+/* Something to be done on a call's own thread, embedded in the poster's state. */
+typedef struct vv_rpc_task vv_rpc_task;
+struct vv_rpc_task {
+    vv_stack_node node;
+    void (*fn)(vv_rpc_task *task);
+};
+
 struct vv_user; /* rpc/access.h */
 
 typedef enum vv_rpc_kind {
@@ -97,7 +108,7 @@ typedef struct vv_rpc_method {
     bool while_draining; /* answered also when the server is about to stop; others are refused then */
     /* A call arrived. request is borrowed until return; empty for BIDI. */
     void (*on_call)(vv_rpc_call *call, vv_slice request);
-    /* What read_next() asked for. message is borrowed until return. */
+    /* What read_next() asked for. message is borrowed until the next read_next() or the call's end. */
     void (*on_message)(vv_rpc_call *call, vv_slice message);
     /* What read_next() found instead: the client has sent its last message. */
     void (*on_half_close)(vv_rpc_call *call);
@@ -130,13 +141,22 @@ struct vv_rpc_gate {
     void (*ended)(vv_rpc_gate *gate, vv_rpc_call *call);
 };
 
+/* Wakes the thread of a call that has been posted: apart from the call, which may be ended and gone by then.
+ */
+typedef struct vv_rpc_waker {
+    void (*wake)(void *arg);
+    void *arg;
+} vv_rpc_waker;
+
 typedef struct vv_rpc_call_ops {
     void (*reply)(vv_rpc_call *call, vv_rpc_body body);
     void (*fail)(vv_rpc_call *call, const vv_rpc_status *status);
     void (*finish)(vv_rpc_call *call);
-    void (*stream_write)(vv_rpc_call *call, vv_rpc_body body);
+    void (*stream_write)(vv_rpc_call *call, vv_rpc_body body, bool more);
     void (*read_next)(vv_rpc_call *call);
     void (*post)(vv_rpc_call *call);
+    void (*post_task)(vv_rpc_call *call, vv_rpc_task *task);
+    vv_rpc_waker (*waker)(vv_rpc_call *call);
     vv_slice (*metadata)(vv_rpc_call *call, const char *key);
     bool (*client_name)(vv_rpc_call *call, char *buf, size_t buf_bytes);
     void (*peer)(vv_rpc_call *call, char *buf, size_t buf_bytes);
@@ -195,7 +215,13 @@ static inline void vv_rpc_finish(vv_rpc_call *call) {
 
 /* One message of a stream; on_written() follows unless the client has left. One at a time. */
 static inline void vv_rpc_stream_write(vv_rpc_call *call, vv_rpc_body body) {
-    call->ops->stream_write(call, body);
+    call->ops->stream_write(call, body, false);
+}
+
+/* The same for a message that is certain to be followed by another at once: the transport may hold it back
+ * until then and send both in one go. */
+static inline void vv_rpc_stream_write_more(vv_rpc_call *call, vv_rpc_body body) {
+    call->ops->stream_write(call, body, true);
 }
 
 /* Ask for the next message of a BIDI call: on_message() or on_half_close() follows. One at a time. */
@@ -206,11 +232,34 @@ static inline void vv_rpc_read_next(vv_rpc_call *call) {
 /*
  * Have on_posted() run on the call's own thread. Any thread (T3).
  *
- * Waking that thread costs a system call, so it is left to the transport's flush (vv_grpc_flush()), which the
- * poster calls once for all that it has posted. A post from within a callback of the same thread needs none.
+ * Waking that thread costs a system call, so it is left to whoever posts: vv_rpc_wake() for one call, or the
+ * transport's flush (vv_grpc_flush()) once for all that was posted. A post from within a callback of the same
+ * thread needs neither.
  */
 static inline void vv_rpc_post(vv_rpc_call *call) {
     call->ops->post(call);
+}
+
+/* Have task->fn(task) run on the call's own thread, as vv_rpc_post(). Tasks of one poster run in their order.
+ */
+static inline void vv_rpc_post_task(vv_rpc_call *call, vv_rpc_task *task) {
+    call->ops->post_task(call, task);
+}
+
+/* Valid as long as the transport. */
+static inline vv_rpc_waker vv_rpc_waker_of(vv_rpc_call *call) {
+    return call->ops->waker(call);
+}
+
+static inline void vv_rpc_wake(vv_rpc_waker waker) {
+    waker.wake(waker.arg);
+}
+
+/* Post and wake. Any thread. */
+static inline void vv_rpc_post_and_wake(vv_rpc_call *call) {
+    vv_rpc_waker waker = vv_rpc_waker_of(call);
+    vv_rpc_post(call);
+    vv_rpc_wake(waker);
 }
 
 #endif
