@@ -32,6 +32,8 @@
 static const vv_rpc_call_ops call_ops;
 
 static void run_posted(vv_rpc_task *task);
+static void run_drain(vv_rpc_task *task);
+static void free_if_over(vv_grpc_call *c);
 
 static vv_grpc_call *from_base(vv_rpc_call *base) {
     return VV_CONTAINER_OF(base, vv_grpc_call, base);
@@ -101,6 +103,7 @@ static vv_grpc_call *call_new(vv_grpc_queue *q, const vv_grpc_method *method) {
                         .method = method,
                         .metadata = metadata,
                         .task = {.fn = run_posted},
+                        .drain_task = {.fn = run_drain},
                         .incoming_copy = grpc_empty_slice(),
                         .trailer_value = grpc_empty_slice()};
     if (!method->rpc)
@@ -108,29 +111,44 @@ static vv_grpc_call *call_new(vv_grpc_queue *q, const vv_grpc_method *method) {
     return c;
 }
 
-static void bidi_add(vv_grpc_call *c) {
-    vv_grpc *t = c->queue->transport;
-    vv_mutex_lock(&t->mu.lock);
-    c->bidi_next = t->mu.bidi_calls;
-    c->bidi_link = &t->mu.bidi_calls;
-    if (c->bidi_next)
-        c->bidi_next->bidi_link = &c->bidi_next;
-    t->mu.bidi_calls = c;
-    bool late = t->mu.closing;
-    vv_mutex_unlock(&t->mu.lock);
-    if (late)
+/* ---- streams, as the drain sees them ---- */
+
+void vv_grpc_call_drain(vv_grpc_call *c) {
+    if (c->method->rpc->on_drain) {
+        c->drain_posted = true;
+        vv_grpc_queue_post(c->queue, &c->drain_task);
+    } else {
         grpc_call_cancel_with_status(c->core, GRPC_STATUS_UNAVAILABLE, "shutting down", NULL);
+    }
 }
 
-static void bidi_remove(vv_grpc_call *c) {
+static void stream_add(vv_grpc_call *c) {
     vv_grpc *t = c->queue->transport;
-    if (!c->bidi_link)
-        return;
     vv_mutex_lock(&t->mu.lock);
-    *c->bidi_link = c->bidi_next;
-    if (c->bidi_next)
-        c->bidi_next->bidi_link = c->bidi_link;
+    c->stream_next = t->mu.streams;
+    c->stream_link = &t->mu.streams;
+    if (c->stream_next)
+        c->stream_next->stream_link = &c->stream_next;
+    t->mu.streams = c;
+    if (t->mu.closing)
+        vv_grpc_call_drain(c);
     vv_mutex_unlock(&t->mu.lock);
+}
+
+/* False: the drain's task is on its way to the call. */
+static bool stream_remove(vv_grpc_call *c) {
+    vv_grpc *t = c->queue->transport;
+    if (!c->stream_link)
+        return true;
+    vv_mutex_lock(&t->mu.lock);
+    bool free_of_drain = !c->drain_posted;
+    if (free_of_drain) {
+        *c->stream_link = c->stream_next;
+        if (c->stream_next)
+            c->stream_next->stream_link = c->stream_link;
+    }
+    vv_mutex_unlock(&t->mu.lock);
+    return free_of_drain;
 }
 
 /* ---- tags ---- */
@@ -144,11 +162,14 @@ static void start(vv_grpc_call *c, const grpc_op *ops, size_t count, vv_grpc_tag
 /* After every tag: free the call with the last one. */
 static void tag_done(vv_grpc_call *c) {
     c->tags--;
-    if (c->tags != 0 || !c->ended)
+    free_if_over(c);
+}
+
+static void free_if_over(vv_grpc_call *c) {
+    if (c->tags != 0 || !c->ended || !stream_remove(c))
         return;
     vv_grpc_queue *q = c->queue;
     vv_grpc *t = q->transport;
-    bidi_remove(c);
     if (t->options.gate)
         t->options.gate->ended(t->options.gate, &c->base);
     call_free(c);
@@ -163,6 +184,17 @@ static void tag_done(vv_grpc_call *c) {
         vv_cond_broadcast(&t->mu.idle);
         vv_mutex_unlock(&t->mu.lock);
     }
+}
+
+static void run_drain(vv_rpc_task *task) {
+    vv_grpc_call *c = VV_CONTAINER_OF(task, vv_grpc_call, drain_task);
+    vv_mutex_lock(&c->queue->transport->mu.lock);
+    c->drain_posted = false;
+    vv_mutex_unlock(&c->queue->transport->mu.lock);
+    if (c->ended)
+        free_if_over(c);
+    else
+        c->base.method->on_drain(&c->base);
 }
 
 /* Tell a stream once that its client has left, as soon as nothing of it is under way. */
@@ -471,8 +503,9 @@ static void dispatch(vv_grpc_call *c) {
     }
     if (!admit(c))
         return;
+    if (c->base.method->kind == VV_RPC_BIDI || c->base.method->on_drain)
+        stream_add(c);
     if (c->base.method->kind == VV_RPC_BIDI) {
-        bidi_add(c);
         c->base.method->on_call(&c->base, vv_slice_make(NULL, 0));
         return;
     }

@@ -74,10 +74,10 @@ struct vv_grpc {
     _Atomic bool draining;     /* calls that arrive are refused */
     struct {
         vv_mutex lock;
-        vv_cond idle; /* draining, and live_calls fell to 0 */
-        bool closing; /* grpc_server_shutdown_and_notify() has been called */
-        bool cancel;  /* vv_grpc_cancel() */
-        vv_grpc_call *bidi_calls;
+        vv_cond idle;          /* draining, and live_calls fell to 0 */
+        bool closing;          /* grpc_server_shutdown_and_notify() has been called */
+        bool cancel;           /* vv_grpc_cancel() */
+        vv_grpc_call *streams; /* that are told of a drain */
     } mu;
 };
 
@@ -87,7 +87,10 @@ struct vv_grpc_call {
     vv_grpc_queue *queue;
     const vv_grpc_method *method;
     vv_grpc_call *next_free;
-    vv_grpc_call *bidi_next, **bidi_link; /* guarded by transport->mu.lock */
+    /* Guarded by transport->mu.lock: */
+    vv_grpc_call *stream_next, **stream_link;
+    bool drain_posted; /* drain_task is on its way: the call must not be freed */
+    vv_rpc_task drain_task;
 
     grpc_call *core;
     gpr_timespec deadline;
@@ -126,5 +129,7 @@ void vv_grpc_queue_wake(vv_grpc_queue *q);
 /* grpc_call.c */
 void vv_grpc_call_arm(vv_grpc_queue *q, uint32_t method_index);
 void vv_grpc_call_free_pool(vv_grpc_queue *q);
+/* Tell a stream that the server drains. Any thread, with transport->mu.lock held. */
+void vv_grpc_call_drain(vv_grpc_call *call);
 
 #endif

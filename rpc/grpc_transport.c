@@ -2,7 +2,7 @@
  * grpc_transport.c - life cycle of the gRPC server: addresses, channel arguments, drain.
  *
  * Drain, in this order: refuse new calls until none come; shut the server down (it stops listening, sends
- * GOAWAY and takes no more calls); cancel BIDI calls, which would stay open for ever; wait for the others;
+ * GOAWAY and takes no more calls); tell streams, some of which would stay open for ever; wait for all;
  * past the time-out cancel them too; wait for the calls that a commit still holds. Only then are queues shut
  * down, threads joined and memory released: a queue that is shut down takes no batch any more.
  */
@@ -210,9 +210,10 @@ static void begin_shutdown(vv_grpc *t) {
     vv_mutex_lock(&t->mu.lock);
     grpc_server_shutdown_and_notify(t->server, t->shutdown_queue, t);
     t->mu.closing = true;
-    for (vv_grpc_call *c = t->mu.bidi_calls; c; c = c->bidi_next)
-        grpc_call_cancel_with_status(c->core, GRPC_STATUS_UNAVAILABLE, "shutting down", NULL);
+    for (vv_grpc_call *c = t->mu.streams; c; c = c->stream_next)
+        vv_grpc_call_drain(c);
     vv_mutex_unlock(&t->mu.lock);
+    vv_grpc_flush(t);
 }
 
 /* Wait for the tag of the shutdown: every connection is closed. */

@@ -89,7 +89,7 @@ struct vv_user; /* rpc/access.h */
 typedef enum vv_rpc_kind {
     VV_RPC_UNARY,         /* one message in, one out */
     VV_RPC_SERVER_STREAM, /* one message in, many out */
-    VV_RPC_BIDI,          /* many in, many out; cancelled when the server drains */
+    VV_RPC_BIDI,          /* many in, many out */
 } vv_rpc_kind;
 
 /* What a caller must be allowed to do. The zero is the strictest: a method that says nothing is locked. */
@@ -119,6 +119,10 @@ typedef struct vv_rpc_method {
      * the transport. Called at most once. The call is still to be ended, here or (if posted) in on_posted().
      */
     void (*on_cancelled)(vv_rpc_call *call);
+    /* Streams only: the server is about to stop, and the call is to be ended soon. At most once, at any time
+     * while the call is open. A BIDI method without it is cancelled instead, a SERVER_STREAM one is waited
+     * for. */
+    void (*on_drain)(vv_rpc_call *call);
 } vv_rpc_method;
 
 typedef struct vv_rpc_service {
