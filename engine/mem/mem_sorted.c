@@ -1,56 +1,9 @@
 /*
- * mem_sorted.c - records in an array, sorted by merging, and the iterator over it.
+ * mem_sorted.c - records in a sorted array, and the iterator over it.
  */
 #include "engine/mem/mem_sorted.h"
 
 #include "base/alloc.h"
-
-#define RUN_ITEMS 16 /* sorted by insertion before runs are merged */
-
-static bool item_is_before(const vv_mem_item *a, const vv_mem_item *b) {
-    if (a->prefix != b->prefix)
-        return a->prefix < b->prefix;
-    vv_mem_target t = vv_mem_target_of(b->record);
-    return vv_mem_is_before(a->record, &t);
-}
-
-static void sort_run(vv_mem_item *items, size_t count) {
-    for (size_t i = 1; i < count; i++) {
-        vv_mem_item item = items[i];
-        size_t at = i;
-        for (; at > 0 && item_is_before(&item, &items[at - 1]); at--)
-            items[at] = items[at - 1];
-        items[at] = item;
-    }
-}
-
-static void merge(const vv_mem_item *a, size_t a_count, const vv_mem_item *b, size_t b_count,
-                  vv_mem_item *out) {
-    const vv_mem_item *a_end = a + a_count, *b_end = b + b_count;
-    while (a < a_end && b < b_end)
-        *out++ = item_is_before(b, a) ? *b++ : *a++;
-    while (a < a_end)
-        *out++ = *a++;
-    while (b < b_end)
-        *out++ = *b++;
-}
-
-/* Sort `items`, with as much room at `spare`; the result is in the one or the other. */
-static vv_mem_item *sort(vv_mem_item *items, vv_mem_item *spare, size_t count) {
-    for (size_t at = 0; at < count; at += RUN_ITEMS)
-        sort_run(items + at, VV_MIN(RUN_ITEMS, count - at));
-    for (size_t width = RUN_ITEMS; width < count; width *= 2) {
-        for (size_t at = 0; at < count; at += 2 * width) {
-            size_t left = VV_MIN(width, count - at);
-            size_t right = VV_MIN(width, count - at - left);
-            merge(items + at, left, items + at + left, right, spare + at);
-        }
-        vv_mem_item *sorted = spare;
-        spare = items;
-        items = sorted;
-    }
-    return items;
-}
 
 vv_status vv_mem_sorted_create(const vv_mem_sorted *old, vv_mem_item *fresh, size_t fresh_count,
                                uint64_t last_lsn, _Atomic uint64_t *gauge, vv_mem_sorted **out) {
@@ -65,8 +18,8 @@ vv_status vv_mem_sorted_create(const vv_mem_sorted *old, vv_mem_item *fresh, siz
         vv_free(s);
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     }
-    const vv_mem_item *sorted = sort(fresh, spare, fresh_count);
-    merge(old ? old->items : NULL, old_count, sorted, fresh_count, s->items);
+    vv_mem_sort(fresh, spare, fresh_count);
+    vv_mem_merge(old ? old->items : NULL, old_count, fresh, fresh_count, s->items);
     vv_free(spare);
 
     atomic_init(&s->refs, 1);

@@ -13,6 +13,18 @@ typedef struct vv_mem_item {
     const vv_mem_record *record;
 } vv_mem_item;
 
+/* ---- mem_sort.c ---- */
+
+/* Into internal order, whatever it was. spare: room for as many. Versions of one key cost least when they
+ * come newest first. */
+void vv_mem_sort(vv_mem_item *items, vv_mem_item *spare, size_t count);
+
+/* Two sorted arrays into a third. */
+void vv_mem_merge(const vv_mem_item *a, size_t a_count, const vv_mem_item *b, size_t b_count,
+                  vv_mem_item *out);
+
+/* ---- mem_sorted.c ---- */
+
 typedef struct vv_mem_sorted {
     _Atomic uint32_t refs;
     _Atomic uint64_t *gauge; /* counts what all such arrays of one memtable take */
