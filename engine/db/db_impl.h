@@ -227,27 +227,17 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
 
 /* ---- replay.c ---- */
 
-typedef struct vv_replay_item vv_replay_item;
-
 /* The log on its way into memtables. */
 typedef struct vv_replay {
     varve_db *db;
     vv_io_queue *queue; /* for flushes; borrowed */
-    uint8_t *bytes;     /* operations that were gathered */
-    uint64_t capacity_bytes;
-    uint64_t used_bytes;
-    vv_replay_item *items;
-    size_t item_count;
-    size_t item_capacity;
-    uint64_t records; /* replayed */
+    uint64_t records;   /* replayed */
 } vv_replay;
 
-void vv_replay_init(vv_replay *r, varve_db *db, vv_io_queue *queue);
 /* One record, in LSN order; a vv_wal_replay_fn. arg: a vv_replay. */
 vv_status vv_replay_record(void *arg, const vv_record *rec) VV_CHECKED;
-/* Behind the last record: only now the memtable has them all. */
+/* Behind the last record: only now the memtable can be read. */
 vv_status vv_replay_finish(vv_replay *r) VV_CHECKED;
-void vv_replay_deinit(vv_replay *r);
 
 /* ---- read.c ---- */
 

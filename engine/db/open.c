@@ -226,11 +226,10 @@ static vv_status trim_released(varve_db *db, vv_error *err) {
 }
 
 static vv_status recover(varve_db *db, vv_error *err) {
-    vv_replay r;
     vv_io_queue *queue;
     uint64_t start_ns = vv_clock_mono_ns();
     VV_TRY(vv_db_flush_queue_create(db, &queue, err));
-    vv_replay_init(&r, db, queue);
+    vv_replay r = {.db = db, .queue = queue};
     vv_wal_options o = {.backend = db->io,
                         .dir = db->dir,
                         .logger = &db->logger,
@@ -241,7 +240,6 @@ static vv_status recover(varve_db *db, vv_error *err) {
     vv_status st = vv_wal_open(&o, vv_replay_record, &r, &db->wal, err);
     if (vv_ok(st))
         st = vv_replay_finish(&r);
-    vv_replay_deinit(&r);
     vv_db_flush_queue_destroy(db, queue);
     if (!vv_ok(st))
         return st;

@@ -30,23 +30,34 @@ void vv_memtable_unref(vv_memtable *m) {
         m->ops->destroy(m);
 }
 
-static void add(vv_memtable *m, const vv_entry *e) {
+static void check(const vv_memtable *m, const vv_entry *e) {
     VV_ASSERT(e->key.bytes >= 1 && e->key.bytes <= VV_KEY_BYTES_MAX && e->value.bytes <= UINT32_MAX);
-    m->ops->add(m, e);
-    if (m->first_lsn == 0 || e->lsn < m->first_lsn)
+    VV_ASSERT(e->lsn > m->last_lsn);
+}
+
+static void count(vv_memtable *m, const vv_entry *e) {
+    if (m->first_lsn == 0)
         m->first_lsn = e->lsn;
-    m->last_lsn = VV_MAX(m->last_lsn, e->lsn);
+    m->last_lsn = e->lsn;
     /* relaxed: a gauge; only the writer changes it. */
-    uint64_t count = atomic_load_explicit(&m->entry_count, memory_order_relaxed);
-    atomic_store_explicit(&m->entry_count, count + 1, memory_order_relaxed);
+    uint64_t before = atomic_load_explicit(&m->entry_count, memory_order_relaxed);
+    atomic_store_explicit(&m->entry_count, before + 1, memory_order_relaxed);
 }
 
 void vv_memtable_add(vv_memtable *m, const vv_entry *e) {
-    VV_ASSERT(e->lsn > m->last_lsn);
-    add(m, e);
+    check(m, e);
+    m->ops->add(m, e);
+    count(m, e);
 }
 
-void vv_memtable_add_unordered(vv_memtable *m, const vv_entry *e) {
-    VV_ASSERT(m->ops->any_order);
-    add(m, e);
+vv_status vv_memtable_load(vv_memtable *m, const vv_entry *e) {
+    check(m, e);
+    if (m->ops->load) {
+        VV_TRY(m->ops->load(m, e));
+    } else {
+        VV_TRY(vv_memtable_reserve(m, 1, e->key.bytes + e->value.bytes));
+        m->ops->add(m, e);
+    }
+    count(m, e);
+    return VV_STATUS_OK;
 }

@@ -11,8 +11,8 @@
  * Life time    counted references; keys and values live in the memtable's own arena until the last reference
  *              goes, and then all at once. What get() and iterators return stays valid as long as the
  *              caller's reference.
- * Memory       reserve() and iter_create() are the only calls that can run out of memory, so that a write
- *              which the log has taken can always be applied.
+ * Memory       reserve() and iter_create(), and loading, which happens at open, are the only calls that can
+ *              run out of memory, so that a write which the log has taken can always be applied.
  */
 #ifndef VV_ENGINE_MEM_MEMTABLE_H
 #define VV_ENGINE_MEM_MEMTABLE_H
@@ -33,10 +33,12 @@ typedef enum vv_memtable_type {
 
 typedef struct vv_memtable_ops {
     const char *name;
-    bool any_order; /* vv_memtable_add_unordered() may be used, and pays if keys ascend */
     void (*destroy)(vv_memtable *m);
     vv_status (*reserve)(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes);
     void (*add)(vv_memtable *m, const vv_entry *e);
+    /* NULL where nothing is faster than adding. */
+    vv_status (*load)(vv_memtable *m, const vv_entry *e);
+    vv_status (*load_end)(vv_memtable *m);
     bool (*get)(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out);
     vv_status (*iter_create)(vv_memtable *m, vv_iter **out);
     uint64_t (*bytes)(const vv_memtable *m);
@@ -72,8 +74,18 @@ vv_status vv_memtable_reserve(vv_memtable *m, uint64_t entry_count, uint64_t dat
 /* Copy an entry in. LSNs ascend from call to call. Writer only, within what was reserved. */
 void vv_memtable_add(vv_memtable *m, const vv_entry *e);
 
-/* As add, in any order of LSNs, while nobody else knows the memtable. For types with ops->any_order only. */
-void vv_memtable_add_unordered(vv_memtable *m, const vv_entry *e);
+/*
+ * Fill an empty memtable that nobody else knows, faster than by adding: LSNs ascend from call to call, and
+ * nothing else may be done with it but vv_memtable_bytes() and unref, until load_end() has put all into
+ * order. What that takes, for a while, is not counted: for a skip list up to 48 bytes an entry. After a
+ * NO_MEMORY the memtable can only be dropped. load_end() of an empty memtable is fine. Writer only.
+ */
+vv_status vv_memtable_load(vv_memtable *m, const vv_entry *e) VV_CHECKED;
+
+static inline VV_CHECKED
+vv_status vv_memtable_load_end(vv_memtable *m) {
+    return m->ops->load_end ? m->ops->load_end(m) : VV_STATUS_OK;
+}
 
 /* The newest version of `key` with an LSN at or below `lsn`, a tombstone included. */
 static inline bool vv_memtable_get(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out) {
