@@ -1,10 +1,25 @@
+/*
+ * alloc.c - the heap, by jemalloc's own interface.
+ *
+ * Why an arena for bulk: jemalloc spreads a process over several arenas, each of which keeps free pages for
+ * later; those of a thread that has gone idle it may keep for good, since they are only looked at when their
+ * arena is used. So what large buffers, come and gone on some thread, leave behind could be neither counted
+ * nor bounded. In an arena of its own it is both, and all threads use the same free pages.
+ */
 #include "base/alloc.h"
 
-#include <malloc.h>
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
+
+#if VV_ALLOC_IS_MALLOC
+#include <malloc.h>
+#include <stdlib.h>
+#else
+#include <jemalloc/jemalloc.h>
+#include <pthread.h>
+#include <sys/types.h>
+#endif
 
 /* Counting costs an uncontended relaxed increment only while a test has armed it. */
 static _Atomic bool armed;
@@ -28,6 +43,16 @@ uint64_t vv_alloc_count(void) {
     return atomic_load_explicit(&count, memory_order_relaxed);
 }
 
+char *vv_strdup(const char *text) {
+    size_t bytes = strlen(text) + 1;
+    char *copy = vv_alloc(bytes);
+    if (copy)
+        memcpy(copy, text, bytes);
+    return copy;
+}
+
+#if VV_ALLOC_IS_MALLOC
+
 void *vv_alloc(size_t bytes) {
     return vv_alloc_must_fail() ? NULL : malloc(bytes);
 }
@@ -47,18 +72,139 @@ void *vv_alloc_aligned(size_t alignment, size_t bytes) {
     return posix_memalign(&ptr, alignment, bytes) == 0 ? ptr : NULL;
 }
 
-char *vv_strdup(const char *text) {
-    size_t bytes = strlen(text) + 1;
-    char *copy = vv_alloc(bytes);
-    if (copy)
-        memcpy(copy, text, bytes);
-    return copy;
+void *vv_alloc_bulk(size_t alignment, size_t bytes) {
+    return vv_alloc_aligned(alignment, bytes);
 }
 
 void vv_free(void *ptr) {
     free(ptr);
 }
 
+void vv_free_bulk(void *ptr) {
+    free(ptr);
+}
+
 size_t vv_alloc_usable_bytes(void *ptr) {
     return malloc_usable_size(ptr);
 }
+
+void vv_alloc_trim(void) {}
+
+uint64_t vv_alloc_overhead_bytes(void) {
+    return 0;
+}
+
+uint64_t vv_alloc_arena_overhead_bytes(unsigned index) {
+    (void)index;
+    return 0;
+}
+
+void vv_alloc_overhead_refresh(void) {}
+
+#else
+
+/* ---- the arena of bulk ---- */
+
+/* Free pages of bulk that nobody has wanted for so long go back to the system. */
+#define BULK_DECAY_MS 1000
+
+static pthread_once_t bulk_once = PTHREAD_ONCE_INIT;
+static unsigned bulk_arena; /* set once; valid if bulk_flags is not 0 */
+static int bulk_flags;      /* for mallocx(); 0: no arena could be made, and bulk is as the rest */
+
+static void make_bulk_arena(void) {
+    size_t bytes = sizeof bulk_arena;
+    if (mallctl("arenas.create", &bulk_arena, &bytes, NULL, 0) != 0)
+        return;
+    char name[48];
+    ssize_t decay_ms = BULK_DECAY_MS;
+    snprintf(name, sizeof name, "arena.%u.dirty_decay_ms", bulk_arena);
+    (void)mallctl(name, NULL, NULL, &decay_ms, sizeof decay_ms); /* else it is jemalloc's default */
+    bulk_flags = (int)MALLOCX_ARENA(bulk_arena) | (int)MALLOCX_TCACHE_NONE;
+}
+
+static int flags_of_bulk(void) {
+    (void)pthread_once(&bulk_once, make_bulk_arena);
+    return bulk_flags;
+}
+
+static int flags_for(size_t bytes) {
+    return VV_LIKELY(bytes <= VV_ALLOC_SMALL_BYTES_MAX) ? 0 : flags_of_bulk();
+}
+
+/* ---- allocating ---- */
+
+static void *allocate(size_t bytes, int flags) {
+    return vv_alloc_must_fail() ? NULL : mallocx(bytes ? bytes : 1, flags);
+}
+
+void *vv_alloc(size_t bytes) {
+    return allocate(bytes, flags_for(bytes));
+}
+
+void *vv_alloc_zeroed(size_t bytes) {
+    return allocate(bytes, flags_for(bytes) | MALLOCX_ZERO);
+}
+
+void *vv_realloc(void *old, size_t bytes) {
+    if (!old)
+        return vv_alloc(bytes);
+    return vv_alloc_must_fail() ? NULL : rallocx(old, bytes ? bytes : 1, flags_for(bytes));
+}
+
+void *vv_alloc_aligned(size_t alignment, size_t bytes) {
+    return allocate(bytes, flags_for(bytes) | (int)MALLOCX_ALIGN(alignment));
+}
+
+void *vv_alloc_bulk(size_t alignment, size_t bytes) {
+    return allocate(bytes, flags_of_bulk() | (int)MALLOCX_ALIGN(alignment));
+}
+
+void vv_free(void *ptr) {
+    if (ptr)
+        dallocx(ptr, 0);
+}
+
+void vv_free_bulk(void *ptr) {
+    /* Past the thread's cache, which would hand it to whoever asks next, in the engine or not. */
+    if (ptr)
+        dallocx(ptr, MALLOCX_TCACHE_NONE);
+}
+
+size_t vv_alloc_usable_bytes(void *ptr) {
+    return ptr ? sallocx(ptr, 0) : 0;
+}
+
+/* ---- what it takes ---- */
+
+void vv_alloc_trim(void) {
+    if (flags_of_bulk() == 0)
+        return;
+    char name[48];
+    snprintf(name, sizeof name, "arena.%u.purge", bulk_arena);
+    (void)mallctl(name, NULL, NULL, NULL, 0);
+}
+
+static uint64_t arena_figure(unsigned index, const char *figure) {
+    char name[64];
+    size_t value = 0, bytes = sizeof value;
+    snprintf(name, sizeof name, "stats.arenas.%u.%s", index, figure);
+    return mallctl(name, &value, &bytes, NULL, 0) == 0 ? value : 0;
+}
+
+void vv_alloc_overhead_refresh(void) {
+    uint64_t epoch = 1; /* any value: writing it is what makes jemalloc count */
+    (void)mallctl("epoch", NULL, NULL, &epoch, sizeof epoch);
+}
+
+uint64_t vv_alloc_arena_overhead_bytes(unsigned index) {
+    uint64_t resident = arena_figure(index, "resident");
+    uint64_t allocated = arena_figure(index, "small.allocated") + arena_figure(index, "large.allocated");
+    return resident > allocated ? resident - allocated : 0;
+}
+
+uint64_t vv_alloc_overhead_bytes(void) {
+    return flags_of_bulk() == 0 ? 0 : vv_alloc_arena_overhead_bytes(bulk_arena);
+}
+
+#endif

@@ -13,13 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
-
-#if defined(VV_ASAN) || defined(VV_TSAN)
-#define CHUNKS_FROM_MALLOC 1
-#include <malloc.h>
-#else
-#define CHUNKS_FROM_MALLOC 0
-#endif
+#include "base/sync.h"
 
 #define CHUNK_BYTES_FIRST ((size_t)16 << 10)
 #define CHUNK_BYTES_MAX   ((size_t)1 << 20)
@@ -41,8 +35,32 @@ struct vv_arena {
     chunk *chunks;
     size_t next_chunk_bytes;
     _Atomic uint64_t bytes;
-    unsigned index; /* of the jemalloc arena */
+    unsigned index;  /* of the jemalloc arena */
+    vv_arena *newer; /* in the list of all */
+    vv_arena *older;
 };
+
+/* All arenas of the process, so that what they take can be told. */
+static struct {
+    vv_mutex lock;
+    vv_arena ends; /* its `newer` is the oldest one */
+} all = {.lock = {PTHREAD_MUTEX_INITIALIZER}, .ends = {.newer = &all.ends, .older = &all.ends}};
+
+static void list_add(vv_arena *a) {
+    vv_mutex_lock(&all.lock);
+    a->newer = &all.ends;
+    a->older = all.ends.older;
+    a->older->newer = a;
+    all.ends.older = a;
+    vv_mutex_unlock(&all.lock);
+}
+
+static void list_remove(vv_arena *a) {
+    vv_mutex_lock(&all.lock);
+    a->older->newer = a->newer;
+    a->newer->older = a->older;
+    vv_mutex_unlock(&all.lock);
+}
 
 static size_t span_left(const span *s) {
     return (size_t)(s->end - s->at);
@@ -65,13 +83,14 @@ vv_status vv_arena_create(vv_arena **out) {
     if (!a)
         return no_memory();
     a->next_chunk_bytes = CHUNK_BYTES_FIRST;
-    if (!CHUNKS_FROM_MALLOC) {
+    if (!VV_ALLOC_IS_MALLOC) {
         size_t index_bytes = sizeof a->index;
         if (vv_alloc_must_fail() || mallctl("arenas.create", &a->index, &index_bytes, NULL, 0) != 0) {
             vv_free(a);
             return no_memory();
         }
     }
+    list_add(a);
     *out = a;
     return VV_STATUS_OK;
 }
@@ -79,7 +98,8 @@ vv_status vv_arena_create(vv_arena **out) {
 void vv_arena_destroy(vv_arena *a) {
     if (!a)
         return;
-    if (CHUNKS_FROM_MALLOC) {
+    list_remove(a); /* first: its index may soon be another's */
+    if (VV_ALLOC_IS_MALLOC) {
         while (a->chunks) {
             chunk *next = a->chunks->next;
             vv_free(a->chunks);
@@ -98,7 +118,7 @@ static bool add_chunk(vv_arena *a, size_t bytes, span *out) {
     size_t total = bytes + sizeof(chunk);
     size_t usable;
     chunk *c;
-    if (CHUNKS_FROM_MALLOC) {
+    if (VV_ALLOC_IS_MALLOC) {
         c = vv_alloc(total);
         if (!c)
             return false;
@@ -157,4 +177,13 @@ void *vv_arena_alloc(vv_arena *a, size_t bytes) {
 
 uint64_t vv_arena_bytes(const vv_arena *a) {
     return atomic_load_explicit(&a->bytes, memory_order_relaxed);
+}
+
+uint64_t vv_arena_overhead_bytes(void) {
+    uint64_t bytes = 0;
+    vv_mutex_lock(&all.lock);
+    for (const vv_arena *a = all.ends.newer; a != &all.ends && !VV_ALLOC_IS_MALLOC; a = a->newer)
+        bytes += vv_alloc_arena_overhead_bytes(a->index);
+    vv_mutex_unlock(&all.lock);
+    return bytes;
 }

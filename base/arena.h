@@ -38,4 +38,7 @@ void *vv_arena_alloc(vv_arena *a, size_t bytes) VV_CHECKED;
 /* The usable size of all chunks: what the arena really takes. */
 uint64_t vv_arena_bytes(const vv_arena *a);
 
+/* What all arenas of the process take of the system beyond that, as of vv_alloc_overhead_refresh(). */
+uint64_t vv_arena_overhead_bytes(void);
+
 #endif

@@ -92,11 +92,11 @@ static void print_memory(const varve_stats *s) {
            (double)s->table_memory_bytes / MIB, buffers / MIB,
            (double)rss_most <= bound + buffers ? "inside" : "OUTSIDE");
     printf("  now resident %.0f, by stats %.0f: memtables %.0f, block cache %.0f, tables %.0f, log %.0f, "
-           "I/O %.0f\n",
+           "I/O %.0f, the heap itself %.0f\n",
            (double)(rss_bytes() - rss_before) / MIB, (double)s->memory_bytes / MIB,
            (double)(s->memtable_bytes + s->immutable_bytes) / MIB, (double)s->cache_memory_bytes / MIB,
            (double)s->table_memory_bytes / MIB, (double)s->wal_memory_bytes / MIB,
-           (double)s->io_memory_bytes / MIB);
+           (double)s->io_memory_bytes / MIB, (double)s->heap_overhead_bytes / MIB);
 }
 
 /* ---- filling ---- */

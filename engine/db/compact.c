@@ -126,7 +126,8 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                           .block_bytes = (uint32_t)db->settings.block_bytes,
                                           .filter_fp_rate = db->settings.filter_fp_rate,
                                           .compression = (vv_compression)db->settings.compression,
-                                          .index_type = (vv_index_type)db->settings.index_type},
+                                          .index_type = (vv_index_type)db->settings.index_type,
+                                          .memory_bytes = &db->io_memory_bytes},
                                .dir = db->dir,
                                .output_bytes = db->settings.table_bytes_max,
                                .snapshots = snapshots,
@@ -186,6 +187,7 @@ static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool 
     if (vv_ok(st) && !full && plan.output_level > 0)
         vv_picker_advance(db->compaction.cursors, plan.output_level - 1, &plan);
     vv_compaction_plan_deinit(&plan);
+    vv_alloc_trim(); /* the merge's buffers, and the cached blocks of inputs that nobody else reads */
     return st;
 }
 

@@ -131,7 +131,7 @@ struct varve_db {
      * a time. */
     vv_mutex install_lock;
 
-    _Atomic uint64_t io_memory_bytes; /* pools of queues, and what merges read ahead */
+    _Atomic uint64_t io_memory_bytes; /* pools of queues, what merges read ahead, table writers */
 
     vv_view_cell current; /* state.view, for readers without a lock */
 

@@ -123,7 +123,8 @@ static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, u
                                .block_bytes = (uint32_t)db->settings.block_bytes,
                                .filter_fp_rate = db->settings.filter_fp_rate,
                                .compression = (vv_compression)db->settings.compression,
-                               .index_type = (vv_index_type)db->settings.index_type};
+                               .index_type = (vv_index_type)db->settings.index_type,
+                               .memory_bytes = &db->io_memory_bytes};
     vv_status st = vv_flush_memtable(m, &o, &summary, err);
     if (vv_ok(st))
         st = vv_dir_sync(db->io, db->dir, err);
@@ -281,6 +282,7 @@ bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out) {
     else
         vv_log(&db->logger, VV_LOG_ERROR, "flush failed, to be tried again: %s", err.text);
     vv_memtable_unref(m);
+    vv_alloc_trim(); /* the writer's buffers are not needed before the next memtable is full */
     *st_out = st;
     if (vv_ok(st))
         vv_db_compaction_hint(db);

@@ -1,6 +1,8 @@
 /*
  * stats.c - figures of a running database, and the names of its statuses.
  */
+#include "base/alloc.h"
+#include "base/arena.h"
 #include "engine/db/db_impl.h"
 
 /* The public codes are the internal ones. */
@@ -83,6 +85,9 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->table_memory_bytes = vv_table_cache_memory_bytes(db->tables);
     out->wal_memory_bytes = wal.memory_bytes;
     out->io_memory_bytes = atomic_load_explicit(&db->io_memory_bytes, memory_order_relaxed);
+    vv_alloc_overhead_refresh();
+    out->heap_overhead_bytes = vv_alloc_overhead_bytes() + vv_arena_overhead_bytes();
     out->memory_bytes = out->memtable_bytes + out->immutable_bytes + out->cache_memory_bytes +
-                        out->table_memory_bytes + out->wal_memory_bytes + out->io_memory_bytes;
+                        out->table_memory_bytes + out->wal_memory_bytes + out->io_memory_bytes +
+                        out->heap_overhead_bytes;
 }

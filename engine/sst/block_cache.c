@@ -25,6 +25,7 @@
 #include "engine/sst/block_cache.h"
 
 #include <inttypes.h>
+#include <stddef.h>
 
 #include "base/alloc.h"
 #include "base/sync.h"
@@ -221,16 +222,17 @@ static void evict_surplus(shard *s, frame **freed) {
 static void free_chain(frame *f) {
     while (f) {
         frame *next = f->hash_next;
-        vv_free(f->block.data);
-        vv_free(f);
+        vv_free_bulk(f->block.data);
+        vv_free_bulk(f);
         f = next;
     }
 }
 
 /* ---- what a frame takes ---- */
 
-/* Count `bytes` for f instead of what was counted before, and make room for them. */
-static void recharge(shard *s, frame *f, uint64_t bytes) {
+/* Count `bytes` for f instead of what was counted before, and make room for them: what is evicted for that is
+ * the caller's to free. */
+static frame *recharge(shard *s, frame *f, uint64_t bytes) {
     frame *freed = NULL;
     vv_mutex_lock(&s->mu.lock);
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) -= f->charged_bytes;
@@ -239,13 +241,27 @@ static void recharge(shard *s, frame *f, uint64_t bytes) {
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) += bytes;
     evict_surplus(s, &freed);
     vv_mutex_unlock(&s->mu.lock);
-    free_chain(freed);
+    return freed;
 }
 
 static void free_uncached(shard *s, frame *f) {
-    recharge(s, f, 0);
-    vv_free(f->block.data);
-    vv_free(f);
+    free_chain(recharge(s, f, 0));
+    vv_free_bulk(f->block.data);
+    vv_free_bulk(f);
+}
+
+/* Memory for `bytes`. In a cache that is full a block goes for each that comes, mostly of the same size: its
+ * memory becomes the new one's without a way through the heap. */
+static void *data_memory(frame *freed, size_t bytes) {
+    for (frame *f = freed; f; f = f->hash_next) {
+        void *data = f->block.data;
+        size_t usable = vv_alloc_usable_bytes(data);
+        if (usable < bytes || usable - bytes > bytes / 4 || (uintptr_t)data % VV_IO_ALIGN_BYTES != 0)
+            continue;
+        f->block.data = NULL;
+        return data;
+    }
+    return vv_alloc_bulk(VV_IO_ALIGN_BYTES, bytes);
 }
 
 /* ---- the cache ---- */
@@ -341,22 +357,24 @@ vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_
 }
 
 vv_block *vv_block_cache_allocate(vv_block_cache *c, uint64_t file_number, vv_block_handle h) {
-    frame *f = vv_alloc_zeroed(sizeof *f);
+    frame *f = vv_alloc_bulk(_Alignof(frame), sizeof *f);
     if (!f)
         return NULL;
+    memset(f, 0, sizeof *f);
     f->block.file_number = file_number;
     f->block.offset = h.offset;
     f->block.bytes = h.bytes;
     shard *s = shard_of_block(c, &f->block);
-    recharge(s, f, vv_alloc_usable_bytes(f) + h.bytes);
-    f->block.data = vv_alloc_aligned(VV_IO_ALIGN_BYTES, h.bytes);
+    frame *freed = recharge(s, f, vv_alloc_usable_bytes(f) + h.bytes);
+    f->block.data = data_memory(freed, h.bytes);
+    free_chain(freed);
     if (!f->block.data) {
         free_uncached(s, f);
         return NULL;
     }
     uint64_t bytes = vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(f->block.data);
     if (bytes != f->charged_bytes)
-        recharge(s, f, bytes);
+        free_chain(recharge(s, f, bytes));
     return &f->block;
 }
 
@@ -454,19 +472,19 @@ static vv_status fail_block(const vv_sst_reader *r, uint64_t offset, vv_status s
 
 /* Exchange the stored bytes of f for the ready block of image_bytes that is packed in them. */
 static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
-    recharge(s, f, f->charged_bytes + image_bytes);
-    void *image = vv_alloc(image_bytes);
+    free_chain(recharge(s, f, f->charged_bytes + image_bytes));
+    void *image = vv_alloc_bulk(_Alignof(max_align_t), image_bytes);
     if (!image)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     vv_status st = vv_sst_block_unpack(&s->unpacker, f->block.data, image);
     if (!vv_ok(st)) {
-        vv_free(image);
+        vv_free_bulk(image);
         return st;
     }
-    vv_free(f->block.data);
+    vv_free_bulk(f->block.data);
     f->block.data = image;
     f->block.bytes = image_bytes;
-    recharge(s, f, vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(image));
+    free_chain(recharge(s, f, vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(image)));
     return VV_STATUS_OK;
 }
 

@@ -44,6 +44,8 @@ typedef struct vv_sst_writer_options {
     double filter_fp_rate; /* BLOOM_FILTER_FALSE_POSITIVE_RATE; 0: no filter */
     vv_compression compression;
     vv_index_type index_type;
+    _Atomic uint64_t
+        *memory_bytes; /* NULL, or a gauge that the writer adds to what it takes, while it does */
 } vv_sst_writer_options;
 
 /* What the manifest keeps of a finished table. */

@@ -30,10 +30,26 @@ struct vv_sst_writer {
     uint64_t tombstone_count;
     vv_sst_buffer first_key;
     vv_sst_index_head head;
+    uint64_t counted_bytes; /* in the gauge of the options */
 };
 
 static vv_status no_memory(void) {
     return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+}
+
+/* Bring the gauge up to date. tail_bytes: of what is written last, which is not in w. */
+static void count_memory(vv_sst_writer *w, uint64_t tail_bytes) {
+    const vv_sst_buffer *buffers[] = {
+        &w->block.entries, &w->block.offsets, &w->block.sealed, &w->block.packer.packed,
+        &w->slots,         &w->keys,          &w->hashes};
+    uint64_t bytes = tail_bytes;
+    if (!w->options.memory_bytes)
+        return;
+    for (size_t i = 0; i < VV_ARRAY_COUNT(buffers); i++)
+        bytes += buffers[i]->capacity_bytes;
+    /* relaxed: a gauge; a difference below zero wraps round, and so does the sum. */
+    atomic_fetch_add_explicit(w->options.memory_bytes, bytes - w->counted_bytes, memory_order_relaxed);
+    w->counted_bytes = bytes;
 }
 
 /* Differs from table to table: that is all it is for. */
@@ -98,6 +114,8 @@ void vv_sst_writer_destroy(vv_sst_writer *w) {
     vv_sst_buffer_deinit(&w->hashes);
     vv_sst_buffer_deinit(&w->last_key);
     vv_sst_buffer_deinit(&w->first_key);
+    if (w->options.memory_bytes)
+        atomic_fetch_sub_explicit(w->options.memory_bytes, w->counted_bytes, memory_order_relaxed);
     vv_free(w->path);
     vv_free(w);
 }
@@ -123,6 +141,7 @@ static vv_status end_block(vv_sst_writer *w) {
     w->head.data_bytes += block.bytes;
     w->head.block_count++;
     vv_sst_block_builder_drop(&w->block, count);
+    count_memory(w, 0);
     return VV_STATUS_OK;
 }
 
@@ -217,12 +236,14 @@ static vv_status finish(vv_sst_writer *w) {
         VV_TRY(end_block(w));
     vv_sst_buffer tail = {0};
     vv_status st = build_tail(w, &tail);
+    count_memory(w, tail.capacity_bytes);
     if (vv_ok(st))
         st = vv_sst_sink_append(&w->sink, tail.data, tail.bytes);
     if (vv_ok(st))
         st = vv_sst_sink_finish(&w->sink);
     w->head.data_bytes += tail.bytes; /* now the length of the file */
     vv_sst_buffer_deinit(&tail);
+    count_memory(w, 0);
     return st;
 }
 

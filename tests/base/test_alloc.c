@@ -12,6 +12,13 @@ Test(alloc, every_kind_gives_what_it_promises) {
     cr_assert(zeroed && zeroed[0] == 7 && zeroed[999] == 7);
     void *aligned = vv_alloc_aligned(4096, 10);
     cr_assert(aligned && (uintptr_t)aligned % 4096 == 0);
+    void *bulk = vv_alloc_bulk(4096, 4096);
+    cr_assert(bulk && (uintptr_t)bulk % 4096 == 0 && vv_alloc_usable_bytes(bulk) >= 4096);
+    vv_free_bulk(bulk);
+    vv_free_bulk(NULL);
+    void *empty = vv_alloc(0);
+    cr_assert_not_null(empty);
+    vv_free(empty);
     char *copy = vv_strdup("varve");
     cr_assert_str_eq(copy, "varve");
     vv_free(zeroed);
@@ -26,12 +33,13 @@ static void *alloc_kind(int kind, void *old) {
     case 1: return vv_alloc_zeroed(10);
     case 2: return vv_alloc_aligned(64, 10);
     case 3: return vv_strdup("x");
+    case 5: return vv_alloc_bulk(64, 10);
     default: return vv_realloc(old, 20);
     }
 }
 
 Test(alloc, the_nth_allocation_fails_once_whatever_its_kind) {
-    for (int kind = 0; kind < 5; kind++)
+    for (int kind = 0; kind < 6; kind++)
         for (uint64_t n = 1; n <= 4; n++) {
             void *old = vv_alloc(10);
             vv_alloc_fail_at(n);
@@ -86,3 +94,44 @@ Test(alloc, exactly_one_allocation_fails_among_threads) {
     cr_assert_eq(atomic_load(&failures), 1);
     cr_assert_eq(vv_alloc_count() - before, 400);
 }
+
+#if !VV_ALLOC_IS_MALLOC
+#define PIECES      4096
+#define PIECE_BYTES ((size_t)8192)
+
+static uint64_t overhead(void) {
+    vv_alloc_overhead_refresh();
+    return vv_alloc_overhead_bytes();
+}
+
+Test(alloc, what_bulk_keeps_beyond_what_is_allocated_is_told_and_given_back) {
+    static void *pieces[PIECES];
+    void *large = vv_alloc(VV_ALLOC_SMALL_BYTES_MAX + 1); /* bulk by its size */
+    memset(large, 1, VV_ALLOC_SMALL_BYTES_MAX + 1);
+    for (size_t i = 0; i < PIECES; i++) {
+        pieces[i] = vv_alloc_bulk(4096, PIECE_BYTES);
+        cr_assert_not_null(pieces[i]);
+        memset(pieces[i], 1, PIECE_BYTES);
+    }
+    uint64_t in_use = overhead();
+    cr_assert_gt(in_use, 0, "it has tables of its own");
+    cr_assert_lt(in_use, PIECES * PIECE_BYTES / 10);
+    for (size_t i = 0; i < PIECES; i++)
+        vv_free_bulk(pieces[i]);
+    cr_assert_gt(overhead(), PIECES * PIECE_BYTES / 2, "free pages are kept for a while");
+    vv_alloc_trim();
+    cr_assert_leq(overhead(), in_use + (64 << 10));
+    vv_free(large);
+}
+
+Test(alloc, small_allocations_leave_bulk_alone) {
+    vv_free_bulk(vv_alloc_bulk(4096, PIECE_BYTES));
+    vv_alloc_trim();
+    uint64_t before = overhead();
+    for (int i = 0; i < 1000; i++)
+        vv_free(vv_alloc(VV_ALLOC_SMALL_BYTES_MAX));
+    cr_assert_eq(overhead(), before);
+    vv_free(vv_realloc(vv_alloc(10), VV_ALLOC_SMALL_BYTES_MAX + 1));
+    cr_assert_gt(overhead(), before, "what has grown large is bulk");
+}
+#endif

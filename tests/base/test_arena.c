@@ -81,3 +81,23 @@ Test(arena, many_come_and_go) {
         vv_arena_destroy(a);
     }
 }
+
+#if !VV_ALLOC_IS_MALLOC
+static uint64_t overhead(void) {
+    vv_alloc_overhead_refresh();
+    return vv_arena_overhead_bytes();
+}
+
+Test(arena, the_overhead_is_that_of_all_arenas_that_are_there) {
+    cr_assert_eq(overhead(), 0);
+    vv_arena *a = make(), *b = make(), *c = make();
+    uint64_t three = overhead();
+    cr_assert_gt(three, 0);
+    vv_arena_destroy(b);
+    uint64_t two = overhead();
+    cr_assert(two > 0 && two < three);
+    vv_arena_destroy(a);
+    vv_arena_destroy(c);
+    cr_assert_eq(overhead(), 0);
+}
+#endif
