@@ -203,6 +203,18 @@ VARVE_API varve_status varve_batch_delete(varve_batch *batch, const void *key,
                                           size_t key_bytes) VARVE_CHECKED;
 VARVE_API size_t varve_batch_count(const varve_batch *batch);
 
+/* Read back what was added, in its order: *position is 0 for the first and moves on with each; false behind
+ * the last. The bytes are the batch's until it is changed. */
+typedef struct varve_batch_op {
+    bool deleted;
+    const void *key;
+    size_t key_bytes;
+    const void *value;
+    size_t value_bytes;
+    uint64_t expires_unix_ms; /* 0: never */
+} varve_batch_op;
+VARVE_API bool varve_batch_next(const varve_batch *batch, size_t *position, varve_batch_op *out);
+
 /* As varve_batch_put(); the entry is gone from this moment on, milliseconds since 1970. 0: never. */
 VARVE_API varve_status varve_batch_put_expiring(varve_batch *batch, const void *key, size_t key_bytes,
                                                 const void *value, size_t value_bytes,

@@ -29,6 +29,8 @@ static const vv_option options[] = {
      UINT64_C(10000000), false, NULL, "calls at once; more are refused with RESOURCE_EXHAUSTED"},
     {"RPC_MAX_IN_FLIGHT_BYTES", VV_OPTION_BYTES, offsetof(vv_server_config, rpc_bytes_max), "512MiB",
      UINT64_C(1) << 20, UINT64_C(1) << 40, false, NULL, "bytes of requests at once; more are refused"},
+    {"PIPELINE_MAX_IN_FLIGHT", VV_OPTION_COUNT, offsetof(vv_server_config, pipeline_ops_max), "8192", 1,
+     UINT64_C(1000000), false, NULL, "operations under way in one pipeline; more wait in the network"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
 };

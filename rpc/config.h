@@ -26,7 +26,8 @@ typedef struct vv_server_config {
     uint64_t rpc_memory_quota_bytes;
     uint64_t rpc_calls_max; /* in flight */
     uint64_t rpc_bytes_max; /* of requests in flight */
-    uint32_t log_level;     /* a vv_log_level */
+    uint64_t pipeline_ops_max;
+    uint32_t log_level; /* a vv_log_level */
 } vv_server_config;
 
 typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION } vv_server_action;

@@ -33,6 +33,7 @@ struct vv_server {
     vv_health health;
     vv_reflection *reflection;
     bool services_ready; /* kv and health are initialised */
+    uint64_t value_bytes_max;
     char addresses[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 8];
     size_t address_count;
 };
@@ -59,13 +60,13 @@ static uint64_t engine_bytes(const varve_options *engine, const char *key, uint6
 
 /* The longest message: a whole batch, or a value that is too large by up to its size; so its sender hears
  * VALUE_TOO_LARGE from the engine and not just that a message was too long. */
-static uint64_t message_bytes_max(const varve_options *engine) {
-    uint64_t value_bytes = engine_bytes(engine, "MAX_VALUE_SIZE", UINT64_C(32) << 20);
+static uint64_t message_bytes_max(const varve_options *engine, uint64_t value_bytes_max) {
     uint64_t batch_bytes = engine_bytes(engine, "MAX_BATCH_SIZE", 0);
-    return VV_MAX(2 * value_bytes, batch_bytes) + (UINT64_C(1) << 20);
+    return VV_MAX(2 * value_bytes_max, batch_bytes) + (UINT64_C(1) << 20);
 }
 
 static vv_status create_transport(vv_server *s, const varve_options *engine) {
+    s->value_bytes_max = engine_bytes(engine, "MAX_VALUE_SIZE", UINT64_C(32) << 20);
     vv_gate_options limits = {.calls_max = s->config.rpc_calls_max, .bytes_max = s->config.rpc_bytes_max};
     vv_gate_init(&s->gate, &limits);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -73,7 +74,7 @@ static vv_status create_transport(vv_server *s, const varve_options *engine) {
     if (threads == 0)
         threads = cores > 0 ? (uint64_t)cores : 1;
     vv_grpc_options options = {.thread_count = (uint32_t)VV_MIN(threads, (uint64_t)THREADS_MAX),
-                               .message_bytes_max = message_bytes_max(engine),
+                               .message_bytes_max = message_bytes_max(engine, s->value_bytes_max),
                                .memory_quota_bytes = s->config.rpc_memory_quota_bytes,
                                .gate = &s->gate.base,
                                .log = s->log};
@@ -110,10 +111,16 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     if (!vv_ok(timers))
         return vv_fail(err, timers, "start timers");
     vv_health_init(&s->health, flush, s->transport);
-    vv_kv_init(&s->kv, s->db, &s->health, s->log);
+    vv_kv_options options = {.value_bytes_max = s->value_bytes_max,
+                             .pipeline_ops_max = s->config.pipeline_ops_max};
+    vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
+    if (!vv_ok(st)) {
+        vv_health_deinit(&s->health);
+        return vv_fail(err, st, "start services");
+    }
     s->services_ready = true;
     vv_rpc_service services[3] = {vv_kv_service(&s->kv), vv_health_service(&s->health)};
-    vv_status st = vv_reflection_create(services, 2, &s->reflection);
+    st = vv_reflection_create(services, 2, &s->reflection);
     if (!vv_ok(st))
         return vv_wrap(err, st, "reflection");
     services[2] = vv_reflection_service(s->reflection);

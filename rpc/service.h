@@ -41,9 +41,16 @@ vv_rpc_service vv_health_service(vv_health *h);
 
 #define VV_KV_SERVICE_NAME "varve.v1.KV"
 
+typedef struct vv_kv_options {
+    uint64_t value_bytes_max;  /* the engine's MAX_VALUE_SIZE */
+    uint64_t pipeline_ops_max; /* in flight in one pipeline */
+} vv_kv_options;
+
 typedef struct vv_kv {
     varve_db *db;
-    vv_health *health; /* turns to NOT_SERVING when the log has failed */
+    vv_kv_options options;
+    uint64_t hash_seed; /* for tables of clients' keys: not to be guessed */
+    vv_health *health;  /* turns to NOT_SERVING when the log has failed */
     const vv_logger *log;
     /* Values that are pinned while the network reads them. */
     _Atomic uint64_t pinned;
@@ -53,7 +60,9 @@ typedef struct vv_kv {
     } mu;
 } vv_kv;
 
-void vv_kv_init(vv_kv *kv, varve_db *db, vv_health *health, const vv_logger *log);
+/* IO: the system has no random bytes. */
+vv_status vv_kv_init(vv_kv *kv, const vv_kv_options *options, varve_db *db, vv_health *health,
+                     const vv_logger *log) VV_CHECKED;
 /* The transport has stopped. Waits until it has released the last value, which must come before
  * varve_close().
  */

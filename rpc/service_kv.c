@@ -9,13 +9,15 @@
  *
  * A write whose client leaves meanwhile is completed: its answer goes nowhere.
  */
+#include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "rpc/codec.h"
-#include "rpc/service.h"
+#include "rpc/kv_impl.h"
 #include "rpc/status_map.h"
-#include "varve/v1/kv.pb-c.h"
 
 /* From here on a value is sent from the engine's memory instead of from a copy. Below, a copy costs less than
  * what pinning and releasing cost, and a slow client does not hold a whole block for it. */
@@ -126,6 +128,20 @@ static void write_done(void *arg, varve_status st, uint64_t lsn) {
     vv_rpc_post(call);
 }
 
+void vv_kv_note_write(vv_kv *kv, varve_status st) {
+    if (st.code != VARVE_WAL_FAILED || !atomic_load(&kv->health->serving))
+        return;
+    vv_log(kv->log, VV_LOG_ERROR, "the write-ahead log has failed: no more writes until a restart");
+    vv_health_set(kv->health, false);
+}
+
+uint64_t vv_kv_expiry(uint64_t ttl_ms) {
+    uint64_t now_ms = vv_clock_unix_ms();
+    if (ttl_ms == 0)
+        return 0;
+    return ttl_ms > UINT64_MAX - now_ms ? UINT64_MAX : now_ms + ttl_ms;
+}
+
 /* Back on the call's thread. */
 static void write_answer(vv_rpc_call *call) {
     vv_kv *kv = call->service;
@@ -138,10 +154,7 @@ static void write_answer(vv_rpc_call *call) {
         vv_rpc_reply(call, vv_rpc_body_copy(response, (size_t)(at - response)));
         return;
     }
-    if (w->status.code == VARVE_WAL_FAILED && atomic_load(&kv->health->serving)) {
-        vv_log(kv->log, VV_LOG_ERROR, "the write-ahead log has failed: no more writes until a restart");
-        vv_health_set(kv->health, false);
-    }
+    vv_kv_note_write(kv, w->status);
     fail_engine(call, w->status);
 }
 
@@ -277,12 +290,25 @@ static const vv_rpc_method methods[] = {
      .access = VV_RPC_WRITE,
      .on_call = on_write,
      .on_posted = write_answer},
+    {.path = "/" VV_KV_SERVICE_NAME "/Pipeline",
+     .kind = VV_RPC_BIDI,
+     .access = VV_RPC_READ, /* each write of it needs more */
+     .on_call = vv_pipeline_on_call,
+     .on_message = vv_pipeline_on_message,
+     .on_half_close = vv_pipeline_on_half_close,
+     .on_written = vv_pipeline_on_written,
+     .on_cancelled = vv_pipeline_on_cancelled,
+     .on_drain = vv_pipeline_on_drain},
 };
 
-void vv_kv_init(vv_kv *kv, varve_db *db, vv_health *health, const vv_logger *log) {
-    *kv = (vv_kv){.db = db, .health = health, .log = log};
+vv_status vv_kv_init(vv_kv *kv, const vv_kv_options *options, varve_db *db, vv_health *health,
+                     const vv_logger *log) {
+    *kv = (vv_kv){.db = db, .options = *options, .health = health, .log = log};
+    if (getrandom(&kv->hash_seed, sizeof kv->hash_seed, 0) != sizeof kv->hash_seed)
+        return vv_status_errno(errno);
     vv_mutex_init(&kv->mu.lock);
     vv_cond_init(&kv->mu.unpinned);
+    return VV_STATUS_OK;
 }
 
 void vv_kv_deinit(vv_kv *kv) {

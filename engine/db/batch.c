@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "engine/db/db_impl.h"
 
 varve_batch *varve_batch_create(void) {
@@ -93,6 +94,24 @@ varve_status varve_batch_delete(varve_batch *batch, const void *key, size_t key_
 
 size_t varve_batch_count(const varve_batch *batch) {
     return batch->op_count;
+}
+
+bool varve_batch_next(const varve_batch *batch, size_t *position, varve_batch_op *out) {
+    *out = (varve_batch_op){0};
+    if (*position >= batch->ops_bytes)
+        return false;
+    vv_reader r = vv_reader_make(vv_slice_make(batch->ops + *position, batch->ops_bytes - *position));
+    vv_entry e;
+    vv_status st = vv_op_decode(&r, &e);
+    VV_ASSERT(vv_ok(st)); /* encoded here */
+    *out = (varve_batch_op){.deleted = e.kind == VV_KIND_DELETE,
+                            .key = e.key.data,
+                            .key_bytes = e.key.bytes,
+                            .value = e.value.data,
+                            .value_bytes = e.value.bytes,
+                            .expires_unix_ms = e.expires_unix_ms};
+    *position += VV_OP_HEAD_BYTES + e.key.bytes + e.value.bytes;
+    return true;
 }
 
 /* ---- conditions ---- */

@@ -75,6 +75,13 @@ void engine_tap_wait_queued(size_t count) {
     unlock();
 }
 
+size_t engine_tap_queued(void) {
+    lock();
+    size_t n = t.queued;
+    unlock();
+    return n;
+}
+
 void engine_tap_fail_writes(varve_status st) {
     lock();
     t.write_status = st;

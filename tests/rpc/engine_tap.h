@@ -18,6 +18,9 @@ void engine_tap_hold(bool hold);
 /* Wait until `count` writes are queued. Only while held. */
 void engine_tap_wait_queued(size_t count);
 
+/* Writes that are queued. */
+size_t engine_tap_queued(void);
+
 /* Every write from now on ends like this, on another thread and without effect; code 0: works again. */
 void engine_tap_fail_writes(varve_status st);
 

@@ -19,6 +19,7 @@ void fixture_init(void) {
                                    .rpc_memory_quota_bytes = UINT64_C(1) << 30,
                                    .rpc_calls_max = 20000,
                                    .rpc_bytes_max = UINT64_C(512) << 20,
+                                   .pipeline_ops_max = 8192,
                                    .listen_count = 1};
     vv_tempdir();
     strcpy(fx.config.data, vv_tempdir_path("data"));

@@ -1,0 +1,27 @@
+/*
+ * kv_impl.h - what the files of varve.v1.KV share.
+ *
+ *   service_kv.c         the service; unary calls
+ *   service_pipeline.c   KV.Pipeline
+ */
+#ifndef VV_RPC_KV_IMPL_H
+#define VV_RPC_KV_IMPL_H
+
+#include "rpc/service.h"
+#include "varve/v1/kv.pb-c.h"
+
+/* The moment when an entry that is written now with this ttl expires, Unix milliseconds; 0: never. */
+uint64_t vv_kv_expiry(uint64_t ttl_ms);
+
+/* A write ended like this: the service stops serving when the log has failed. A call's thread. */
+void vv_kv_note_write(vv_kv *kv, varve_status st);
+
+/* service_pipeline.c */
+void vv_pipeline_on_call(vv_rpc_call *call, vv_slice request);
+void vv_pipeline_on_message(vv_rpc_call *call, vv_slice message);
+void vv_pipeline_on_half_close(vv_rpc_call *call);
+void vv_pipeline_on_written(vv_rpc_call *call);
+void vv_pipeline_on_cancelled(vv_rpc_call *call);
+void vv_pipeline_on_drain(vv_rpc_call *call);
+
+#endif
