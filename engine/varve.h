@@ -433,6 +433,123 @@ typedef struct varve_stats {
 } varve_stats;
 VARVE_API void varve_stats_get(varve_db *db, varve_stats *out);
 
+/* ---- exporting, backing up, checking ---- */
+
+/* One table of an export: a file of the database's directory that is never changed. */
+typedef struct varve_export_file {
+    const char *name; /* in that directory */
+    uint32_t level;
+    uint64_t size;
+    uint64_t checksum; /* XXH3, 64 bits, seed 0, of the whole file, noted when it was written; 0: not known,
+                          of a table that an older version wrote */
+} varve_export_file;
+
+/* The database as of one LSN, as files. */
+typedef struct varve_export {
+    uint64_t lsn; /* the files hold everything up to here and nothing else */
+    const varve_export_file *files;
+    size_t file_count;
+    const void
+        *manifest; /* written as the file MANIFEST beside copies of the files, it makes a directory that */
+    size_t manifest_bytes; /* varve_open() opens with that state, its next LSN being lsn + 1 */
+    void *state_;
+} varve_export;
+
+/*
+ * Seal the memtable, wait for all flushes that are pending, and hold the tables that there are then: none of
+ * their files is removed before varve_export_release(), whatever compaction does meanwhile, so an export that
+ * is held for long costs space. Everything that was written before the call is in it. Writers go on all the
+ * while. No table is read. On failure *out is zeroed. Blocks.
+ */
+VARVE_API varve_status varve_take_snapshot(varve_db *db, varve_export *out, varve_error *err) VARVE_CHECKED;
+/* Zeroes it; a zeroed one is fine. All exports must be released before varve_close(). */
+VARVE_API void varve_export_release(varve_db *db, varve_export *exported);
+
+/* How far a long call is. On the caller's thread, about once a MiB; false: give up, with BUSY/CANCELED. */
+typedef bool (*varve_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
+typedef enum varve_backup_mode {
+    VARVE_BACKUP_COPY = 0, /* bytes of its own */
+    VARVE_BACKUP_LINK = 1 /* a second name for the same bytes where the file system can, else a copy: costs no
+                             space, and guards against mistakes but not against the device */
+} varve_backup_mode;
+
+/* Zeroed: a whole copy, as fast as it goes. */
+typedef struct varve_backup_options {
+    varve_backup_mode mode;
+    const char *base_dir; /* an earlier backup of this database: what is the same there is linked from there
+                             (copied, where that can't be) instead of read from the database; NULL: none */
+    uint64_t bytes_per_second; /* read and written at most; 0: no limit */
+    varve_progress_fn progress;
+    void *arg;
+} varve_backup_options;
+
+typedef struct varve_backup_info {
+    uint64_t lsn; /* of its state: everything that was written before the call is in it */
+    uint64_t file_count;
+    uint64_t bytes;        /* of all files */
+    uint64_t copied_bytes; /* not linked */
+} varve_backup_info;
+
+/*
+ * Make `dest` a backup: a directory that varve_open() opens, with the state of one LSN. It must not be there
+ * yet, or be empty; its parent must be there. Writers and readers go on. The calling thread does the work;
+ * one of low priority, or bytes_per_second, keeps it from disturbing.
+ *
+ * OK: every file was synced and read back and has the checksum that was noted when its table was written; the
+ * names are synced, the parent's included. Otherwise everything that this call has made is removed; should
+ * the process die, what it leaves has no MANIFEST, and is not mistaken for a backup.
+ *
+ * EXISTS                     dest is not empty.
+ * INVALID_ARGUMENT           a path can't be used, or base_dir is no backup of this database.
+ * CORRUPTION                 a table is damaged, or what was written is read back differently.
+ * NOT_FOUND                  dest has no parent.
+ * NO_SPACE, IO, PERMISSION   as they say. BUSY/CANCELED: progress said stop.
+ */
+VARVE_API varve_status varve_backup(varve_db *db, const char *dest, const varve_backup_options *options,
+                                    varve_backup_info *out, varve_error *err) VARVE_CHECKED;
+
+/* One place that is damaged. Everything is borrowed until the callback returns. */
+typedef struct varve_damage {
+    const char *file; /* its path */
+    uint64_t offset;
+    uint64_t bytes;
+    const void *first_key; /* entries between these two, both included, may be lost; NULL: not known */
+    size_t first_key_bytes;
+    const void *last_key;
+    size_t last_key_bytes;
+    varve_status status;
+    const char *text; /* all of it in words */
+} varve_damage;
+
+typedef void (*varve_damage_fn)(void *arg, const varve_damage *damage);
+
+/* Zeroed: no report but the counts, as fast as it goes. */
+typedef struct varve_verify_options {
+    varve_damage_fn damaged;
+    varve_progress_fn progress;
+    void *arg;                 /* of both */
+    uint64_t bytes_per_second; /* read at most; 0: no limit */
+} varve_verify_options;
+
+typedef struct varve_verify_result {
+    uint64_t file_count; /* looked at */
+    uint64_t block_count;
+    uint64_t bytes;
+    uint64_t damage_count;
+} varve_verify_result;
+
+/*
+ * Read the manifest and every table from the disk, beside all caches, and check each block, index, filter and
+ * footer, while the database serves. Damage is reported and passed over. What is in memtables only is not
+ * looked at; the log is checked whenever it is read. The calling thread does the work, as for a backup.
+ *
+ * OK: everything was looked at; out->damage_count says what was found. NO_MEMORY. BUSY/CANCELED: progress
+ * said stop. *out holds also what was done before a failure.
+ */
+VARVE_API varve_status varve_verify(varve_db *db, const varve_verify_options *options,
+                                    varve_verify_result *out, varve_error *err) VARVE_CHECKED;
+
 VARVE_API const char *varve_version(void);
 
 #ifdef __cplusplus

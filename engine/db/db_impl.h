@@ -225,6 +225,10 @@ static inline vv_status vv_db_file_failure(vv_status st) {
 vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_options *options,
                         varve_db **db_out, vv_error *err) VV_CHECKED;
 
+/* Make the name of the directory `dir` durable in its parent, as far as we may: if the parent is somebody
+ * else's, there is a warning in the log. */
+vv_status vv_db_sync_parent(varve_db *db, const char *dir, vv_error *err) VV_CHECKED;
+
 /* ---- replay.c ---- */
 
 /* The log on its way into memtables. */
@@ -343,6 +347,44 @@ bool vv_db_space_look(varve_db *db);
 
 /* May a merge take more, or does what is left belong to the memtables that have to be flushed? As above. */
 bool vv_db_space_for_merge(varve_db *db);
+
+/* ---- export.c ---- */
+
+/* The manifest and the tables of one moment that belong together. *version_out has a reference for the
+ * caller. */
+void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **version_out);
+
+/* What an export holds. */
+vv_version *vv_db_export_version(const varve_export *e);
+const vv_manifest *vv_db_export_manifest(const varve_export *e);
+
+/* ---- throttle.c ---- */
+
+/* Keeps a long job to a rate, and asks its caller whether it goes on. */
+typedef struct vv_throttle {
+    uint64_t bytes_per_second; /* 0: no limit */
+    varve_progress_fn progress;
+    void *arg;
+    uint64_t total_bytes;
+    uint64_t done_bytes;
+    uint64_t start_ns;
+} vv_throttle;
+
+void vv_throttle_init(vv_throttle *t, uint64_t bytes_per_second, varve_progress_fn progress, void *arg,
+                      uint64_t total_bytes);
+/* So many bytes more are done; sleeps when that is too fast. False: give up. */
+bool vv_throttle_pass(vv_throttle *t, uint64_t bytes);
+
+/* ---- stream.c ---- */
+
+/*
+ * Read the first `bytes` bytes of `from`, several pieces ahead, and write them to `to` (NULL: only read),
+ * through `queue`, the calling thread's, as flushes have it. *checksum_out: of all bytes. Nothing is synced;
+ * a direct `to` is longer than it should be, by zeros, until it is cut. CORRUPTION/TRUNCATED: from is
+ * shorter. BUSY/CANCELED: t said stop.
+ */
+vv_status vv_db_stream(vv_io_queue *queue, vv_file *from, vv_file *to, uint64_t bytes, vv_throttle *t,
+                       uint64_t *checksum_out) VV_CHECKED;
 
 /* ---- pace.c ---- */
 

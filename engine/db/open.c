@@ -62,15 +62,15 @@ static vv_status make_dir(varve_db *db, vv_error *err) {
 
 /* A database is not durable if the name of its directory isn't. Done before there is a manifest, whoever made
  * the directory: an opening that was killed in between may have, without coming to this. */
-static vv_status sync_parent(varve_db *db, vv_error *err) {
+vv_status vv_db_sync_parent(varve_db *db, const char *dir, vv_error *err) {
     char parent[VV_DB_PATH_BYTES];
-    parent_of(db->dir, parent, sizeof parent);
+    parent_of(dir, parent, sizeof parent);
     vv_status st = vv_dir_sync(db->io, parent, err);
     if (!vv_is(st, VV_PERMISSION))
         return st;
     /* It is somebody else's, who gave us the directory in it, and its name is theirs to keep. */
     vv_log(&db->logger, VV_LOG_WARN,
-           "%s: may not be synced: the name of %s is as durable as its maker has made it", parent, db->dir);
+           "%s: may not be synced: the name of %s is as durable as its maker has made it", parent, dir);
     return VV_STATUS_OK;
 }
 
@@ -94,7 +94,7 @@ static vv_status create_manifest(varve_db *db, vv_error *err) {
     if (has_data)
         return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
                        "%s: there are tables or logs, but no " VV_MANIFEST_NAME, db->dir);
-    VV_TRY(sync_parent(db, err));
+    VV_TRY(vv_db_sync_parent(db, db->dir, err));
     vv_manifest *m = &db->state.manifest;
     *m = (vv_manifest){
         .generation = 1, .next_file_number = 1, .epoch = 1, .created_unix_ms = vv_clock_unix_ms()};

@@ -94,6 +94,18 @@ static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_v
     VV_ASSERT(at + CHECKSUM_BYTES == start + bytes);
 }
 
+vv_status vv_manifest_encode(const vv_manifest *m, const vv_version *version, uint8_t **out,
+                             size_t *bytes_out) {
+    uint64_t bytes = encoded_bytes(version);
+    *bytes_out = 0;
+    *out = vv_alloc(bytes);
+    if (!*out)
+        return no_memory();
+    encode(*out, bytes, m, version);
+    *bytes_out = bytes;
+    return VV_STATUS_OK;
+}
+
 vv_status vv_manifest_write(vv_io_backend *b, const char *dir, const vv_manifest *m,
                             const vv_version *version, bool *replaced_out, vv_error *err) {
     char path[PATH_BYTES], temp[PATH_BYTES];
@@ -101,14 +113,12 @@ vv_status vv_manifest_write(vv_io_backend *b, const char *dir, const vv_manifest
         *replaced_out = false;
     snprintf(path, sizeof path, "%s/" VV_MANIFEST_NAME, dir);
     snprintf(temp, sizeof temp, "%s/" VV_MANIFEST_TEMP_NAME, dir);
-    uint64_t bytes = encoded_bytes(version);
     vv_file *file = NULL;
-    vv_status st = VV_STATUS_OK;
-
-    uint8_t *buf = vv_alloc(bytes);
-    if (!buf)
-        return vv_fail(err, no_memory(), "%s: out of memory", path);
-    encode(buf, bytes, m, version);
+    uint8_t *buf;
+    size_t bytes;
+    vv_status st = vv_manifest_encode(m, version, &buf, &bytes);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "%s: out of memory", path);
 
     st = vv_file_open(b, temp, VV_OPEN_WRITE | VV_OPEN_CREATE | VV_OPEN_TRUNCATE, &file, err);
     if (!vv_ok(st))

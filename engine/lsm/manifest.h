@@ -34,6 +34,11 @@ vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, 
                            size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
                            vv_error *err) VV_CHECKED;
 
+/* The bytes of a manifest: written as the file MANIFEST beside the version's tables, they make a database.
+ * *out is the caller's to free. NO_MEMORY. */
+vv_status vv_manifest_encode(const vv_manifest *m, const vv_version *version, uint8_t **out,
+                             size_t *bytes_out) VV_CHECKED;
+
 /* Replace the manifest. OK: the new one survives power loss. Otherwise either may be found after a crash,
  * unless *replaced_out (which may be NULL) is false: then the old one stands for certain. One caller at a
  * time.

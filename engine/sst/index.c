@@ -180,7 +180,7 @@ static void decode_slot(vv_reader *r, vv_sst_index_slot *s) {
         r->bad = true;
 }
 
-static vv_sst_index_slot slot_at(const vv_sst_index *x, uint64_t i) {
+vv_sst_index_slot vv_sst_index_slot_at(const vv_sst_index *x, uint64_t i) {
     vv_reader r = vv_reader_make(
         vv_slice_make(x->bytes + x->slots_at[i], x->bytes_count - x->slots_at[i] - VV_SST_CHECKSUM_BYTES));
     vv_sst_index_slot s;
@@ -238,7 +238,7 @@ static vv_status decode_keys(vv_sst_index *x, vv_reader *r) {
             x->keys_at[done++] = (uint32_t)at;
             before = k;
         }
-        vv_sst_index_slot s = slot_at(x, i);
+        vv_sst_index_slot s = vv_sst_index_slot_at(x, i);
         if (s.last_lsn != before.lsn || !vv_slice_equal(s.last_key, before.key))
             return bad_layout();
     }
@@ -268,13 +268,13 @@ static uint64_t prefix_behind(vv_slice key, size_t shared_bytes) {
 /* All keys lie between the first and the last, so they share what those two share. */
 static void find_prefixes(vv_sst_index *x) {
     vv_slice first = x->head.first_key;
-    vv_slice last = slot_at(x, x->head.block_count - 1).last_key;
+    vv_slice last = vv_sst_index_slot_at(x, x->head.block_count - 1).last_key;
     const uint8_t *a = first.data, *b = last.data;
     size_t limit = VV_MIN(first.bytes, last.bytes);
     while (x->shared_bytes < limit && a[x->shared_bytes] == b[x->shared_bytes])
         x->shared_bytes++;
     for (uint64_t i = 0; i < x->head.block_count; i++)
-        x->prefixes[i] = prefix_behind(slot_at(x, i).last_key, x->shared_bytes);
+        x->prefixes[i] = prefix_behind(vv_sst_index_slot_at(x, i).last_key, x->shared_bytes);
 }
 
 vv_status vv_sst_index_open(vv_sst_index *x, vv_slice block, uint64_t index_offset) {
@@ -342,7 +342,7 @@ uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn) {
         uint64_t mid = low + (high - low) / 2;
         bool before = x->prefixes[mid] < prefix;
         if (x->prefixes[mid] == prefix) {
-            vv_sst_index_slot s = slot_at(x, mid);
+            vv_sst_index_slot s = vv_sst_index_slot_at(x, mid);
             before = vv_entry_compare(s.last_key, s.last_lsn, key, lsn) < 0;
         }
         if (before)
@@ -377,7 +377,7 @@ bool vv_sst_index_find_position(const vv_sst_index *x, uint64_t i, vv_slice key,
 
 vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i) {
     VV_ASSERT(i < x->head.block_count);
-    return slot_at(x, i).handle;
+    return vv_sst_index_slot_at(x, i).handle;
 }
 
 uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x) {

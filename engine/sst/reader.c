@@ -25,14 +25,13 @@ static vv_status corruption(vv_sub sub) {
     return vv_status_make(VV_CORRUPTION, sub, 0);
 }
 
-static vv_status fail_part(const vv_sst_reader *r, vv_status st, const char *part, uint64_t offset,
-                           vv_error *err) {
+static vv_status fail_part(vv_sst_reader *r, vv_status st, const char *part, uint64_t offset, vv_error *err) {
+    r->damage_offset = offset;
     return vv_fail(err, st, "%s: %s at %" PRIu64 ": %s", r->path, part, offset,
                    st.sub ? vv_sub_text(st.sub) : vv_code_text(st.code));
 }
 
-static vv_status read_tail(const vv_sst_reader *r, uint64_t offset, uint64_t file_bytes, tail *t,
-                           vv_error *err) {
+static vv_status read_tail(vv_sst_reader *r, uint64_t offset, uint64_t file_bytes, tail *t, vv_error *err) {
     offset = offset / VV_IO_ALIGN_BYTES * VV_IO_ALIGN_BYTES;
     uint64_t want = file_bytes - offset;
     uint64_t aligned = vv_align_up(want, VV_IO_ALIGN_BYTES);
@@ -98,9 +97,10 @@ static vv_status load(vv_sst_reader *r, tail *t, vv_error *err) {
     return load_parts(r, t, &f, footer_offset, err);
 }
 
-vv_status vv_sst_reader_open(vv_io_backend *b, const char *path, uint64_t file_number, vv_sst_reader **out,
-                             vv_error *err) {
+vv_status vv_sst_reader_open_at(vv_io_backend *b, const char *path, uint64_t file_number, vv_sst_reader **out,
+                                uint64_t *offset_out, vv_error *err) {
     *out = NULL;
+    *offset_out = 0;
     vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     vv_sst_reader *r = vv_alloc_zeroed(sizeof *r);
     tail t = {0};
@@ -123,8 +123,16 @@ vv_status vv_sst_reader_open(vv_io_backend *b, const char *path, uint64_t file_n
 
 fail:
     vv_free(t.data);
+    if (r)
+        *offset_out = r->damage_offset;
     vv_sst_reader_close(r);
     return st;
+}
+
+vv_status vv_sst_reader_open(vv_io_backend *b, const char *path, uint64_t file_number, vv_sst_reader **out,
+                             vv_error *err) {
+    uint64_t offset;
+    return vv_sst_reader_open_at(b, path, file_number, out, &offset, err);
 }
 
 void vv_sst_reader_close(vv_sst_reader *r) {

@@ -101,6 +101,9 @@ typedef struct vv_block_handle {
  */
 vv_status vv_sst_reader_open(vv_io_backend *b, const char *path, uint64_t file_number, vv_sst_reader **out,
                              vv_error *err) VV_CHECKED;
+/* The same; *offset_out: where in the file the part stands that was found damaged. */
+vv_status vv_sst_reader_open_at(vv_io_backend *b, const char *path, uint64_t file_number, vv_sst_reader **out,
+                                uint64_t *offset_out, vv_error *err) VV_CHECKED;
 void vv_sst_reader_close(vv_sst_reader *r);
 
 vv_file *vv_sst_reader_file(const vv_sst_reader *r);
@@ -124,6 +127,32 @@ bool vv_sst_reader_find_key(const vv_sst_reader *r, vv_slice key, uint64_t lsn, 
 uint64_t vv_sst_reader_block_count(const vv_sst_reader *r);
 /* The index-th block, 0 to block_count - 1. */
 vv_block_handle vv_sst_reader_block(const vv_sst_reader *r, uint64_t index);
+
+/* ---- checking a whole table (verify.c) ---- */
+
+/* Data that is lost: entries between the two keys, both included, may be missing. */
+typedef struct vv_sst_damage {
+    uint64_t offset; /* in the file */
+    uint64_t bytes;
+    vv_slice first_key; /* borrowed until the callback returns */
+    vv_slice last_key;
+    vv_status status;
+} vv_sst_damage;
+
+typedef struct vv_sst_verify_options {
+    void (*damaged)(void *arg, const vv_sst_damage *d);
+    /* Called behind each piece that was read, and may sleep to keep to a rate. False: stop. */
+    bool (*pace)(void *arg, uint64_t bytes);
+    void *arg;
+} vv_sst_verify_options;
+
+/*
+ * Read every data block from the file, beside all caches, with blocking reads; check it, the order of its
+ * entries, and that index and filter know them. Goes on behind each damage. *block_count_out: blocks looked
+ * at. OK also if there was damage. BUSY: pace said stop. NO_MEMORY.
+ */
+vv_status vv_sst_verify_blocks(const vv_sst_reader *r, const vv_sst_verify_options *o,
+                               uint64_t *block_count_out) VV_CHECKED;
 
 /* ---- the bytes of one block ---- */
 

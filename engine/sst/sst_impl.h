@@ -175,6 +175,8 @@ uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn);
  * False: there is none in the table. */
 bool vv_sst_index_find_position(const vv_sst_index *x, uint64_t i, vv_slice key, uint64_t lsn,
                                 uint32_t *position_out);
+/* The i-th slot; its key is borrowed from the index. */
+vv_sst_index_slot vv_sst_index_slot_at(const vv_sst_index *x, uint64_t i);
 vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i);
 uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x);
 
@@ -252,7 +254,8 @@ struct vv_sst_reader {
     uint64_t file_number;
     vv_sst_index index;
     vv_sst_filter filter;
-    void *cache_entry; /* the table cache's, if it opened the reader */
+    void *cache_entry;      /* the table cache's, if it opened the reader */
+    uint64_t damage_offset; /* of the part that made opening fail */
     char *path;
 };
 

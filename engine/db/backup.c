@@ -1,0 +1,373 @@
+/*
+ * backup.c - a second directory with the state of one LSN.
+ *
+ * In order: export taken, which keeps the tables' files; directory made; every table copied or linked, each
+ * copy synced; names synced; every file read back and compared with the checksum that its table got when it
+ * was written; then the manifest, written and synced like any other; at last the parent, which has the
+ * directory's name. So a directory with a manifest is a whole backup, and one without is none: varve_open()
+ * refuses it.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "engine/db/db_impl.h"
+
+#define LOCK_NAME "LOCK"
+
+typedef struct backup_job {
+    varve_db *db;
+    const varve_backup_options *o;
+    varve_backup_info *out;
+    vv_error *err;
+    char dest[VV_DB_PATH_BYTES];
+    bool made_dir;
+    bool saw_lock; /* of a backup that failed once, or of a process that died */
+    bool made_lock;
+    vv_file *lock;
+    varve_export exported;
+    bool owns_dest;    /* it was empty when we locked it: what is in it is ours */
+    size_t made_count; /* of the export's files: there is something of these in dest */
+    vv_table **base;   /* of the earlier backup */
+    size_t base_count;
+    vv_io_queue *queue;
+    vv_throttle throttle;
+} backup_job;
+
+static vv_status invalid(void) {
+    return vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_NONE, 0);
+}
+
+static void keep_file(void *arg, uint64_t file_number) {
+    (void)arg;
+    (void)file_number; /* none of the base's tables is ever obsolete */
+}
+
+static const vv_table *table_of(const backup_job *j, size_t i) {
+    return vv_db_export_version(&j->exported)->tables[i];
+}
+
+/* ---- the directory ---- */
+
+static vv_status set_dest(backup_job *j, const char *path) {
+    size_t bytes = strlen(path);
+    while (bytes > 1 && path[bytes - 1] == '/')
+        bytes--;
+    /* Room for the longest file name in it. */
+    if (bytes == 0 || bytes + 64 > sizeof j->dest)
+        return vv_fail(j->err, invalid(), "'%s': not a usable path", path);
+    memcpy(j->dest, path, bytes);
+    j->dest[bytes] = '\0';
+    return VV_STATUS_OK;
+}
+
+static void path_in(const char *dir, const char *name, char path[VV_DB_PATH_BYTES]) {
+    snprintf(path, VV_DB_PATH_BYTES, "%s/%s", dir, name);
+}
+
+static vv_status refuse_entry(void *arg, const char *name, vv_entry_kind kind) {
+    backup_job *j = arg;
+    (void)kind;
+    if (strcmp(name, LOCK_NAME) == 0) {
+        j->saw_lock = true;
+        return VV_STATUS_OK;
+    }
+    return vv_fail(j->err, vv_status_make(VV_EXISTS, VV_SUB_NONE, 0), "%s: is not empty: %s", j->dest, name);
+}
+
+/* An empty directory of ours, locked: whoever opens it as a database, or backs up into it, is refused. */
+static vv_status take_dest(backup_job *j) {
+    char path[VV_DB_PATH_BYTES];
+    vv_status st = vv_dir_create(j->db->io, j->dest, j->err);
+    j->made_dir = vv_ok(st);
+    if (!vv_ok(st) && !vv_is(st, VV_EXISTS))
+        return st;
+    VV_TRY(vv_dir_list(j->db->io, j->dest, refuse_entry, j, j->err));
+    bool made_lock = !j->saw_lock;
+    path_in(j->dest, LOCK_NAME, path);
+    st = vv_lock_acquire(j->db->io, path, &j->lock, j->err);
+    /* Its file may be there without the lock; one that another has is his. */
+    j->made_lock = made_lock && !vv_is(st, VV_LOCKED);
+    VV_TRY(st);
+    /* Once more: somebody may have had the lock in between, and left. */
+    VV_TRY(vv_dir_list(j->db->io, j->dest, refuse_entry, j, j->err));
+    j->owns_dest = true;
+    return VV_STATUS_OK;
+}
+
+static void unlink_in_dest(backup_job *j, const char *name) {
+    char path[VV_DB_PATH_BYTES];
+    path_in(j->dest, name, path);
+    vv_status_ignore(vv_path_unlink(j->db->io, path, NULL), "the failure before is what counts");
+}
+
+/* Take back everything that was made. */
+static void remove_all(backup_job *j) {
+    for (size_t i = 0; i < j->made_count; i++)
+        unlink_in_dest(j, j->exported.files[i].name);
+    if (j->owns_dest) {
+        unlink_in_dest(j, VV_MANIFEST_TEMP_NAME);
+        unlink_in_dest(j, VV_MANIFEST_NAME);
+    }
+    if (j->made_lock)
+        unlink_in_dest(j, LOCK_NAME);
+    if (j->made_dir)
+        vv_status_ignore(vv_dir_remove(j->db->io, j->dest, NULL), "the failure before is what counts");
+}
+
+/* ---- the earlier backup ---- */
+
+static vv_status read_base(backup_job *j) {
+    vv_manifest m;
+    vv_error words = {""};
+    if (!j->o->base_dir)
+        return VV_STATUS_OK;
+    vv_status st =
+        vv_manifest_read(j->db->io, j->o->base_dir, &m, &j->base, &j->base_count, keep_file, NULL, &words);
+    if (vv_is(st, VV_NO_MEMORY))
+        return st;
+    if (!vv_ok(st))
+        return vv_fail(j->err, invalid(), "%s: is no backup to build on: %s", j->o->base_dir, words.text);
+    const vv_manifest *ours = vv_db_export_manifest(&j->exported);
+    if (memcmp(m.db_id, ours->db_id, sizeof m.db_id) != 0)
+        return vv_fail(j->err, invalid(), "%s: is a backup of another database", j->o->base_dir);
+    return VV_STATUS_OK;
+}
+
+/* Does the earlier backup name the same table? By its checksum: after a restore a number may come again. */
+static bool base_has(const backup_job *j, const vv_table *t) {
+    for (size_t i = 0; i < j->base_count; i++) {
+        const vv_sst_summary *s = &j->base[i]->summary;
+        if (j->base[i]->file_number == t->file_number)
+            return s->file_bytes == t->summary.file_bytes && s->file_checksum == t->summary.file_checksum &&
+                   s->file_checksum != 0;
+    }
+    return false;
+}
+
+/* ---- one file ---- */
+
+static vv_status compare(backup_job *j, const char *path, uint64_t found, uint64_t expected) {
+    if (found == expected || expected == 0)
+        return VV_STATUS_OK;
+    return vv_fail(j->err, vv_status_make(VV_CORRUPTION, VV_SUB_CHECKSUM, 0),
+                   "%s: checksum mismatch: is %016" PRIx64 ", was %016" PRIx64 " when the table was written",
+                   path, found, expected);
+}
+
+/* The words of a failure that has none of its own. */
+static vv_status say(backup_job *j, vv_status st, const char *path) {
+    return vv_fail(j->err, st, "%s: %s", path, st.sub ? vv_sub_text(st.sub) : vv_code_text(st.code));
+}
+
+/* Open a table's file for reading, which must have its length. */
+static vv_status open_table(backup_job *j, const char *path, uint64_t bytes, vv_file **out) {
+    uint64_t found;
+    VV_TRY(vv_file_open(j->db->io, path, VV_OPEN_READ | VV_OPEN_DIRECT, out, j->err));
+    vv_status st = vv_file_size(*out, &found);
+    if (vv_ok(st) && found != bytes)
+        st = vv_status_make(VV_CORRUPTION, VV_SUB_TRUNCATED, 0);
+    if (vv_ok(st))
+        return st;
+    vv_file_close(*out);
+    *out = NULL;
+    return say(j, st, path);
+}
+
+/* OK: the bytes are synced, and were those that the table was written with. */
+static vv_status copy_file(backup_job *j, const vv_table *t, const char *from_path, const char *to_path) {
+    vv_file *from = NULL, *to = NULL;
+    uint64_t bytes = t->summary.file_bytes, checksum;
+    uint32_t flags = VV_OPEN_WRITE | VV_OPEN_CREATE | VV_OPEN_EXCLUSIVE | VV_OPEN_DIRECT;
+    VV_TRY(open_table(j, from_path, bytes, &from));
+    vv_status st = vv_file_open(j->db->io, to_path, flags, &to, j->err);
+    if (!vv_ok(st))
+        goto out;
+    st = vv_db_stream(j->queue, from, to, bytes, &j->throttle, &checksum);
+    if (vv_ok(st))
+        st = vv_file_truncate(to, bytes);
+    if (vv_ok(st))
+        st = vv_file_sync(to, VV_SYNC_FULL);
+    if (!vv_ok(st))
+        st = say(j, st, to_path);
+    else
+        st = compare(j, from_path, checksum, t->summary.file_checksum);
+    if (vv_ok(st))
+        j->out->copied_bytes += bytes;
+out:
+    vv_file_close(from);
+    vv_file_close(to);
+    return st;
+}
+
+typedef struct first_damage {
+    vv_throttle *throttle;
+    vv_status status;
+} first_damage;
+
+static bool go_on(void *arg, uint64_t bytes) {
+    return vv_throttle_pass(((first_damage *)arg)->throttle, bytes);
+}
+
+static void note_damage(void *arg, const vv_sst_damage *d) {
+    vv_status_keep(&((first_damage *)arg)->status, d->status);
+}
+
+/* A table whose checksum nobody noted: block by block. */
+static vv_status check_blocks(backup_job *j, const vv_table *t, const char *path) {
+    vv_sst_reader *r;
+    uint64_t blocks;
+    first_damage damage = {.throttle = &j->throttle};
+    vv_sst_verify_options o = {.damaged = note_damage, .pace = go_on, .arg = &damage};
+    VV_TRY(vv_sst_reader_open(j->db->io, path, t->file_number, &r, j->err));
+    vv_status st = vv_sst_verify_blocks(r, &o, &blocks);
+    vv_sst_reader_close(r);
+    vv_status_keep(&st, damage.status);
+    return vv_ok(st) ? st : say(j, st, path);
+}
+
+/* What stands in the backup, read from the disk. */
+static vv_status check_file(backup_job *j, const vv_table *t, const char *path) {
+    vv_file *file;
+    uint64_t checksum;
+    if (t->summary.file_checksum == 0)
+        return check_blocks(j, t, path);
+    VV_TRY(open_table(j, path, t->summary.file_bytes, &file));
+    vv_status st = vv_db_stream(j->queue, file, NULL, t->summary.file_bytes, &j->throttle, &checksum);
+    vv_file_close(file);
+    return vv_ok(st) ? compare(j, path, checksum, t->summary.file_checksum) : say(j, st, path);
+}
+
+/* Link from `from_dir` and check; false: it has to be had otherwise, unless *st says that all is over. */
+static bool bring_linked(backup_job *j, size_t i, const char *from_dir, vv_status *st) {
+    char from[VV_DB_PATH_BYTES], to[VV_DB_PATH_BYTES];
+    path_in(from_dir, j->exported.files[i].name, from);
+    path_in(j->dest, j->exported.files[i].name, to);
+    if (!vv_ok(vv_path_link(j->db->io, from, to, NULL)))
+        return false; /* another file system, or the earlier backup has lost it */
+    *st = check_file(j, table_of(j, i), to);
+    if (vv_ok(*st) || !vv_is(*st, VV_CORRUPTION))
+        return vv_ok(*st);
+    vv_log(&j->db->logger, VV_LOG_ERROR, "backup: %s", j->err ? j->err->text : from);
+    *st = vv_path_unlink(j->db->io, to, j->err);
+    return false;
+}
+
+static vv_status bring(backup_job *j, size_t i) {
+    const vv_table *t = table_of(j, i);
+    char from[VV_DB_PATH_BYTES], to[VV_DB_PATH_BYTES];
+    vv_status st = VV_STATUS_OK;
+    if (j->o->mode == VARVE_BACKUP_LINK && bring_linked(j, i, j->db->dir, &st))
+        return st;
+    if (vv_ok(st) && base_has(j, t) && bring_linked(j, i, j->o->base_dir, &st))
+        return st;
+    VV_TRY(st);
+    path_in(j->db->dir, j->exported.files[i].name, from);
+    path_in(j->dest, j->exported.files[i].name, to);
+    VV_TRY(copy_file(j, t, from, to));
+    return check_file(j, t, to);
+}
+
+/* ---- all of it ---- */
+
+/* What is certainly copied, by what is known beforehand. */
+static uint64_t copy_bytes(const backup_job *j) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < j->exported.file_count; i++)
+        if (j->o->mode == VARVE_BACKUP_COPY && !base_has(j, table_of(j, i)))
+            bytes += j->exported.files[i].size;
+    return bytes;
+}
+
+static vv_status check_room(backup_job *j, uint64_t bytes) {
+    uint64_t room;
+    vv_status st = vv_dir_free_bytes(j->db->io, j->dest, &room, NULL);
+    if (!vv_ok(st) || room >= bytes) /* a file system that does not tell has its own NO_SPACE */
+        return VV_STATUS_OK;
+    return vv_fail(j->err, vv_status_make(VV_NO_SPACE, VV_SUB_NONE, 0),
+                   "%s: %" PRIu64 " bytes to copy, %" PRIu64 " are free", j->dest, bytes, room);
+}
+
+/* What stands there is read as a database, and says what was exported. */
+static vv_status check_manifest(backup_job *j) {
+    vv_manifest m;
+    vv_table **tables = NULL;
+    size_t count = 0;
+    VV_TRY(vv_manifest_read(j->db->io, j->dest, &m, &tables, &count, keep_file, NULL, j->err));
+    for (size_t i = 0; i < count; i++)
+        vv_table_unref(tables[i]);
+    vv_free(tables);
+    if (m.flushed_lsn != j->exported.lsn || count != j->exported.file_count)
+        return vv_fail(j->err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+                       "%s: the manifest is not read back as "
+                       "it was written",
+                       j->dest);
+    return VV_STATUS_OK;
+}
+
+static vv_status fill_dest(backup_job *j) {
+    uint64_t bytes = copy_bytes(j);
+    VV_TRY(check_room(j, bytes));
+    VV_TRY(vv_db_flush_queue_create(j->db, &j->queue, j->err));
+    vv_throttle_init(&j->throttle, j->o->bytes_per_second, j->o->progress, j->o->arg, bytes + j->out->bytes);
+    for (size_t i = 0; i < j->exported.file_count; i++) {
+        j->made_count = i + 1;
+        VV_TRY(bring(j, i));
+    }
+    /* Every name must last before the manifest speaks of it. */
+    VV_TRY(vv_dir_sync(j->db->io, j->dest, j->err));
+    VV_TRY(vv_manifest_write(j->db->io, j->dest, vv_db_export_manifest(&j->exported),
+                             vv_db_export_version(&j->exported), NULL, j->err));
+    VV_TRY(check_manifest(j));
+    return vv_db_sync_parent(j->db, j->dest, j->err);
+}
+
+static vv_status run(backup_job *j, const char *dest) {
+    VV_TRY(set_dest(j, dest));
+    VV_TRY(take_dest(j));
+    varve_status taken = varve_take_snapshot(j->db, &j->exported, (varve_error *)j->err);
+    if (!varve_ok(taken))
+        return vv_status_make((vv_code)taken.code, (vv_sub)taken.reason, taken.sys);
+    VV_TRY(read_base(j));
+    j->out->lsn = j->exported.lsn;
+    j->out->file_count = j->exported.file_count + 1;
+    j->out->bytes = j->exported.manifest_bytes;
+    for (size_t i = 0; i < j->exported.file_count; i++)
+        j->out->bytes += j->exported.files[i].size;
+    return fill_dest(j);
+}
+
+varve_status varve_backup(varve_db *db, const char *dest, const varve_backup_options *options,
+                          varve_backup_info *out, varve_error *err) {
+    static const varve_backup_options defaults;
+    varve_backup_info ignored;
+    vv_error words = {""};
+    backup_job j = {.db = db,
+                    .o = options ? options : &defaults,
+                    .out = out ? out : &ignored,
+                    .err = err ? vv_private_error(err) : &words};
+    uint64_t start_ns = vv_clock_mono_ns();
+    *j.out = (varve_backup_info){0};
+    vv_status st = run(&j, dest);
+    if (!vv_ok(st))
+        remove_all(&j);
+    vv_file_close(j.lock);
+    vv_db_flush_queue_destroy(db, j.queue);
+    for (size_t i = 0; i < j.base_count; i++)
+        vv_table_unref(j.base[i]);
+    vv_free(j.base);
+    varve_export_release(db, &j.exported);
+    if (vv_ok(st)) {
+        j.err->text[0] = '\0'; /* of what was done in another way in the end */
+        vv_log(&db->logger, VV_LOG_INFO,
+               "backup to %s: LSN %" PRIu64 ", %" PRIu64 " files, %" PRIu64 " bytes, %" PRIu64
+               " of them copied, in %" PRIu64 " ms",
+               j.dest, j.out->lsn, j.out->file_count, j.out->bytes, j.out->copied_bytes,
+               (vv_clock_mono_ns() - start_ns) / VV_NS_PER_MS);
+        return vv_public(st);
+    }
+    *j.out = (varve_backup_info){0};
+    return vv_public(vv_wrap(j.err, st, "backup"));
+}

@@ -1,0 +1,105 @@
+/*
+ * export.c - the database as of one LSN, as files that stay.
+ *
+ * Tables hold what was flushed, all of it up to the manifest's flushed LSN and nothing beyond. So an export
+ * is a reference to a version, taken together with the manifest that belongs to it; compaction may replace
+ * the tables as it likes: a table's file goes with its last reference (lsm/version.h).
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "engine/db/db_impl.h"
+
+#define NAME_BYTES 32
+
+typedef struct export_state {
+    vv_version *version;
+    vv_manifest manifest;
+    uint8_t *bytes; /* of the manifest */
+    varve_export_file *files;
+    char (*names)[NAME_BYTES];
+} export_state;
+
+void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **version_out) {
+    vv_mutex_lock(&db->state.lock);
+    *manifest_out = db->state.manifest;
+    *version_out = db->state.view->version;
+    vv_version_ref(*version_out);
+    vv_mutex_unlock(&db->state.lock);
+}
+
+vv_version *vv_db_export_version(const varve_export *e) {
+    return ((const export_state *)e->state_)->version;
+}
+
+const vv_manifest *vv_db_export_manifest(const varve_export *e) {
+    return &((const export_state *)e->state_)->manifest;
+}
+
+static void state_destroy(export_state *s) {
+    if (s->version)
+        vv_version_unref(s->version);
+    vv_free(s->bytes);
+    vv_free(s->files);
+    vv_free(s->names);
+    vv_free(s);
+}
+
+static void describe(export_state *s, size_t i) {
+    const vv_table *t = s->version->tables[i];
+    char path[NAME_BYTES + 8];
+    vv_table_cache_path(".", t->file_number, path, sizeof path);
+    snprintf(s->names[i], NAME_BYTES, "%s", strrchr(path, '/') + 1);
+    s->files[i] = (varve_export_file){.name = s->names[i],
+                                      .level = t->level,
+                                      .size = t->summary.file_bytes,
+                                      .checksum = t->summary.file_checksum};
+}
+
+static vv_status fill(varve_db *db, export_state *s, varve_export *out) {
+    vv_db_state_get(db, &s->manifest, &s->version);
+    /* Its log begins anew: there is none beside the tables. */
+    s->manifest.first_segment = 0;
+    size_t count = s->version->table_count, bytes;
+    s->files = vv_alloc((count + 1) * sizeof *s->files);
+    s->names = vv_alloc((count + 1) * sizeof *s->names);
+    if (!s->files || !s->names)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    for (size_t i = 0; i < count; i++)
+        describe(s, i);
+    VV_TRY(vv_manifest_encode(&s->manifest, s->version, &s->bytes, &bytes));
+    *out = (varve_export){.lsn = s->manifest.flushed_lsn,
+                          .files = s->files,
+                          .file_count = count,
+                          .manifest = s->bytes,
+                          .manifest_bytes = bytes,
+                          .state_ = s};
+    return VV_STATUS_OK;
+}
+
+varve_status varve_take_snapshot(varve_db *db, varve_export *out, varve_error *err) {
+    vv_error *words = vv_private_error(err);
+    *out = (varve_export){0};
+    varve_status flushed = varve_flush(db);
+    if (!varve_ok(flushed)) {
+        vv_status st = vv_status_make((vv_code)flushed.code, (vv_sub)flushed.reason, flushed.sys);
+        return vv_public(vv_fail(words, st, "snapshot: flush: %s", vv_code_text(flushed.code)));
+    }
+    export_state *s = vv_alloc_zeroed(sizeof *s);
+    vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    if (s)
+        st = fill(db, s, out);
+    if (vv_ok(st))
+        return vv_public(st);
+    if (s)
+        state_destroy(s);
+    return vv_public(vv_fail(words, st, "snapshot: out of memory"));
+}
+
+void varve_export_release(varve_db *db, varve_export *exported) {
+    (void)db;
+    if (exported->state_)
+        state_destroy(exported->state_);
+    *exported = (varve_export){0};
+}
