@@ -10,6 +10,9 @@
 #include "rpc/service.h"
 #include "varve/v1/kv.pb-c.h"
 
+/* End the call with what the engine said. */
+void vv_kv_fail(vv_rpc_call *call, varve_status st);
+
 /* The moment when an entry that is written now with this ttl expires, Unix milliseconds; 0: never. */
 uint64_t vv_kv_expiry(uint64_t ttl_ms);
 

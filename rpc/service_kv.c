@@ -1,9 +1,15 @@
 /*
  * service_kv.c - varve.v1.KV: reads and writes of the store.
  *
- * Get is answered on the thread that it arrived on. A write is handed to the engine with a callback and
- * answered when that has come: the acknowledgement that a client gets for DURABILITY_SYNC is built from the
- * engine's OK, which it gives only when the write's log record survives power loss, and from nothing else.
+ * A Get of what is in memory is answered on the thread that it arrived on, before its on_call() is over. For
+ * what is on disk the engine's reader thread keeps the read in flight, and no thread waits for it:
+ *
+ *     on_get() --varve_get_async()--> get_done()                                          in memory
+ *                                 --> [reader thread] get_done() --vv_rpc_post()--> get_answer()
+ *
+ * A write is handed to the engine with a callback and answered when that has come: the acknowledgement that a
+ * client gets for DURABILITY_SYNC is built from the engine's OK, which it gives only when the write's log
+ * record survives power loss, and from nothing else.
  *
  *     on_put() --varve_write_async()--> [commit thread] write_done() --vv_rpc_post()--> write_answer()
  *
@@ -23,6 +29,9 @@
  * what pinning and releasing cost, and a slow client does not hold a whole block for it. */
 #define PIN_BYTES_MIN ((size_t)16 << 10)
 
+/* A ConditionResult with its tag and length: both of its fields, and the two around it. */
+#define CONDITION_RESULT_BYTES_MAX (2 * VV_CODEC_VARINT_BYTES_MAX + 4)
+
 /* What a write keeps in its call. */
 typedef struct write_state {
     varve_batch *batch;
@@ -30,13 +39,24 @@ typedef struct write_state {
     uint64_t lsn;
 } write_state;
 
+/* What a Get that waits for the disk keeps in its call. */
+typedef struct get_state {
+    varve_value value;
+    varve_status status;
+} get_state;
+
+_Static_assert(sizeof(get_state) <= VV_RPC_CALL_STATE_BYTES, "get_state lives in the call");
 _Static_assert(sizeof(write_state) <= VV_RPC_CALL_STATE_BYTES, "write_state lives in the call");
 
 static write_state *state_of(vv_rpc_call *call) {
     return (write_state *)(void *)call->state;
 }
 
-static void fail_engine(vv_rpc_call *call, varve_status st) {
+static get_state *get_state_of(vv_rpc_call *call) {
+    return (get_state *)(void *)call->state;
+}
+
+void vv_kv_fail(vv_rpc_call *call, varve_status st) {
     vv_rpc_status status;
     vv_rpc_status_from_engine(&status, st);
     vv_rpc_fail(call, &status);
@@ -93,6 +113,37 @@ static void reply_found(vv_rpc_call *call, varve_value *value) {
     }
 }
 
+static void get_answer(vv_rpc_call *call, varve_status st, varve_value *value) {
+    if (varve_ok(st))
+        reply_found(call, value);
+    else if (st.code == VARVE_NOT_FOUND)
+        vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0)); /* found = false */
+    else
+        vv_kv_fail(call, st);
+}
+
+/* The call that this thread is handing to varve_get_async(): if its answer comes meanwhile, it came on this
+ * thread. A flag in the call could not tell, since the reader thread may be done before the call returns. */
+static _Thread_local vv_rpc_call *getting;
+
+static void get_done(void *arg, varve_status st, varve_value *value) {
+    vv_rpc_call *call = arg;
+    if (getting == call) {
+        get_answer(call, st, value);
+        return;
+    }
+    get_state *g = get_state_of(call);
+    g->status = st;
+    g->value = *value;
+    vv_rpc_post_and_wake(call);
+}
+
+/* A value that came from the disk, back on the call's thread. */
+static void get_posted(vv_rpc_call *call) {
+    get_state *g = get_state_of(call);
+    get_answer(call, g->status, &g->value);
+}
+
 static void on_get(vv_rpc_call *call, vv_slice request) {
     vv_kv *kv = call->service;
     vv_codec_arena arena;
@@ -105,14 +156,9 @@ static void on_get(vv_rpc_call *call, vv_slice request) {
         fail_field(call, "GetRequest.snapshot_id");
         goto out;
     }
-    varve_value value;
-    varve_status st = varve_get(kv->db, get->key.data, get->key.len, &value);
-    if (varve_ok(st))
-        reply_found(call, &value);
-    else if (st.code == VARVE_NOT_FOUND)
-        vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0)); /* found = false */
-    else
-        fail_engine(call, st);
+    getting = call;
+    varve_get_async(kv->db, NULL, get->key.data, get->key.len, get_done, call);
+    getting = NULL;
 out:
     vv_codec_arena_deinit(&arena);
 }
@@ -142,11 +188,39 @@ uint64_t vv_kv_expiry(uint64_t ttl_ms) {
     return ttl_ms > UINT64_MAX - now_ms ? UINT64_MAX : now_ms + ttl_ms;
 }
 
+/* applied = false, and what was found for each condition. */
+static void reply_not_applied(vv_rpc_call *call, const varve_batch *batch) {
+    size_t count = 0;
+    bool held;
+    uint64_t lsn;
+    while (varve_batch_condition(batch, count, &held, &lsn))
+        count++;
+    uint8_t *response = vv_alloc(count * CONDITION_RESULT_BYTES_MAX);
+    if (!response) {
+        vv_kv_fail(call, (varve_status){.code = VARVE_NO_MEMORY});
+        return;
+    }
+    uint8_t *at = response;
+    for (size_t i = 0; varve_batch_condition(batch, i, &held, &lsn); i++) {
+        uint8_t result[2 * VV_CODEC_VARINT_BYTES_MAX + 2];
+        uint8_t *end = vv_codec_put_uint(vv_codec_put_uint(result, 1, held), 2, lsn);
+        at = vv_codec_put_bytes_header(at, 3, (size_t)(end - result));
+        memcpy(at, result, (size_t)(end - result));
+        at += end - result;
+    }
+    vv_rpc_reply(call, (vv_rpc_body){.tail = vv_slice_make(response, (size_t)(at - response)),
+                                     .release = vv_free,
+                                     .release_arg = response});
+}
+
 /* Back on the call's thread. */
 static void write_answer(vv_rpc_call *call) {
-    vv_kv *kv = call->service;
     write_state *w = state_of(call);
+    if (w->status.code == VARVE_CONDITION_FAILED)
+        reply_not_applied(call, w->batch);
     varve_batch_destroy(w->batch);
+    if (w->status.code == VARVE_CONDITION_FAILED)
+        return;
     if (varve_ok(w->status)) {
         uint8_t response[4 * VV_CODEC_VARINT_BYTES_MAX];
         uint8_t *at = vv_codec_put_uint(response, 1, w->lsn);
@@ -154,8 +228,8 @@ static void write_answer(vv_rpc_call *call) {
         vv_rpc_reply(call, vv_rpc_body_copy(response, (size_t)(at - response)));
         return;
     }
-    vv_kv_note_write(kv, w->status);
-    fail_engine(call, w->status);
+    vv_kv_note_write(call->service, w->status);
+    vv_kv_fail(call, w->status);
 }
 
 /* Hand the call's batch to the engine. After this the call is the engine's until write_answer(). */
@@ -176,19 +250,12 @@ static bool check_durability(vv_rpc_call *call, Varve__V1__Durability durability
     return false;
 }
 
-static bool check_ttl(vv_rpc_call *call, uint64_t ttl_ms) {
-    if (ttl_ms == 0)
-        return true;
-    fail_field(call, "ttl_ms");
-    return false;
-}
-
 /* An empty batch in the call's state; false: the call has failed. */
 static bool make_batch(vv_rpc_call *call) {
     state_of(call)->batch = varve_batch_create();
     if (state_of(call)->batch)
         return true;
-    fail_engine(call, (varve_status){.code = VARVE_NO_MEMORY});
+    vv_kv_fail(call, (varve_status){.code = VARVE_NO_MEMORY});
     return false;
 }
 
@@ -199,7 +266,7 @@ static void submit_if_ok(vv_rpc_call *call, varve_status st, Varve__V1__Durabili
         return;
     }
     varve_batch_destroy(state_of(call)->batch);
-    fail_engine(call, st);
+    vv_kv_fail(call, st);
 }
 
 static void on_put(vv_rpc_call *call, vv_slice request) {
@@ -207,9 +274,10 @@ static void on_put(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__PutRequest *put =
         (void *)vv_codec_request(call, &arena, &varve__v1__put_request__descriptor, request);
-    if (put && check_durability(call, put->durability) && check_ttl(call, put->ttl_ms) && make_batch(call)) {
-        varve_status st = varve_batch_put(state_of(call)->batch, put->key.data, put->key.len, put->value.data,
-                                          put->value.len);
+    if (put && check_durability(call, put->durability) && make_batch(call)) {
+        varve_status st =
+            varve_batch_put_expiring(state_of(call)->batch, put->key.data, put->key.len, put->value.data,
+                                     put->value.len, vv_kv_expiry(put->ttl_ms));
         submit_if_ok(call, st, put->durability);
     }
     vv_codec_arena_deinit(&arena);
@@ -227,16 +295,29 @@ static void on_delete(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_deinit(&arena);
 }
 
-/* Each operation is one that this server serves; else the call has failed. */
+/* Each operation is one that a write can have; else the call has failed. */
 static bool check_ops(vv_rpc_call *call, const Varve__V1__WriteRequest *write) {
     for (size_t i = 0; i < write->n_ops; i++) {
-        const Varve__V1__Op *op = write->ops[i];
-        if (op->op_case == VARVE__V1__OP__OP_PUT) {
-            if (!check_ttl(call, op->put->ttl_ms))
-                return false;
-        } else if (op->op_case != VARVE__V1__OP__OP_DELETE) {
+        Varve__V1__Op__OpCase kind = write->ops[i]->op_case;
+        if (kind != VARVE__V1__OP__OP_PUT && kind != VARVE__V1__OP__OP_DELETE) {
             vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "OP_EMPTY", 0,
                              "ops[%zu] is neither put nor delete", i);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_conditions(vv_rpc_call *call, const Varve__V1__WriteRequest *write) {
+    for (size_t i = 0; i < write->n_conditions; i++) {
+        const Varve__V1__Condition *c = write->conditions[i];
+        bool empty = c->expected_case == VARVE__V1__CONDITION__EXPECTED__NOT_SET ||
+                     (c->expected_case == VARVE__V1__CONDITION__EXPECTED_ABSENT && !c->absent);
+        if (empty) {
+            vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "CONDITION_EMPTY", 0,
+                             "conditions[%zu] expects nothing: allowed are absent = true, lsn_equals, "
+                             "value_equals",
+                             i);
             return false;
         }
     }
@@ -248,10 +329,25 @@ static varve_status add_ops(varve_batch *batch, const Varve__V1__WriteRequest *w
     for (size_t i = 0; varve_ok(st) && i < write->n_ops; i++) {
         const Varve__V1__Op *op = write->ops[i];
         if (op->op_case == VARVE__V1__OP__OP_PUT)
-            st = varve_batch_put(batch, op->put->key.data, op->put->key.len, op->put->value.data,
-                                 op->put->value.len);
+            st = varve_batch_put_expiring(batch, op->put->key.data, op->put->key.len, op->put->value.data,
+                                          op->put->value.len, vv_kv_expiry(op->put->ttl_ms));
         else
             st = varve_batch_delete(batch, op->delete_->key.data, op->delete_->key.len);
+    }
+    return st;
+}
+
+static varve_status add_conditions(varve_batch *batch, const Varve__V1__WriteRequest *write) {
+    varve_status st = {0};
+    for (size_t i = 0; varve_ok(st) && i < write->n_conditions; i++) {
+        const Varve__V1__Condition *c = write->conditions[i];
+        if (c->expected_case == VARVE__V1__CONDITION__EXPECTED_VALUE_EQUALS)
+            st = varve_batch_require_value(batch, c->key.data, c->key.len, c->value_equals.data,
+                                           c->value_equals.len);
+        else if (c->expected_case == VARVE__V1__CONDITION__EXPECTED_LSN_EQUALS && c->lsn_equals != 0)
+            st = varve_batch_require_lsn(batch, c->key.data, c->key.len, c->lsn_equals);
+        else /* LSN 0 is what a client was told of a key that it did not find */
+            st = varve_batch_require_absent(batch, c->key.data, c->key.len);
     }
     return st;
 }
@@ -261,20 +357,22 @@ static void on_write(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__WriteRequest *write =
         (void *)vv_codec_request(call, &arena, &varve__v1__write_request__descriptor, request);
-    if (!write)
-        goto out;
-    if (write->n_conditions > 0) {
-        fail_field(call, "WriteRequest.conditions");
-        goto out;
+    if (write && check_durability(call, write->durability) && check_ops(call, write) &&
+        check_conditions(call, write) && make_batch(call)) {
+        varve_status st = add_ops(state_of(call)->batch, write);
+        if (varve_ok(st))
+            st = add_conditions(state_of(call)->batch, write);
+        submit_if_ok(call, st, write->durability);
     }
-    if (check_durability(call, write->durability) && check_ops(call, write) && make_batch(call))
-        submit_if_ok(call, add_ops(state_of(call)->batch, write), write->durability);
-out:
     vv_codec_arena_deinit(&arena);
 }
 
 static const vv_rpc_method methods[] = {
-    {.path = "/" VV_KV_SERVICE_NAME "/Get", .kind = VV_RPC_UNARY, .access = VV_RPC_READ, .on_call = on_get},
+    {.path = "/" VV_KV_SERVICE_NAME "/Get",
+     .kind = VV_RPC_UNARY,
+     .access = VV_RPC_READ,
+     .on_call = on_get,
+     .on_posted = get_posted},
     {.path = "/" VV_KV_SERVICE_NAME "/Put",
      .kind = VV_RPC_UNARY,
      .access = VV_RPC_WRITE,

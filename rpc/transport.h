@@ -166,7 +166,7 @@ typedef struct vv_rpc_call_ops {
     void (*peer)(vv_rpc_call *call, char *buf, size_t buf_bytes);
 } vv_rpc_call_ops;
 
-#define VV_RPC_CALL_STATE_BYTES 64
+#define VV_RPC_CALL_STATE_BYTES 128
 
 struct vv_rpc_call {
     const vv_rpc_call_ops *ops;

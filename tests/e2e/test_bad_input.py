@@ -120,10 +120,13 @@ class BadInput(unittest.TestCase):
     def test_what_is_not_served_yet_is_not_half_done(self):
         unimplemented = grpc.StatusCode.UNIMPLEMENTED
         self.refused(unimplemented, None, self.kv.Get, kv_pb2.GetRequest(key=b"witness", snapshot_id=1))
-        self.refused(unimplemented, None, self.kv.Put, kv_pb2.PutRequest(key=b"bystander", value=b"v", ttl_ms=1))
+
+    def test_conditions_that_expect_nothing(self):
         ops = [kv_pb2.Op(put=kv_pb2.PutOp(key=b"bystander", value=b"v"))]
-        condition = kv_pb2.Condition(key=b"bystander", absent=True)
-        self.refused(unimplemented, None, self.kv.Write, kv_pb2.WriteRequest(ops=ops, conditions=[condition]))
+        for condition in (kv_pb2.Condition(key=b"bystander"), kv_pb2.Condition(key=b"bystander", absent=False)):
+            self.invalid("CONDITION_EMPTY", self.kv.Write, kv_pb2.WriteRequest(ops=ops, conditions=[condition]))
+        self.invalid("BATCH_EMPTY", self.kv.Write,
+                     kv_pb2.WriteRequest(conditions=[kv_pb2.Condition(key=b"bystander", absent=True)]))
 
     def test_malformed_messages(self):
         for method in ("Get", "Put", "Delete", "Write"):

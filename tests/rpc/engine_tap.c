@@ -1,5 +1,7 @@
 #include "tests/rpc/engine_tap.h"
 
+#include <string.h>
+
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/sync.h"
@@ -34,17 +36,28 @@ typedef struct queued_write {
     void *arg;
 } queued_write;
 
+typedef struct queued_get {
+    struct queued_get *next;
+    varve_db *db;
+    const varve_snapshot *snapshot;
+    varve_get_fn done;
+    void *arg;
+    size_t key_bytes;
+    uint8_t key[];
+} queued_get;
+
 static struct {
     vv_mutex lock;
     vv_cond changed;
-    bool hold, stop, running;
-    size_t queued, pinned, closed;
+    bool hold, hold_gets, stop, running, reading;
+    size_t queued, queued_gets, pinned, closed;
     varve_status write_status, refusal, get_status;
     queued_write *first, **last;
+    queued_get *first_get, **last_get;
     varve_group_fn group;
     void *group_arg;
-    pthread_t thread;
-} t = {.last = &t.first};
+    pthread_t thread, reader;
+} t = {.last = &t.first, .last_get = &t.first_get};
 
 static void lock(void) {
     vv_mutex_lock(&t.lock);
@@ -80,6 +93,19 @@ size_t engine_tap_queued(void) {
     size_t n = t.queued;
     unlock();
     return n;
+}
+
+void engine_tap_hold_gets(bool hold) {
+    lock();
+    t.hold_gets = hold;
+    unlock();
+}
+
+void engine_tap_wait_queued_gets(size_t count) {
+    lock();
+    while (t.queued_gets < count)
+        vv_cond_wait(&t.changed, &t.lock);
+    unlock();
 }
 
 void engine_tap_fail_writes(varve_status st) {
@@ -189,15 +215,17 @@ void WRAP(varve_options_set_group_callback)(varve_options *options, varve_group_
 varve_status WRAP(varve_close)(varve_db *db) {
     lock();
     VV_ASSERT(t.pinned == 0);
-    VV_ASSERT(!t.first);
+    VV_ASSERT(!t.first && !t.first_get);
     t.stop = true;
-    bool running = t.running;
+    bool running = t.running, reading = t.reading;
     unlock();
     if (running)
         vv_thread_join(t.thread);
+    if (reading)
+        vv_thread_join(t.reader);
     varve_status st = REAL(varve_close)(db);
     lock();
-    t.stop = t.running = false;
+    t.stop = t.running = t.reading = false;
     t.closed++;
     unlock();
     return st;
@@ -241,8 +269,8 @@ static void get_done(void *arg, varve_status st, varve_value *value) {
     g.done(g.arg, st, value);
 }
 
-void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
-                           varve_get_fn done, void *arg) {
+static void get_now(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                    varve_get_fn done, void *arg) {
     varve_status st = tapped_status();
     varve_value none = {0};
     tapped_get *g = vv_alloc(sizeof *g);
@@ -252,6 +280,50 @@ void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const v
         REAL(varve_get_async)(db, snapshot, key, key_bytes, get_done, g);
     else
         get_done(g, st, &none);
+}
+
+static void answer_gets(void *arg) {
+    (void)arg;
+    lock();
+    for (;;) {
+        while (!t.stop && (t.hold_gets || !t.first_get))
+            vv_cond_wait(&t.changed, &t.lock);
+        queued_get *g = t.first_get;
+        if (!g)
+            break;
+        t.first_get = g->next;
+        if (!t.first_get)
+            t.last_get = &t.first_get;
+        t.queued_gets--;
+        unlock();
+        get_now(g->db, g->snapshot, g->key, g->key_bytes, g->done, g->arg);
+        vv_free(g);
+        lock();
+    }
+    unlock();
+}
+
+void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                           varve_get_fn done, void *arg) {
+    lock();
+    bool hold = t.hold_gets;
+    if (hold) {
+        queued_get *g = vv_alloc(sizeof *g + key_bytes);
+        VV_ASSERT(g);
+        *g = (queued_get){NULL, db, snapshot, done, arg, key_bytes};
+        memcpy(g->key, key, key_bytes);
+        *t.last_get = g;
+        t.last_get = &g->next;
+        t.queued_gets++;
+        if (!t.reading) {
+            vv_status st = vv_thread_start(&t.reader, "tap-reader", answer_gets, NULL);
+            VV_ASSERT(vv_ok(st));
+            t.reading = true;
+        }
+    }
+    unlock();
+    if (!hold)
+        get_now(db, snapshot, key, key_bytes, done, arg);
 }
 
 void WRAP(varve_value_release)(varve_value *value) {

@@ -27,6 +27,11 @@ void engine_tap_fail_writes(varve_status st);
 /* As varve_write_async() does with what it refuses: `done` runs before the call returns. */
 void engine_tap_refuse_at_once(varve_status st);
 
+/* Hold: gets queue up in front of the engine, as those do that wait for the disk; let go, they are answered
+ * on another thread. */
+void engine_tap_hold_gets(bool hold);
+void engine_tap_wait_queued_gets(size_t count);
+
 /* Every get from now on. */
 void engine_tap_fail_gets(varve_status st);
 

@@ -76,11 +76,14 @@ client_call *call_put(const char *key, const char *value) {
     return call;
 }
 
-client_call *call_get(const char *key) {
+client_call *start_get(const char *key, int64_t deadline_ms) {
     Varve__V1__GetRequest request = VARVE__V1__GET_REQUEST__INIT;
     request.key = BYTES(key);
-    client_call *call =
-        client_start_unary(fx.client, "/varve.v1.KV/Get", client_pack(&request), CLIENT_DEADLINE_MS);
+    return client_start_unary(fx.client, "/varve.v1.KV/Get", client_pack(&request), deadline_ms);
+}
+
+client_call *call_get(const char *key) {
+    client_call *call = start_get(key, CLIENT_DEADLINE_MS);
     client_wait(call);
     return call;
 }

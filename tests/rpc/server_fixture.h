@@ -36,6 +36,7 @@ client_call *call_put(const char *key, const char *value);
 client_call *call_delete(const char *key);
 
 /* The same without waiting. */
+client_call *start_get(const char *key, int64_t deadline_ms);
 client_call *start_put(const char *key, const char *value, int64_t deadline_ms);
 
 /* The value of a key, NULL if it is not there; valid until the next call of this. */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "tests/rpc/server_fixture.h"
 
 TestSuite(kv, .init = fixture_init, .fini = fixture_fini, .timeout = 120);
@@ -135,25 +136,182 @@ Test(kv, bad_arguments_are_refused_with_their_reason) {
     cr_assert_null(get("k"));
 }
 
-Test(kv, fields_that_are_not_served_are_refused_and_not_ignored) {
-    fixture_start();
-    Varve__V1__GetRequest at_snapshot = VARVE__V1__GET_REQUEST__INIT;
-    at_snapshot.key = BYTES("a");
-    at_snapshot.snapshot_id = 1;
-    expect_end(call_message("/varve.v1.KV/Get", &at_snapshot), GRPC_STATUS_UNIMPLEMENTED, "FIELD_NOT_SERVED");
+/* ---- expiry ---- */
+
+static uint64_t expiry_of(const char *key) {
+    client_call *call = call_get(key);
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK);
+    vv_slice bytes = client_response(call);
+    Varve__V1__GetResponse *response = varve__v1__get_response__unpack(NULL, bytes.bytes, bytes.data);
+    cr_assert(response && response->found, "%s", key);
+    uint64_t expires = response->expires_unix_ms;
+    varve__v1__get_response__free_unpacked(response, NULL);
+    client_call_destroy(call);
+    return expires;
+}
+
+static client_call *put_with_ttl(const char *key, uint64_t ttl_ms) {
     Varve__V1__PutRequest put = VARVE__V1__PUT_REQUEST__INIT;
-    put.key = BYTES("a");
-    put.ttl_ms = 1000;
-    expect_end(call_message("/varve.v1.KV/Put", &put), GRPC_STATUS_UNIMPLEMENTED, "FIELD_NOT_SERVED");
+    put.key = BYTES(key);
+    put.ttl_ms = ttl_ms;
+    return call_message("/varve.v1.KV/Put", &put);
+}
+
+Test(kv, what_has_a_time_to_live_is_gone_when_it_is_over) {
+    fixture_start();
+    uint64_t before = vv_clock_unix_ms();
+    lsn_of(put_with_ttl("hour", 3600000));
+    cr_assert(expiry_of("hour") >= before + 3600000);
+    cr_assert(expiry_of("hour") <= vv_clock_unix_ms() + 3600000);
+    lsn_of(put_with_ttl("never", 0));
+    cr_assert_eq(expiry_of("never"), 0);
+    lsn_of(put_with_ttl("ages", UINT64_MAX));
+    cr_assert_eq(expiry_of("ages"), UINT64_MAX, "a sum that overflows is no moment in the past");
+
     Varve__V1__WriteRequest write = write_request();
     put_ops[1].ttl_ms = 1;
-    expect_end(call_message("/varve.v1.KV/Write", &write), GRPC_STATUS_UNIMPLEMENTED, "FIELD_NOT_SERVED");
-    write = write_request();
+    lsn_of(call_message("/varve.v1.KV/Write", &write));
+    cr_assert_str_eq(get("a"), "1");
+    while (get("b")) /* 1 ms */
+        ;
+}
+
+/* ---- conditions ---- */
+
+typedef struct condition_case {
+    int kind; /* a Varve__V1__Condition__ExpectedCase */
+    const char *key;
+    uint64_t lsn;
+    const char *value;
+    bool held;
+    uint64_t current;
+} condition_case;
+
+/* Put "x" under these conditions: are all results as they should be? */
+static void check_conditional_write(const condition_case *cases, size_t count) {
+    Varve__V1__Condition conditions[8], *list[8];
+    bool all_hold = true;
+    for (size_t i = 0; i < count; i++) {
+        varve__v1__condition__init(list[i] = &conditions[i]);
+        conditions[i].key = BYTES(cases[i].key);
+        conditions[i].expected_case = (Varve__V1__Condition__ExpectedCase)cases[i].kind;
+        if (cases[i].kind == VARVE__V1__CONDITION__EXPECTED_VALUE_EQUALS)
+            conditions[i].value_equals = BYTES(cases[i].value);
+        else if (cases[i].kind == VARVE__V1__CONDITION__EXPECTED_LSN_EQUALS)
+            conditions[i].lsn_equals = cases[i].lsn;
+        else
+            conditions[i].absent = true;
+        all_hold = all_hold && cases[i].held;
+    }
+    Varve__V1__PutOp put = VARVE__V1__PUT_OP__INIT;
+    Varve__V1__Op op = VARVE__V1__OP__INIT, *only = &op;
+    op.op_case = VARVE__V1__OP__OP_PUT;
+    op.put = &put;
+    put.key = BYTES("x");
+    put.value = BYTES("written");
+    Varve__V1__WriteRequest write = VARVE__V1__WRITE_REQUEST__INIT;
+    write.ops = &only;
+    write.n_ops = 1;
+    write.conditions = list;
+    write.n_conditions = count;
+
+    client_call *call = call_message("/varve.v1.KV/Write", &write);
+    Varve__V1__WriteResponse *response = write_response(call);
+    cr_assert_eq(response->applied, all_hold);
+    cr_assert_eq(response->lsn > 0, all_hold);
+    cr_assert_eq(response->n_conditions, all_hold ? 0 : count);
+    for (size_t i = 0; !all_hold && i < count; i++) {
+        cr_assert_eq(response->conditions[i]->held, cases[i].held, "condition %zu", i);
+        cr_assert_eq(response->conditions[i]->current_lsn, cases[i].current, "condition %zu", i);
+    }
+    varve__v1__write_response__free_unpacked(response, NULL);
+    client_call_destroy(call);
+    cr_assert_eq(get("x") != NULL, all_hold);
+    if (all_hold)
+        lsn_of(call_delete("x"));
+}
+
+Test(kv, a_write_is_applied_only_if_all_its_conditions_hold) {
+    fixture_start();
+    enum {
+        ABSENT = VARVE__V1__CONDITION__EXPECTED_ABSENT,
+        LSN = VARVE__V1__CONDITION__EXPECTED_LSN_EQUALS,
+        VALUE = VARVE__V1__CONDITION__EXPECTED_VALUE_EQUALS
+    };
+    uint64_t a = lsn_of(call_put("a", "1")), b = lsn_of(call_put("b", ""));
+    lsn_of(call_put("gone", "1"));
+    lsn_of(call_delete("gone"));
+    check_conditional_write((condition_case[]){{ABSENT, "gone", 0, NULL, true, 0},
+                                               {LSN, "a", a, NULL, true, a},
+                                               {VALUE, "b", 0, "", true, b},
+                                               {LSN, "none", 0, NULL, true, 0}},
+                            4);
+    check_conditional_write((condition_case[]){{ABSENT, "a", 0, NULL, false, a},
+                                               {LSN, "a", a + 1, NULL, false, a},
+                                               {VALUE, "a", 0, "2", false, a},
+                                               {VALUE, "gone", 0, "1", false, 0},
+                                               {LSN, "gone", 7, NULL, false, 0},
+                                               {LSN, "b", 0, NULL, false, b},
+                                               {VALUE, "a", 0, "1", true, a},
+                                               {ABSENT, "none", 0, NULL, true, 0}},
+                            8);
+    check_conditional_write(
+        (condition_case[]){{ABSENT, "none", 0, NULL, true, 0}, {ABSENT, "b", 0, NULL, false, b}}, 2);
+}
+
+Test(kv, conditions_that_expect_nothing_are_refused) {
+    fixture_start();
+    Varve__V1__WriteRequest write = write_request();
     Varve__V1__Condition condition = VARVE__V1__CONDITION__INIT, *conditions[1] = {&condition};
     write.conditions = conditions;
     write.n_conditions = 1;
-    expect_end(call_message("/varve.v1.KV/Write", &write), GRPC_STATUS_UNIMPLEMENTED, "FIELD_NOT_SERVED");
+    condition.key = BYTES("a");
+    expect_end(call_message("/varve.v1.KV/Write", &write), GRPC_STATUS_INVALID_ARGUMENT, "CONDITION_EMPTY");
+    condition.expected_case = VARVE__V1__CONDITION__EXPECTED_ABSENT;
+    expect_end(call_message("/varve.v1.KV/Write", &write), GRPC_STATUS_INVALID_ARGUMENT, "CONDITION_EMPTY");
+    condition.absent = true;
+    condition.key = BYTES("");
+    expect_end(call_message("/varve.v1.KV/Write", &write), GRPC_STATUS_INVALID_ARGUMENT, "KEY_EMPTY");
+    condition.key = BYTES("a");
+    write.n_ops = 0;
+    expect_end(call_message("/varve.v1.KV/Write", &write), GRPC_STATUS_INVALID_ARGUMENT, "BATCH_EMPTY");
     cr_assert_null(get("a"));
+}
+
+/* ---- reads that wait for the disk ---- */
+
+Test(kv, gets_that_wait_for_the_disk_hold_up_nothing) {
+    fx.config.rpc_threads = 1;
+    fixture_start();
+    lsn_of(call_put("key", "value"));
+    enum { COUNT = 100 };
+    client_call *calls[COUNT];
+    engine_tap_hold_gets(true);
+    for (int i = 0; i < COUNT; i++)
+        calls[i] = start_get(i % 2 ? "key" : "none", CLIENT_DEADLINE_MS);
+    engine_tap_wait_queued_gets(COUNT);
+    lsn_of(call_put("other", "value")); /* on the same, the only thread */
+    engine_tap_hold_gets(false);
+    for (int i = 0; i < COUNT; i++) {
+        cr_assert_eq(client_wait(calls[i]), GRPC_STATUS_OK);
+        cr_assert_eq(client_response(calls[i]).bytes > 0, i % 2, "found, or an empty message");
+        client_call_destroy(calls[i]);
+    }
+}
+
+Test(kv, a_get_whose_client_has_left_gives_its_value_back) {
+    fixture_start();
+    lsn_of(call_put("key", "value"));
+    engine_tap_hold_gets(true);
+    client_call *cancelled = start_get("key", CLIENT_DEADLINE_MS), *late = start_get("key", 200);
+    engine_tap_wait_queued_gets(2);
+    client_cancel(cancelled);
+    expect_end(cancelled, GRPC_STATUS_CANCELLED, NULL);
+    expect_end(late, GRPC_STATUS_DEADLINE_EXCEEDED, NULL);
+    engine_tap_hold_gets(false);
+    cr_assert_str_eq(get("key"), "value");
+    fixture_drain_begin(); /* asserts at its end that nothing is pinned */
+    fixture_drain_end();
 }
 
 Test(kv, malformed_messages_are_refused) {
