@@ -1,6 +1,6 @@
 /*
  * bench_rpc - unary Get and durable Put through gRPC, loaded by h2load, against a server with empty handlers
- * in the same run.
+ * in the same run; and the same operations through one KV.Pipeline stream.
  *
  *     bench_rpc [--rounds N] [--seconds S] [--connections N] [--streams N]
  *
@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,23 +71,80 @@ static void server_stop(server *s) {
 
 /* ---- load ---- */
 
-/* One request: gRPC framing, then the message. */
-static void write_body(const char *name, const unsigned char *message, size_t bytes, char *path_out,
-                       size_t path_bytes) {
+static FILE *create_body(const char *name, char *path_out, size_t path_bytes) {
     snprintf(path_out, path_bytes, "%s/%s", dir, name);
     FILE *f = fopen(path_out, "wb");
-    unsigned char head[5] = {0, 0, 0, (unsigned char)(bytes >> 8), (unsigned char)bytes};
-    if (!f || fwrite(head, 1, 5, f) != 5 || fwrite(message, 1, bytes, f) != bytes || fclose(f) != 0)
+    if (!f)
+        report_die("%s: cannot be made", path_out);
+    return f;
+}
+
+/* gRPC framing, then the message. */
+static void add_message(FILE *f, const unsigned char *message, size_t bytes) {
+    unsigned char head[5] = {0, 0, (unsigned char)(bytes >> 16), (unsigned char)(bytes >> 8),
+                             (unsigned char)bytes};
+    if (fwrite(head, 1, 5, f) != 5 || fwrite(message, 1, bytes, f) != bytes)
+        report_die("write failed");
+}
+
+static void write_body(const char *name, const unsigned char *message, size_t bytes, char *path_out,
+                       size_t path_bytes) {
+    FILE *f = create_body(name, path_out, path_bytes);
+    add_message(f, message, bytes);
+    if (fclose(f) != 0)
+        report_die("%s: write failed", path_out);
+}
+
+#define PIPELINE_MESSAGES    100 /* in a stream */
+#define PIPELINE_MESSAGE_OPS 100
+#define PIPELINE_OPS         (PIPELINE_MESSAGES * PIPELINE_MESSAGE_OPS)
+
+/* One PipelineItem{id, op} in field `more`; keys of 16 bytes, all different, values of 100. */
+static size_t put_item(unsigned char *to, unsigned index, bool is_put) {
+    size_t op_bytes = is_put ? 2 + 16 + 2 + 100 : 2 + 16;
+    const unsigned char head[] = {0x32,
+                                  (unsigned char)(3 + 2 + 2 + op_bytes),
+                                  0x08, /* id: two bytes as a varint */
+                                  (unsigned char)(0x80 | (index & 0x7f)),
+                                  (unsigned char)(0x01 + (index >> 7) % 0x7f),
+                                  0x12,
+                                  (unsigned char)(2 + op_bytes),
+                                  is_put ? 0x0a : 0x1a,
+                                  (unsigned char)op_bytes,
+                                  0x0a,
+                                  16};
+    memcpy(to, head, sizeof head);
+    char key[17];
+    snprintf(key, sizeof key, "key%013u", index * 7919 % PIPELINE_OPS);
+    memcpy(to + sizeof head, key, 16);
+    if (!is_put)
+        return sizeof head + 16;
+    memcpy(to + sizeof head + 16, "\x12\x64", 2);
+    memset(to + sizeof head + 18, 'v', 100);
+    return sizeof head + 118;
+}
+
+static void write_pipeline(const char *name, bool is_put, char *path_out, size_t path_bytes) {
+    FILE *f = create_body(name, path_out, path_bytes);
+    for (unsigned m = 0; m < PIPELINE_MESSAGES; m++) {
+        unsigned char message[PIPELINE_MESSAGE_OPS * 130];
+        size_t bytes = 0;
+        for (unsigned i = 0; i < PIPELINE_MESSAGE_OPS; i++)
+            bytes += put_item(message + bytes, m * PIPELINE_MESSAGE_OPS + i, is_put);
+        add_message(f, message, bytes);
+    }
+    if (fclose(f) != 0)
         report_die("%s: write failed", path_out);
 }
 
 /* Requests a second, as h2load counted those that succeeded. */
-static double load(const char *address, const char *method, const char *body) {
+static double load(const char *address, const char *method, const char *body, int connection_count,
+                   int stream_count) {
     char command[2048], line[512];
     snprintf(command, sizeof command,
              "h2load -D %d --warm-up-time=1 -c %d -m %d -t 1 -d '%s' -H 'content-type: application/grpc' "
              "-H 'te: trailers' 'http://%s%s' 2>&1",
-             seconds, connections, streams, body, address, method);
+             seconds, connection_count, stream_count, body, address, method);
     FILE *p = popen(command, "r");
     if (!p)
         report_die("h2load can't be started");
@@ -127,7 +185,8 @@ static void parse(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    static report_side empty, get, put;
+    static report_side empty, get, put, pipeline_get, pipeline_put;
+    char pipeline_get_body[700], pipeline_put_body[700];
     server empty_server, varved;
     char empty_path[600], varved_path[600], data[700], put_body[700], get_body[700];
     /* PutRequest{key: 16 bytes, value: 100 bytes}; GetRequest{key}. */
@@ -143,6 +202,8 @@ int main(int argc, char **argv) {
     dir = report_dir_create();
     write_body("put", put_message, sizeof put_message, put_body, sizeof put_body);
     write_body("get", get_message, sizeof get_message, get_body, sizeof get_body);
+    write_pipeline("pipeline_get", false, pipeline_get_body, sizeof pipeline_get_body);
+    write_pipeline("pipeline_put", true, pipeline_put_body, sizeof pipeline_put_body);
     snprintf(empty_path, sizeof empty_path, "%s/empty_server", report_bin_dir());
     snprintf(varved_path, sizeof varved_path, "%s/varved", report_bin_dir());
     snprintf(data, sizeof data, "--data=%s/data", dir);
@@ -155,11 +216,18 @@ int main(int argc, char **argv) {
     report_side_init(&empty, "empty handler");
     report_side_init(&get, "KV.Get, in memory");
     report_side_init(&put, "KV.Put, durable");
+    report_side_init(&pipeline_get, "Pipeline, get");
+    report_side_init(&pipeline_put, "Pipeline, durable put");
     report_machine();
     for (int i = 0; i < rounds; i++) {
-        report_add_rate(&empty, load(empty_server.address, "/varve.v1.KV/Get", get_body));
-        report_add_rate(&put, load(varved.address, "/varve.v1.KV/Put", put_body));
-        report_add_rate(&get, load(varved.address, "/varve.v1.KV/Get", get_body));
+        report_add_rate(&empty,
+                        load(empty_server.address, "/varve.v1.KV/Get", get_body, connections, streams));
+        report_add_rate(&put, load(varved.address, "/varve.v1.KV/Put", put_body, connections, streams));
+        report_add_rate(&get, load(varved.address, "/varve.v1.KV/Get", get_body, connections, streams));
+        report_add_rate(&pipeline_put, PIPELINE_OPS * load(varved.address, "/varve.v1.KV/Pipeline",
+                                                           pipeline_put_body, 1, 1));
+        report_add_rate(&pipeline_get, PIPELINE_OPS * load(varved.address, "/varve.v1.KV/Pipeline",
+                                                           pipeline_get_body, 1, 1));
     }
     server_stop(&empty_server);
     server_stop(&varved);
@@ -174,6 +242,14 @@ int main(int argc, char **argv) {
     report_line(&put);
     report_ratio(&get, &empty, 0);
     report_ratio(&put, &empty, 0);
+    printf("\none connection, one stream of KV.Pipeline at a time, %d messages of %d operations each, "
+           "operations a "
+           "second\n",
+           PIPELINE_MESSAGES, PIPELINE_MESSAGE_OPS);
+    report_line(&pipeline_get);
+    report_line(&pipeline_put);
+    report_ratio(&pipeline_get, &get, 8);
+    report_ratio(&pipeline_put, &put, 8);
     report_dir_remove();
     return 0;
 }
