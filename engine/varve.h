@@ -419,11 +419,12 @@ typedef struct varve_stats {
     uint64_t cache_hits;
     uint64_t cache_misses;
     uint64_t open_tables;
-    uint64_t memory_bytes;       /* all of: both kinds of memtables, above, and the five that follow */
-    uint64_t cache_memory_bytes; /* block cache: blocks and its own tables */
-    uint64_t table_memory_bytes; /* indexes and filters of open tables */
-    uint64_t wal_memory_bytes;   /* buffers of the log */
-    uint64_t io_memory_bytes;    /* buffers of flushes and merges */
+    uint64_t memory_bytes;        /* all of: both kinds of memtables, above, and the six that follow */
+    uint64_t cache_memory_bytes;  /* block cache: blocks and its own tables */
+    uint64_t table_memory_bytes;  /* indexes and filters of open tables */
+    uint64_t wal_memory_bytes;    /* buffers of the log */
+    uint64_t io_memory_bytes;     /* buffers of flushes and merges */
+    uint64_t cursor_memory_bytes; /* what iterators read ahead */
     /* What the engine's heap takes beyond all these: its own tables, and free pages kept for later. Of all
      * databases of the process together, which share them. */
     uint64_t heap_overhead_bytes;

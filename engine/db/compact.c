@@ -12,7 +12,6 @@
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
 #include "engine/lsm/compaction.h"
-#include "engine/sst/scan.h"
 
 #define LEVEL_RATIO 10
 /* After a failure; twice as long after each further one. */
@@ -104,14 +103,6 @@ static void count(varve_db *db, const vv_compaction_plan *plan, const vv_compact
     vv_mutex_unlock(&db->compaction.lock);
 }
 
-/* What the scans of all inputs take while they are merged. */
-static uint64_t scan_bytes(const vv_compaction_plan *plan) {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < plan->input_count; i++)
-        bytes += VV_MIN(plan->inputs[i]->summary.file_bytes, VV_SST_SCAN_BYTES);
-    return bytes;
-}
-
 static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_plan *plan, vv_error *err) {
     uint64_t *snapshots = NULL;
     size_t snapshot_count = 0;
@@ -129,6 +120,8 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                           .index_type = (vv_index_type)db->settings.index_type,
                                           .memory_bytes = &db->io_memory_bytes},
                                .dir = db->dir,
+                               .read_bytes_max = VV_DB_MERGE_READ_BYTES_MAX,
+                               .memory_bytes = &db->io_memory_bytes,
                                .output_bytes = db->settings.table_bytes_max,
                                .snapshots = snapshots,
                                .snapshot_count = snapshot_count,
@@ -138,14 +131,11 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                .pace = keep_going,
                                .arg = db};
     vv_compaction_result r;
-    uint64_t read_ahead_bytes = scan_bytes(plan);
-    atomic_fetch_add_explicit(&db->io_memory_bytes, read_ahead_bytes, memory_order_relaxed);
     db->compaction.no_room = false;
     vv_status st = vv_compaction_run(plan, &o, &r, err);
     if (vv_is(st, VV_BUSY) && db->compaction.no_room)
         st = vv_fail(err, vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC),
                      "compaction: the space that is left is needed for flushes");
-    atomic_fetch_sub_explicit(&db->io_memory_bytes, read_ahead_bytes, memory_order_relaxed);
     if (vv_ok(st)) {
         count(db, plan, &r);
         st = install(db, plan, &o, &r, err);

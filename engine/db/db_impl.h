@@ -26,6 +26,11 @@
 /* The upper limit of MAX_IMMUTABLE_COUNT. */
 #define VV_IMMUTABLE_COUNT_LIMIT 64
 
+/* What one merge reads ahead, and what all cursors of users together do. Enough for both to run at the rate
+ * of the disk: a merge of 10 runs, and some 32 cursors over long ranges. */
+#define VV_DB_MERGE_READ_BYTES_MAX  (UINT64_C(16) << 20)
+#define VV_DB_CURSOR_READ_BYTES_MAX (UINT64_C(16) << 20)
+
 typedef struct vv_settings {
     uint64_t block_bytes;
     uint64_t memtable_bytes;
@@ -167,6 +172,7 @@ struct varve_db {
         vv_stack queue;
         vv_stack fetches;
         vv_sst_fetcher fetcher; /* puts them there */
+        vv_budget budget;       /* of what cursors read ahead */
         VV_CACHE_ALIGNED _Atomic uint32_t sleeps;
         _Atomic bool stop;
         pthread_t thread;

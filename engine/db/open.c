@@ -330,7 +330,8 @@ static varve_db *allocate(const varve_options *options) {
     vv_commit_queue_init(&db->commit.queue);
     vv_stack_init(&db->reader.queue);
     vv_stack_init(&db->reader.fetches);
-    db->reader.fetcher = (vv_sst_fetcher){.fetch = vv_db_fetch, .arg = db};
+    vv_budget_init(&db->reader.budget, VV_DB_CURSOR_READ_BYTES_MAX);
+    db->reader.fetcher = (vv_sst_fetcher){.fetch = vv_db_fetch, .arg = db, .budget = &db->reader.budget};
     vv_mutex_init(&db->commit.lock);
     vv_mutex_init(&db->install_lock);
     vv_mutex_init(&db->state.lock);

@@ -5,7 +5,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "engine/lsm/merge.h"
-#include "engine/sst/scan.h"
+#include "engine/lsm/run_iter.h"
 
 #define PATH_BYTES 4096
 #define PACE_BYTES (UINT64_C(1) << 20)
@@ -16,7 +16,9 @@ typedef struct merge_job {
     const vv_compaction_options *o;
     vv_compaction_result *out;
     vv_error *err;
-    vv_sst_reader **readers; /* pinned, one for each input */
+    vv_run *runs; /* of the inputs */
+    uint32_t run_count;
+    vv_sst_scan_options scan;
     vv_iter *merged;
     bool drop_tombstones;
 
@@ -52,20 +54,36 @@ static bool may_drop_tombstones(const vv_compaction_plan *plan, uint64_t safe_ls
     return plan->bottom && (safe_lsn == 0 || (max > 0 && max <= safe_lsn));
 }
 
+/* The inputs, which are in run order, as runs: as few cursors as there are runs, however many tables. */
+static bool find_runs(merge_job *j) {
+    const vv_compaction_plan *plan = j->plan;
+    j->runs = vv_alloc(plan->input_count * sizeof *j->runs);
+    if (!j->runs)
+        return false;
+    for (size_t i = 0; i < plan->input_count; i++) {
+        const vv_table *t = plan->inputs[i];
+        const vv_run *last = j->run_count > 0 ? &j->runs[j->run_count - 1] : NULL;
+        if (!last || last->level != t->level || last->number != t->run)
+            j->runs[j->run_count++] =
+                (vv_run){.level = t->level, .number = t->run, .tables = &plan->inputs[i]};
+        j->runs[j->run_count - 1].table_count++;
+    }
+    return true;
+}
+
 static vv_status open_inputs(merge_job *j) {
-    size_t count = j->plan->input_count;
     vv_status st = VV_STATUS_OK;
     uint32_t made = 0;
-    j->readers = vv_alloc_zeroed(count * sizeof(vv_sst_reader *));
-    vv_iter **scans = vv_alloc(count * sizeof(vv_iter *));
-    if (!j->readers || !scans) {
-        vv_free(scans);
+    if (!find_runs(j))
         return no_memory(j->err);
-    }
-    for (; made < count && vv_ok(st); made++) {
-        st = vv_table_cache_get(j->o->tables, j->plan->inputs[made]->file_number, &j->readers[made], j->err);
-        if (vv_ok(st))
-            st = vv_sst_scan_create(j->readers[made], j->o->queue, &scans[made]);
+    vv_iter **scans = vv_alloc(j->run_count * sizeof(vv_iter *));
+    if (!scans)
+        return no_memory(j->err);
+    j->scan = (vv_sst_scan_options){.queue = j->o->queue,
+                                    .window_bytes = j->o->read_bytes_max / j->run_count,
+                                    .memory_bytes = j->o->memory_bytes};
+    for (; made < j->run_count; made++) {
+        st = vv_run_scan_create(&j->runs[made], j->o->tables, &j->scan, j->err, &scans[made]);
         if (!vv_ok(st))
             break;
     }
@@ -81,10 +99,7 @@ static vv_status open_inputs(merge_job *j) {
 
 static void close_inputs(merge_job *j) {
     vv_iter_destroy(j->merged);
-    for (size_t i = 0; j->readers && i < j->plan->input_count; i++)
-        if (j->readers[i])
-            vv_table_cache_release(j->o->tables, j->readers[i]);
-    vv_free(j->readers);
+    vv_free(j->runs);
     vv_free(j->key);
 }
 

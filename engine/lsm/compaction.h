@@ -20,8 +20,12 @@ typedef struct vv_compaction_options {
     vv_table_cache *tables;
     vv_sst_writer_options writer; /* path and queue are filled in */
     const char *dir;
-    uint64_t output_bytes;     /* an output is closed at the first key behind this size */
-    const uint64_t *snapshots; /* ascending */
+    /* What all inputs together may take for reading ahead. Those of one run are read one after the other;
+     * each run gets an equal share, but at least VV_SST_SCAN_BYTES_MIN, which it can't do without. */
+    uint64_t read_bytes_max;
+    _Atomic uint64_t *memory_bytes; /* NULL, or a gauge of what they do take */
+    uint64_t output_bytes;          /* an output is closed at the first key behind this size */
+    const uint64_t *snapshots;      /* ascending */
     size_t snapshot_count;
     uint64_t safe_lsn; /* 0: no gate */
     uint64_t now_unix_ms;

@@ -8,6 +8,8 @@ typedef struct run_iter {
     vv_table_cache *tables;
     vv_block_cache *blocks;
     const vv_sst_fetcher *fetcher;
+    const vv_sst_scan_options *scan; /* instead of the two above; or NULL */
+    vv_error *err;
     size_t index;          /* of the open table */
     vv_sst_reader *reader; /* pinned; NULL: none is open */
     vv_iter *inner;
@@ -26,9 +28,10 @@ static bool open_table(run_iter *r, size_t index) {
     if (r->inner && r->index == index)
         return true;
     close_table(r);
-    vv_status st = vv_table_cache_get(r->tables, r->run->tables[index]->file_number, &r->reader, NULL);
+    vv_status st = vv_table_cache_get(r->tables, r->run->tables[index]->file_number, &r->reader, r->err);
     if (vv_ok(st))
-        st = vv_sst_iter_create(r->reader, r->blocks, r->fetcher, &r->inner);
+        st = r->scan ? vv_sst_scan_create(r->reader, r->scan, &r->inner)
+                     : vv_sst_iter_create(r->reader, r->blocks, r->fetcher, &r->inner);
     if (!vv_ok(st)) {
         close_table(r);
         r->base.status = st;
@@ -146,17 +149,25 @@ static const vv_iter_ops ops = {.destroy = destroy,
                                 .next = next,
                                 .prev = prev};
 
-vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block_cache *blocks,
-                             const vv_sst_fetcher *fetcher, vv_iter **out) {
+static vv_status create(const run_iter *parts, vv_iter **out) {
     *out = NULL;
-    run_iter *r = vv_alloc_zeroed(sizeof *r);
+    run_iter *r = vv_alloc(sizeof *r);
     if (!r)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    *r = *parts;
     r->base.ops = &ops;
-    r->run = run;
-    r->tables = tables;
-    r->blocks = blocks;
-    r->fetcher = fetcher;
     *out = &r->base;
     return VV_STATUS_OK;
+}
+
+vv_status vv_run_iter_create(const vv_run *run, vv_table_cache *tables, vv_block_cache *blocks,
+                             const vv_sst_fetcher *fetcher, vv_iter **out) {
+    run_iter parts = {.run = run, .tables = tables, .blocks = blocks, .fetcher = fetcher};
+    return create(&parts, out);
+}
+
+vv_status vv_run_scan_create(const vv_run *run, vv_table_cache *tables, const vv_sst_scan_options *o,
+                             vv_error *err, vv_iter **out) {
+    run_iter parts = {.run = run, .tables = tables, .scan = o, .err = err};
+    return create(&parts, out);
 }

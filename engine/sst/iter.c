@@ -3,7 +3,7 @@
  *
  * All blocks come through the cache. One that isn't there is read on the spot, until the cursor has gone
  * through some blocks in order: then it comes from the read-ahead, and enters the cache like any other, to be
- * the first to leave it.
+ * the first to leave it. While others have used up what all may read ahead, it goes on as before.
  */
 #include "base/alloc.h"
 #include "engine/sst/block_cache.h"
@@ -37,7 +37,9 @@ static vv_status read_ahead(sst_iter *it, vv_block_handle h) {
         return VV_STATUS_OK;
     if (!it->readahead)
         it->readahead = vv_sst_readahead_create(it->reader, it->fetcher);
-    vv_block *b = it->readahead ? vv_block_cache_allocate(it->cache, file_number, h) : NULL;
+    if (!it->readahead)
+        return vv_block_cache_fetch(it->cache, it->reader, h, &it->block, NULL);
+    vv_block *b = vv_block_cache_allocate(it->cache, file_number, h);
     if (!b)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     vv_status st = vv_sst_readahead_copy(it->readahead, h, b->data);

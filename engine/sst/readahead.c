@@ -3,8 +3,9 @@
  *
  *   used up | chunk at hand | chunk behind it | not asked for
  *
- * Chunks begin small and double, so that a scan that ends soon has not asked for much. A cursor that jumps
- * out of both chunks, say over blocks that the cache has, begins anew where it lands.
+ * Chunks begin small and double, so that a scan that ends soon has neither asked for much nor taken much
+ * memory; they stay as they are where the budget gives no more. A cursor that jumps out of both chunks, say
+ * over blocks that the cache has, begins anew where it lands.
  *
  * `on_its_way` is the only word that two threads touch: set before the request is handed over, cleared with
  * release when it is done, by which time the other thread is through with the chunk.
@@ -18,12 +19,16 @@
 #define CHUNK_BYTES_FIRST (UINT32_C(16) << 10)
 #define CHUNK_BYTES_MAX   (UINT32_C(256) << 10)
 
+_Static_assert(VV_SST_READAHEAD_BYTES_MIN == 2 * CHUNK_BYTES_FIRST, "what readahead.h says");
+_Static_assert(VV_SST_READAHEAD_BYTES_MAX == 2 * CHUNK_BYTES_MAX, "what readahead.h says");
+
 typedef struct chunk {
     vv_sst_fetch fetch;
     _Atomic uint32_t on_its_way;
     uint64_t offset;
     uint64_t end_offset; /* that of `offset`: nothing is here */
     uint8_t *buffer;
+    uint32_t buffer_bytes; /* taken from the budget */
 } chunk;
 
 struct vv_sst_readahead {
@@ -33,6 +38,22 @@ struct vv_sst_readahead {
     chunk chunks[2];
 };
 
+/* Replace the buffer of a chunk that nobody reads into by one of `bytes`, if budget and memory allow it. */
+static bool grow(chunk *c, vv_budget *budget, uint32_t bytes) {
+    uint32_t more = bytes - c->buffer_bytes;
+    if (!vv_budget_take(budget, more))
+        return false;
+    uint8_t *buffer = vv_alloc_aligned(VV_IO_ALIGN_BYTES, bytes);
+    if (!buffer) {
+        vv_budget_give(budget, more);
+        return false;
+    }
+    vv_free(c->buffer);
+    c->buffer = buffer;
+    c->buffer_bytes = bytes;
+    return true;
+}
+
 vv_sst_readahead *vv_sst_readahead_create(const vv_sst_reader *r, const vv_sst_fetcher *f) {
     vv_sst_readahead *ra = vv_alloc_zeroed(sizeof *ra);
     if (!ra)
@@ -40,13 +61,11 @@ vv_sst_readahead *vv_sst_readahead_create(const vv_sst_reader *r, const vv_sst_f
     ra->reader = r;
     ra->fetcher = f;
     ra->next_bytes = CHUNK_BYTES_FIRST;
-    uint8_t *buffers = vv_alloc_aligned(VV_IO_ALIGN_BYTES, 2 * (size_t)CHUNK_BYTES_MAX);
-    if (!buffers) {
-        vv_free(ra);
-        return NULL;
-    }
-    ra->chunks[0].buffer = buffers;
-    ra->chunks[1].buffer = buffers + CHUNK_BYTES_MAX;
+    for (int i = 0; i < 2; i++)
+        if (!grow(&ra->chunks[i], f->budget, CHUNK_BYTES_FIRST)) {
+            vv_sst_readahead_destroy(ra);
+            return NULL;
+        }
     return ra;
 }
 
@@ -58,9 +77,12 @@ static void wait_for(chunk *c) {
 void vv_sst_readahead_destroy(vv_sst_readahead *ra) {
     if (!ra)
         return;
-    wait_for(&ra->chunks[0]);
-    wait_for(&ra->chunks[1]);
-    vv_free(ra->chunks[0].buffer);
+    for (int i = 0; i < 2; i++) {
+        chunk *c = &ra->chunks[i];
+        wait_for(c);
+        vv_free(c->buffer);
+        vv_budget_give(ra->fetcher->budget, c->buffer_bytes);
+    }
     vv_free(ra);
 }
 
@@ -72,8 +94,11 @@ static void fetched(vv_io_req *req) {
 }
 
 static void ask(vv_sst_readahead *ra, chunk *c, uint64_t offset) {
-    uint64_t bytes = VV_MIN(ra->reader->index.head.data_bytes - offset, (uint64_t)ra->next_bytes);
     wait_for(c);
+    c->end_offset = c->offset; /* what it held is gone with its buffer */
+    if (c->buffer_bytes < ra->next_bytes && !grow(c, ra->fetcher->budget, ra->next_bytes))
+        ra->next_bytes = c->buffer_bytes;
+    uint64_t bytes = VV_MIN(ra->reader->index.head.data_bytes - offset, (uint64_t)ra->next_bytes);
     c->offset = offset;
     c->end_offset = offset + bytes;
     c->fetch.req = (vv_io_req){.op = VV_IO_READ,

@@ -15,12 +15,15 @@
 #include "base/alloc.h"
 #include "engine/sst/sst_impl.h"
 
-/* Large enough for the full rate of a disk at a depth of two; all scans of a compaction have their own. */
-#define CHUNK_BYTES (UINT32_C(512) << 10)
-#define SLOT_COUNT  3
+/* Large enough for the full rate of a disk at a depth of two. */
+#define CHUNK_BYTES_MAX (UINT32_C(512) << 10)
+/* A chunk ends where a block may begin: its size is a multiple of this. */
+#define CHUNK_BYTES_MIN VV_SST_BLOCK_BYTES_MAX
+#define SLOT_COUNT_MAX  3
 
-_Static_assert(VV_SST_SCAN_BYTES == (uint64_t)SLOT_COUNT * CHUNK_BYTES, "what scan.h says");
-_Static_assert(CHUNK_BYTES % VV_SST_BLOCK_BYTES_MAX == 0, "a chunk ends where a block may begin");
+_Static_assert(VV_SST_SCAN_BYTES_MAX == (uint64_t)SLOT_COUNT_MAX * CHUNK_BYTES_MAX, "what scan.h says");
+_Static_assert(VV_SST_SCAN_BYTES_MIN == CHUNK_BYTES_MIN, "what scan.h says");
+_Static_assert(CHUNK_BYTES_MAX % CHUNK_BYTES_MIN == 0, "a multiple");
 
 typedef struct scan_slot {
     vv_io_req req;
@@ -32,7 +35,11 @@ typedef struct scan {
     vv_iter base;
     vv_sst_reader *reader;
     vv_io_queue *queue;
-    uint8_t *buffers; /* of all slots */
+    _Atomic uint64_t *memory_bytes;
+    uint64_t counted_bytes; /* there */
+    uint8_t *buffers;       /* of all slots */
+    uint64_t buffers_bytes;
+    uint32_t chunk_bytes;
     uint32_t slot_count;
     uint64_t begin_offset; /* of chunk 0 in the file */
     uint64_t first;        /* the first chunk that is still needed */
@@ -43,8 +50,16 @@ typedef struct scan {
     const void *block; /* ready; in a slot, in joined or in unpacked */
     uint64_t block_index;
     uint32_t entry_index;
-    scan_slot slots[SLOT_COUNT];
+    scan_slot slots[SLOT_COUNT_MAX];
 } scan;
+
+static void count_memory(scan *s, uint64_t bytes) {
+    if (!s->memory_bytes)
+        return;
+    /* relaxed: a gauge; a difference below zero wraps round, and so does the sum. */
+    atomic_fetch_add_explicit(s->memory_bytes, bytes - s->counted_bytes, memory_order_relaxed);
+    s->counted_bytes = bytes;
+}
 
 /* ---- chunks ---- */
 
@@ -61,7 +76,7 @@ static void read_ahead(scan *s) {
     uint64_t data_bytes = s->reader->index.head.data_bytes;
     bool asked = false;
     for (; s->end < s->first + s->slot_count; s->end++) {
-        uint64_t offset = s->begin_offset + s->end * CHUNK_BYTES;
+        uint64_t offset = s->begin_offset + s->end * s->chunk_bytes;
         if (offset >= data_bytes)
             break;
         scan_slot *slot = slot_of(s, s->end);
@@ -70,7 +85,7 @@ static void read_ahead(scan *s) {
             .file = s->reader->file,
             .buf = slot->buffer,
             .offset = offset,
-            .bytes = (uint32_t)VV_MIN(data_bytes - offset, (uint64_t)CHUNK_BYTES),
+            .bytes = (uint32_t)VV_MIN(data_bytes - offset, (uint64_t)s->chunk_bytes),
             .done = chunk_done,
         };
         slot->in_flight = true;
@@ -103,7 +118,7 @@ static bool wait_for_all(scan *s) {
 
 /* Wait for the chunk that holds `offset`; false: status says why it isn't there. */
 static bool need_chunk(scan *s, uint64_t offset, const scan_slot **out) {
-    const scan_slot *slot = slot_of(s, (offset - s->begin_offset) / CHUNK_BYTES);
+    const scan_slot *slot = slot_of(s, (offset - s->begin_offset) / s->chunk_bytes);
     *out = slot;
     if (!wait_for(s, slot))
         return false;
@@ -115,7 +130,7 @@ static bool need_chunk(scan *s, uint64_t offset, const scan_slot **out) {
 
 /* Nothing before `offset` is needed any more. */
 static void leave_behind(scan *s, uint64_t offset) {
-    s->first = (offset - s->begin_offset) / CHUNK_BYTES;
+    s->first = (offset - s->begin_offset) / s->chunk_bytes;
     read_ahead(s);
 }
 
@@ -175,6 +190,7 @@ static bool load(scan *s, uint64_t index) {
         bytes = s->joined.data;
     }
     s->base.status = make_ready(s, h, bytes);
+    count_memory(s, s->buffers_bytes + s->joined.capacity_bytes + s->unpacked.capacity_bytes);
     s->block_index = index;
     return vv_ok(s->base.status);
 }
@@ -205,6 +221,7 @@ static void scan_destroy(vv_iter *base) {
     vv_sst_buffer_deinit(&s->joined);
     vv_sst_buffer_deinit(&s->unpacked);
     vv_sst_unpacker_deinit(&s->unpacker);
+    count_memory(s, 0);
     vv_free(s->buffers);
     vv_free(s);
 }
@@ -264,24 +281,35 @@ static const vv_iter_ops scan_ops = {.destroy = scan_destroy,
                                      .next = scan_next,
                                      .prev = scan_prev};
 
-vv_status vv_sst_scan_create(vv_sst_reader *r, vv_io_queue *q, vv_iter **out) {
+/* Three chunks where the window has room for three, so that one is used while two are on their way. */
+static void divide(scan *s, uint64_t window_bytes) {
+    uint64_t window = VV_MAX(VV_MIN(window_bytes, VV_SST_SCAN_BYTES_MAX), VV_SST_SCAN_BYTES_MIN);
+    uint64_t slots = VV_MIN(window / CHUNK_BYTES_MIN, (uint64_t)SLOT_COUNT_MAX);
+    s->chunk_bytes = (uint32_t)(window / slots / CHUNK_BYTES_MIN * CHUNK_BYTES_MIN);
+    uint64_t data_bytes = s->reader->index.head.data_bytes;
+    uint64_t chunks = (data_bytes + s->chunk_bytes - 1) / s->chunk_bytes;
+    s->slot_count = (uint32_t)VV_MIN(chunks, slots);
+    s->buffers_bytes = VV_MIN(data_bytes, slots * s->chunk_bytes);
+}
+
+vv_status vv_sst_scan_create(vv_sst_reader *r, const vv_sst_scan_options *o, vv_iter **out) {
     *out = NULL;
     scan *s = vv_alloc_zeroed(sizeof *s);
     if (!s)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    uint64_t data_bytes = r->index.head.data_bytes;
-    uint64_t chunks = (data_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
     s->base.ops = &scan_ops;
     s->reader = r;
-    s->queue = q;
-    s->slot_count = (uint32_t)VV_MIN(chunks, (uint64_t)SLOT_COUNT);
-    s->buffers = vv_alloc_aligned(VV_IO_ALIGN_BYTES, VV_MIN(data_bytes, (uint64_t)SLOT_COUNT * CHUNK_BYTES));
+    s->queue = o->queue;
+    s->memory_bytes = o->memory_bytes;
+    divide(s, o->window_bytes);
+    s->buffers = vv_alloc_aligned(VV_IO_ALIGN_BYTES, s->buffers_bytes);
     if (!s->buffers) {
         vv_free(s);
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     }
     for (uint32_t i = 0; i < s->slot_count; i++)
-        s->slots[i].buffer = s->buffers + (size_t)i * CHUNK_BYTES;
+        s->slots[i].buffer = s->buffers + (size_t)i * s->chunk_bytes;
+    count_memory(s, s->buffers_bytes);
     *out = &s->base;
     return VV_STATUS_OK;
 }

@@ -8,18 +8,25 @@
 
 #include "engine/sst/sst.h"
 
+/* More would not be faster; less than the least is not possible. */
+#define VV_SST_SCAN_BYTES_MAX (UINT64_C(3) * (512 << 10))
+#define VV_SST_SCAN_BYTES_MIN (UINT64_C(64) << 10)
+
+typedef struct vv_sst_scan_options {
+    vv_io_queue *queue; /* the calling thread's */
+    /* What to take for reading ahead, between the two above; a small table takes less. Beside it comes the
+     * size of the largest block that is compressed, or does not lie within one piece. */
+    uint64_t window_bytes;
+    _Atomic uint64_t *memory_bytes; /* NULL, or a gauge to which the scan adds all that, while it takes it */
+} vv_sst_scan_options;
+
 /*
  * A cursor over a table that goes forward only: seek_first, seek and next; the others are a programmer's
- * error and asserted. It reads large pieces ahead through `q`, the calling thread's, which any number of
- * scans may share: a scan that needs a piece that isn't there runs the queue, and the pieces of the others
- * arrive meanwhile. Every block is verified. Borrows both until it is destroyed; destroying it waits for what
- * is in flight. NO_MEMORY.
- *
- * Takes VV_SST_SCAN_BYTES, less for a small table, and the size of the largest block that is not within one
- * piece.
+ * error and asserted. It reads pieces ahead through the queue, which any number of scans may share: a scan
+ * that needs a piece that isn't there runs the queue, and the pieces of the others arrive meanwhile. Every
+ * block is verified. Borrows the reader, and what the options name, until it is destroyed; destroying it
+ * waits for what is in flight. NO_MEMORY.
  */
-#define VV_SST_SCAN_BYTES (UINT64_C(3) * (512 << 10))
-
-vv_status vv_sst_scan_create(vv_sst_reader *r, vv_io_queue *q, vv_iter **out) VV_CHECKED;
+vv_status vv_sst_scan_create(vv_sst_reader *r, const vv_sst_scan_options *o, vv_iter **out) VV_CHECKED;
 
 #endif

@@ -20,17 +20,21 @@ static struct {
     vv_io_backend *backend;
     vv_io_queue *queue;
     vv_table_cache *tables;
-    vv_table *inputs[16];
+    vv_table *inputs[64];
     size_t input_count;
     uint64_t next_number;
     uint64_t op_count; /* I/O operations so far */
     uint64_t fail_op;  /* this one fails; 0: none */
     uint64_t paces_left;
+    uint64_t read_bytes_max;       /* 0: plenty */
+    _Atomic uint64_t memory_bytes; /* of scans */
+    uint64_t memory_most;
 } fx;
 
 static vv_status on_op(void *arg, const char *op, const char *name) {
     (void)arg;
     (void)name;
+    fx.memory_most = VV_MAX(fx.memory_most, fx.memory_bytes);
     /* What is removed after a failure can be removed. */
     if (strcmp(op, "unlink") == 0)
         return VV_STATUS_OK;
@@ -155,6 +159,8 @@ static vv_status run(const rules *r, vv_compaction_result *out) {
                                .safe_lsn = r->safe_lsn,
                                .now_unix_ms = r->now,
                                .next_file_number = next_file_number,
+                               .read_bytes_max = fx.read_bytes_max ? fx.read_bytes_max : UINT64_C(64) << 20,
+                               .memory_bytes = &fx.memory_bytes,
                                .pace = pace};
     vv_error err;
     return vv_compaction_run(&plan, &o, out, &err);
@@ -167,7 +173,8 @@ static void visit(const vv_compaction_result *r, visit_fn fn, void *arg) {
         vv_sst_reader *reader;
         vv_iter *it;
         cr_assert(vv_ok(vv_table_cache_get(fx.tables, r->outputs[i].file_number, &reader, NULL)));
-        cr_assert(vv_ok(vv_sst_scan_create(reader, fx.queue, &it)));
+        vv_sst_scan_options o = {.queue = fx.queue, .window_bytes = VV_SST_SCAN_BYTES_MAX};
+        cr_assert(vv_ok(vv_sst_scan_create(reader, &o, &it)));
         for (vv_iter_seek_first(it); it->valid; vv_iter_next(it))
             fn(&it->entry, i, arg);
         cr_assert(vv_ok(it->status));
@@ -383,6 +390,53 @@ Test(compaction, outputs_are_cut_at_their_size_and_never_inside_a_key) {
 }
 
 /* ---- failures ---- */
+
+/* Table `index` of run `run`: keys of one run follow each other, those of all runs are mixed. */
+static void add_table_of_run(uint64_t run, uint64_t index) {
+    enum { count = 2000 };
+    static char keys[count][32];
+    static char value[200];
+    static vv_entry entries[count];
+    for (uint64_t i = 0; i < count; i++) {
+        snprintf(keys[i], sizeof keys[i], "%08d-%02d", (int)(index * count + i), (int)run);
+        entries[i] = (vv_entry){.key = vv_slice_make(keys[i], strlen(keys[i])),
+                                .lsn = 1 + run,
+                                .kind = VV_KIND_PUT,
+                                .value = vv_slice_make(value, sizeof value)};
+    }
+    add_table(entries, count);
+    fx.inputs[fx.input_count - 1]->run = 100 - run;
+}
+
+static void count_entry(const vv_entry *e, size_t output, void *arg) {
+    (void)e;
+    (void)output;
+    ++*(uint64_t *)arg;
+}
+
+Test(compaction, what_it_reads_ahead_has_a_bound_whatever_it_merges) {
+    enum { runs = 12, tables = 5 };
+    for (uint64_t run = 0; run < runs; run++)
+        for (uint64_t i = 0; i < tables; i++)
+            add_table_of_run(run, i);
+    static const uint64_t bounds[] = {UINT64_C(64) << 20, 4 << 20, 1 << 20, 1};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(bounds); i++) {
+        fx.read_bytes_max = bounds[i];
+        fx.memory_most = 0;
+        vv_compaction_result r;
+        cr_assert(vv_ok(run(&(rules){.bottom = true, .output_bytes = 4 << 20}, &r)));
+        uint64_t bound = VV_MAX(bounds[i], runs * VV_SST_SCAN_BYTES_MIN), entries = 0;
+        cr_assert_leq(fx.memory_most, bound);
+        cr_assert_geq(fx.memory_most, VV_MIN(bound, runs * VV_SST_SCAN_BYTES_MIN));
+        /* A table at a time of each run: 12 windows, not 60. */
+        cr_assert_leq(fx.memory_most, runs * VV_SST_SCAN_BYTES_MAX);
+        cr_assert_eq(fx.memory_bytes, 0);
+        visit(&r, count_entry, &entries);
+        cr_assert_eq(entries, runs * tables * 2000);
+        vv_compaction_result_unlink(&r, &(vv_compaction_options){.dir = dir(), .writer.backend = fx.backend});
+        vv_compaction_result_deinit(&r);
+    }
+}
 
 Test(compaction, outputs_are_gone_when_pace_says_stop) {
     add_generated(20000, 1, 2, 0);

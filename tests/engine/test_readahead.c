@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "engine/db/db_impl.h"
 #include "engine/sst/block_cache.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/engine/sst_fixture.h"
@@ -13,6 +14,7 @@ TestSuite(readahead, .timeout = 60);
 /* Reads at once, on the caller's thread: what is asked for shows in order. */
 typedef struct spy {
     vv_sst_fetcher fetcher;
+    vv_budget budget;
     uint64_t fetches;
     uint64_t bytes;
     uint64_t largest;
@@ -57,12 +59,14 @@ static void table_make(table *t, const generator *g, vv_compression compression,
     vv_sst_summary_deinit(&sum);
     t->r = table_open(&t->f, path, 1);
     cr_assert(vv_ok(vv_block_cache_create(cache_bytes, &t->c)));
-    t->s.fetcher = (vv_sst_fetcher){.fetch = spy_fetch, .arg = &t->s};
+    t->s.fetcher = (vv_sst_fetcher){.fetch = spy_fetch, .arg = &t->s, .budget = &t->s.budget};
+    vv_budget_init(&t->s.budget, VV_SST_READAHEAD_BYTES_MAX);
     cr_assert(vv_ok(vv_sst_iter_create(t->r, t->c, &t->s.fetcher, &t->it)));
 }
 
 static void table_free(table *t) {
     vv_iter_destroy(t->it);
+    cr_assert_eq(vv_budget_used(&t->s.budget), 0);
     vv_block_cache_destroy(t->c);
     vv_sst_reader_close(t->r);
     model_free(&t->m);
@@ -159,6 +163,42 @@ Test(readahead, a_failed_or_short_read_is_the_cursors_status) {
         }
 }
 
+Test(readahead, without_budget_the_cursor_goes_on_without) {
+    static const generator g = {.count = 20000, .value_bytes = 100, .block_bytes = 4096};
+    table t;
+    table_make(&t, &g, VV_COMPRESSION_NONE, 1 << 20);
+    vv_budget_init(&t.s.budget, VV_SST_READAHEAD_BYTES_MIN);
+    cr_assert(vv_budget_take(&t.s.budget, 1)); /* somebody else */
+    scan_from(&t, 0, 10000);
+    cr_assert_eq(t.s.fetches, 0);
+    vv_budget_give(&t.s.budget, 1);
+    for (uint64_t i = 10000; i < t.m.count; i++, vv_iter_next(t.it))
+        cr_assert(t.it->valid && entry_equal(&t.it->entry, &t.m.entries[i]));
+    cr_assert_gt(t.s.fetches, 10, "as soon as there is some, it reads ahead");
+    cr_assert_eq(t.s.largest, VV_SST_READAHEAD_BYTES_MIN / 2, "but no more than there is");
+    cr_assert_eq(vv_budget_used(&t.s.budget), VV_SST_READAHEAD_BYTES_MIN);
+    table_free(&t);
+}
+
+Test(readahead, it_grows_as_far_as_the_budget_goes) {
+    static const generator g = {.count = 20000, .value_bytes = 100, .block_bytes = 4096};
+    static const struct {
+        uint64_t budget_bytes, largest;
+    } cases[] = {{VV_SST_READAHEAD_BYTES_MAX, 256 << 10},
+                 {VV_SST_READAHEAD_BYTES_MAX - 1, 256 << 10},
+                 {128 << 10, 64 << 10},
+                 {100 << 10, 64 << 10},
+                 {40 << 10, 16 << 10}};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(cases); i++) {
+        table t;
+        table_make(&t, &g, VV_COMPRESSION_NONE, 1 << 20);
+        vv_budget_init(&t.s.budget, cases[i].budget_bytes);
+        scan_from(&t, 0, t.m.count);
+        cr_assert_eq(t.s.largest, cases[i].largest, "%" PRIu64, t.s.largest);
+        table_free(&t);
+    }
+}
+
 /* ---- through the database's reader thread ---- */
 
 #define KEYS 60000
@@ -197,6 +237,42 @@ static void scan_on(const char *backend) {
         cr_assert_eq(pthread_create(&threads[i], NULL, scan_db, NULL), 0);
     for (size_t i = 0; i < VV_ARRAY_COUNT(threads); i++)
         pthread_join(threads[i], NULL);
+    fx_close();
+    vv_tempdir_cleanup();
+}
+
+/* Open cursors hold what they have read ahead: more of them than the budget can serve. */
+Test(readahead, all_cursors_together_stay_within_their_budget) {
+    enum { cursors = 80, values = 600 };
+    varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    static char value[65536];
+    static varve_iter *its[cursors];
+    char key[32];
+    fx_open_with(fx_options("CACHE_CAPACITY", "256KiB", "COMPRESSION", "none", NULL));
+    for (int i = 0; i < values; i++) {
+        snprintf(key, sizeof key, "key-%08d", i);
+        cr_assert(varve_ok(varve_put(fx_db, key, strlen(key), value, sizeof value, &async, NULL)));
+    }
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    uint64_t most = 0;
+    for (int c = 0; c < cursors; c++) {
+        int n = 0;
+        cr_assert(varve_ok(varve_iter_create(fx_db, NULL, &its[c])));
+        for (varve_iter_first(its[c]); n < values / 2; varve_iter_next(its[c]), n++)
+            cr_assert(varve_iter_valid(its[c]));
+        uint64_t now = fx_stats().cursor_memory_bytes;
+        most = VV_MAX(most, now);
+    }
+    cr_assert_leq(most, VV_DB_CURSOR_READ_BYTES_MAX);
+    cr_assert_gt(most, VV_DB_CURSOR_READ_BYTES_MAX - (64 << 10));
+    for (int c = 0; c < cursors; c++) {
+        int n = values / 2;
+        for (; varve_iter_valid(its[c]); varve_iter_next(its[c]))
+            n++;
+        cr_assert_eq(n, values);
+        varve_iter_destroy(its[c]);
+    }
+    cr_assert_eq(fx_stats().cursor_memory_bytes, 0);
     fx_close();
     vv_tempdir_cleanup();
 }

@@ -11,7 +11,8 @@
 
 static vv_iter *scan_make(vv_sst_reader *r, vv_io_queue *q) {
     vv_iter *it;
-    cr_assert(vv_ok(vv_sst_scan_create(r, q, &it)));
+    vv_sst_scan_options o = {.queue = q, .window_bytes = VV_SST_SCAN_BYTES_MAX};
+    cr_assert(vv_ok(vv_sst_scan_create(r, &o, &it)));
     return it;
 }
 
@@ -84,6 +85,42 @@ Test(sst_scan, puts_blocks_together_that_lie_in_several_chunks) {
     /* Blocks of 80 to 84 KiB and of more than three chunks. */
     check_generated(&(generator){.count = 60, .value_bytes = 80000, .block_bytes = 4096});
     check_generated(&(generator){.count = 5, .value_bytes = 1700000, .block_bytes = 16384});
+}
+
+Test(sst_scan, with_any_window_it_shows_all_and_takes_no_more_than_that) {
+    fixture f = fixture_make();
+    static const generator generators[] = {
+        {.count = 30000, .value_bytes = 100, .block_bytes = 4096},
+        {.count = 60, .value_bytes = 80000, .block_bytes = 4096}, /* blocks in two chunks and more */
+    };
+    for (size_t i = 0; i < VV_ARRAY_COUNT(generators); i++) {
+        model m = model_make(&generators[i]);
+        const char *path = vv_tempdir_path(i == 0 ? "0.sst" : "1.sst");
+        vv_sst_summary s = table_write(&f, path, &m, generators[i].block_bytes, 0);
+        vv_sst_summary_deinit(&s);
+        vv_sst_reader *r = table_open(&f, path, 1);
+        for (uint64_t window = 0; window <= VV_SST_SCAN_BYTES_MAX + 10000; window += 50000) {
+            _Atomic uint64_t taken = 7;
+            vv_sst_scan_options o = {.queue = f.queue, .window_bytes = window, .memory_bytes = &taken};
+            vv_iter *it;
+            cr_assert(vv_ok(vv_sst_scan_create(r, &o, &it)));
+            uint64_t bound = VV_MIN(VV_MAX(window, VV_SST_SCAN_BYTES_MIN), VV_SST_SCAN_BYTES_MAX) +
+                             i * (100 << 10); /* a block */
+            uint64_t n = 0;
+            for (vv_iter_seek_first(it); it->valid; vv_iter_next(it), n++) {
+                cr_assert(entry_equal(&it->entry, &m.entries[n]));
+                cr_assert_leq(taken, 7 + bound, "window %lu", (unsigned long)window);
+            }
+            cr_assert(vv_ok(it->status));
+            cr_assert_eq(n, m.count);
+            cr_assert_geq(taken, 7 + VV_SST_SCAN_BYTES_MIN);
+            vv_iter_destroy(it);
+            cr_assert_eq(taken, 7);
+        }
+        vv_sst_reader_close(r);
+        model_free(&m);
+    }
+    fixture_free(&f);
 }
 
 Test(sst_scan, many_scans_share_one_queue) {
@@ -183,7 +220,8 @@ Test(sst_scan, a_failed_read_or_allocation_ends_it_with_a_failure) {
         vv_alloc_fail_at(n);
         uint64_t last = vv_alloc_count() + n;
         vv_iter *it;
-        vv_status st = vv_sst_scan_create(r, f.queue, &it);
+        vv_sst_scan_options o = {.queue = f.queue, .window_bytes = VV_SST_SCAN_BYTES_MAX};
+        vv_status st = vv_sst_scan_create(r, &o, &it);
         if (vv_ok(st)) {
             for (vv_iter_seek_first(it); it->valid;)
                 vv_iter_next(it);
