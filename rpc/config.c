@@ -10,6 +10,8 @@
 #include "base/compiler.h"
 #include "base/config.h"
 #include "base/log.h"
+#include "rpc/grants.h"
+#include "rpc/rate_limit.h"
 
 #define ENVIRONMENT_PREFIX "VARVE_"
 #define DEFAULT_ADDRESS    "127.0.0.1:7700"
@@ -29,10 +31,29 @@ static const vv_option options[] = {
      UINT64_C(10000000), false, NULL, "calls at once; more are refused with RESOURCE_EXHAUSTED"},
     {"RPC_MAX_IN_FLIGHT_BYTES", VV_OPTION_BYTES, offsetof(vv_server_config, rpc_bytes_max), "512MiB",
      UINT64_C(1) << 20, UINT64_C(1) << 40, false, NULL, "bytes of requests at once; more are refused"},
+    {"RPC_MAX_STREAMS", VV_OPTION_COUNT, offsetof(vv_server_config, rpc_streams_max), "10000", 1,
+     UINT64_C(10000000), false, NULL,
+     "streams (scans, watches, pipelines) at once, apart from other calls; more are refused"},
     {"PIPELINE_MAX_IN_FLIGHT", VV_OPTION_COUNT, offsetof(vv_server_config, pipeline_ops_max), "8192", 1,
      UINT64_C(1000000), false, NULL, "operations under way in one pipeline; more wait in the network"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
+    {"TOKENS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, tokens_file), "", 0, VV_SERVER_PATH_BYTES_MAX,
+     false, NULL, "who may what: USER sha256:HEX|certificate|anonymous ROLES a line; read again on SIGHUP"},
+    {"CERTIFICATE_ROLES", VV_OPTION_TEXT, offsetof(vv_server_config, certificate_roles), "none", 0,
+     VV_SERVER_ROLES_BYTES_MAX, false, NULL,
+     "what clients with a certificate may that TOKENS_FILE does not name: none, or of read,write,admin"},
+    {"RATE_LIMIT_READS", VV_OPTION_COUNT, offsetof(vv_server_config, read_rate), "0", 0, VV_RATE_MAX, false,
+     NULL, "reads a second of each user; 0: no limit"},
+    {"RATE_LIMIT_READ_BURST", VV_OPTION_COUNT, offsetof(vv_server_config, read_burst), "0", 0, VV_RATE_MAX,
+     false, NULL, "reads at once after a pause; 0: one second's worth"},
+    {"RATE_LIMIT_WRITES", VV_OPTION_COUNT, offsetof(vv_server_config, write_rate), "0", 0, VV_RATE_MAX, false,
+     NULL, "writes a second of each user; 0: no limit"},
+    {"RATE_LIMIT_WRITE_BURST", VV_OPTION_COUNT, offsetof(vv_server_config, write_burst), "0", 0, VV_RATE_MAX,
+     false, NULL, "writes at once after a pause; 0: one second's worth"},
+    {"RATE_LIMITS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, rate_limits_file), "", 0,
+     VV_SERVER_PATH_BYTES_MAX, false, NULL,
+     "limits of single users: USER reads=RATE[:BURST] writes=RATE[:BURST] a line; read again on SIGHUP"},
 };
 static const vv_option_table table = {options, VV_ARRAY_COUNT(options)};
 
@@ -273,6 +294,16 @@ static vv_status find_config_file(const char *const *argv, const char *const *en
     return VV_STATUS_OK;
 }
 
+/* What a table can't say. */
+static vv_status check(const vv_server_config *config, vv_error *err) {
+    const char *roles = config->certificate_roles;
+    if (strcmp(roles, "none") != 0 && !vv_rights_parse(vv_slice_str(roles)))
+        return vv_fail(
+            err, invalid(VV_SUB_BAD_OPTION),
+            "CERTIFICATE_ROLES = %s: allowed is none, or read, write and admin with commas between", roles);
+    return VV_STATUS_OK;
+}
+
 vv_status vv_server_config_load(const char *const *argv, const char *const *environment,
                                 vv_server_config *config, varve_options *engine, vv_server_action *action_out,
                                 vv_error *err) {
@@ -295,7 +326,8 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
     if (file)
         VV_TRY(load_file(&l, file, err));
     VV_TRY(load_environment(&l, environment, err));
-    return load_flags(&l, argv, err);
+    VV_TRY(load_flags(&l, argv, err));
+    return check(config, err);
 }
 
 /* ---- help ---- */

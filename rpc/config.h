@@ -16,6 +16,8 @@
 #define VV_SERVER_ADDRESSES_MAX     16
 #define VV_SERVER_ADDRESS_BYTES_MAX 127
 #define VV_SERVER_DATA_BYTES_MAX    4095
+#define VV_SERVER_PATH_BYTES_MAX    1023
+#define VV_SERVER_ROLES_BYTES_MAX   31
 
 typedef struct vv_server_config {
     char data[VV_SERVER_DATA_BYTES_MAX + 1];
@@ -26,8 +28,15 @@ typedef struct vv_server_config {
     uint64_t rpc_memory_quota_bytes;
     uint64_t rpc_calls_max; /* in flight */
     uint64_t rpc_bytes_max; /* of requests in flight */
+    uint64_t rpc_streams_max;
     uint64_t pipeline_ops_max;
     uint32_t log_level; /* a vv_log_level */
+
+    /* Who may what (rpc/access.h); files "": none. */
+    char tokens_file[VV_SERVER_PATH_BYTES_MAX + 1];
+    char rate_limits_file[VV_SERVER_PATH_BYTES_MAX + 1];
+    char certificate_roles[VV_SERVER_ROLES_BYTES_MAX + 1];
+    uint64_t read_rate, read_burst, write_rate, write_burst;
 } vv_server_config;
 
 typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION } vv_server_action;

@@ -8,8 +8,10 @@
  *
  * Admission is bounded by the number of calls in flight and by the bytes of their requests. What is beyond is
  * refused at once with RESOURCE_EXHAUSTED, reason OVERLOADED, and RetryInfo: a queue without a bound would
- * answer everybody too late. VV_RPC_OPEN calls (health, reflection) are not counted, so that an overloaded
- * server is seen to be alive.
+ * answer everybody too late. Streams, which may stay for days, have a bound of their own: however many there
+ * are, they take no room from unary calls. VV_RPC_OPEN calls (health, reflection) are not refused with the
+ * others, so that an overloaded server is seen to be alive; but of their streams, which anybody may open,
+ * there are at most VV_GATE_OPEN_STREAMS_MAX.
  */
 #ifndef VV_RPC_GATE_H
 #define VV_RPC_GATE_H
@@ -17,17 +19,23 @@
 #include <stdatomic.h>
 
 #include "base/compiler.h"
+#include "rpc/access.h"
 #include "rpc/transport.h"
 
+#define VV_GATE_OPEN_STREAMS_MAX 1000
+
 typedef struct vv_gate_options {
-    uint64_t calls_max; /* in flight */
-    uint64_t bytes_max; /* of their requests; one call alone may have more */
+    uint64_t calls_max;   /* unary calls in flight */
+    uint64_t streams_max; /* streams in flight */
+    uint64_t bytes_max;   /* of the requests of both; one call alone may have more */
+    vv_access *access;    /* borrowed as long as calls are alive */
 } vv_gate_options;
 
 typedef struct vv_gate {
     vv_rpc_gate base; /* for the transport */
     vv_gate_options options;
     VV_CACHE_ALIGNED _Atomic uint64_t calls;
+    _Atomic uint64_t streams, open_streams;
     _Atomic uint64_t bytes;
     _Atomic uint64_t refused; /* for want of room, so far */
 } vv_gate;

@@ -47,6 +47,8 @@ static void wait_for_second(void *arg) {
             continue;
         if (atomic_load(&i->over))
             return;
+        if (signal_number == SIGHUP) /* too late to change anything */
+            continue;
         vv_log(i->log, VV_LOG_WARN, "second signal: calls in flight are cancelled");
         vv_server_cancel(i->server);
     }
@@ -65,6 +67,24 @@ static vv_status stop(vv_server *server, const sigset_t *signals, const vv_logge
     return vv_server_stop(server);
 }
 
+/* Reload at each SIGHUP, until a signal that ends the server; its number. Signals are taken here and nowhere
+ * else (they are blocked in every thread), so a reload is an ordinary call and not a handler's. */
+static int wait_for_end(vv_server *server, const sigset_t *signals, const vv_logger *log) {
+    for (;;) {
+        int signal_number;
+        if (sigwait(signals, &signal_number) != 0)
+            continue;
+        if (signal_number != SIGHUP)
+            return signal_number;
+        vv_error err;
+        vv_status st = vv_server_reload(server, &err);
+        if (vv_ok(st))
+            vv_log(log, VV_LOG_INFO, "SIGHUP: files read again");
+        else
+            vv_log(log, VV_LOG_ERROR, "SIGHUP: nothing is changed: %s", err.text);
+    }
+}
+
 static int serve(const vv_server_config *config, varve_options *engine, const sigset_t *signals,
                  const vv_logger *log) {
     vv_server *server;
@@ -78,9 +98,7 @@ static int serve(const vv_server_config *config, varve_options *engine, const si
         printf("listening on %s\n", vv_server_address(server, i));
     fflush(stdout);
 
-    int signal_number = 0;
-    while (sigwait(signals, &signal_number) != 0)
-        continue;
+    int signal_number = wait_for_end(server, signals, log);
     vv_log(log, VV_LOG_INFO, "SIG%s: draining", sigabbrev_np(signal_number));
     st = stop(server, signals, log);
     if (!vv_ok(st)) {
@@ -118,6 +136,7 @@ int main(int argc, char **argv) {
         sigemptyset(&signals);
         sigaddset(&signals, SIGTERM);
         sigaddset(&signals, SIGINT);
+        sigaddset(&signals, SIGHUP);
         /* Before grpc_init() makes the first thread: one that leaves them open would be ended by them, and
          * the process with it, whenever they come while main() is not in sigwait(). */
         pthread_sigmask(SIG_BLOCK, &signals, NULL);

@@ -13,18 +13,22 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "base/compiler.h"
 #include "base/config.h"
+#include "rpc/access.h"
 #include "rpc/gate.h"
 #include "rpc/grpc_transport.h"
 #include "rpc/service.h"
 #include "rpc/timer.h"
 
-#define THREADS_MAX 64
+#define THREADS_MAX  64
+#define SERVICES_MAX 16
 
 struct vv_server {
     vv_server_config config;
     const vv_logger *log;
+    vv_access access;
     vv_gate gate;
     vv_timers *timers;
     vv_grpc *transport;
@@ -33,6 +37,8 @@ struct vv_server {
     vv_health health;
     vv_reflection *reflection;
     bool services_ready; /* kv and health are initialised */
+    vv_rpc_service services[SERVICES_MAX];
+    size_t service_count;
     uint64_t value_bytes_max;
     char addresses[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 8];
     size_t address_count;
@@ -67,7 +73,10 @@ static uint64_t message_bytes_max(const varve_options *engine, uint64_t value_by
 
 static vv_status create_transport(vv_server *s, const varve_options *engine) {
     s->value_bytes_max = engine_bytes(engine, "MAX_VALUE_SIZE", UINT64_C(32) << 20);
-    vv_gate_options limits = {.calls_max = s->config.rpc_calls_max, .bytes_max = s->config.rpc_bytes_max};
+    vv_gate_options limits = {.calls_max = s->config.rpc_calls_max,
+                              .streams_max = s->config.rpc_streams_max,
+                              .bytes_max = s->config.rpc_bytes_max,
+                              .access = &s->access};
     vv_gate_init(&s->gate, &limits);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t threads = s->config.rpc_threads;
@@ -79,6 +88,17 @@ static vv_status create_transport(vv_server *s, const varve_options *engine) {
                                .gate = &s->gate.base,
                                .log = s->log};
     return vv_grpc_create(&options, &s->transport);
+}
+
+static vv_status start_access(vv_server *s, vv_error *err) {
+    const vv_server_config *c = &s->config;
+    vv_access_options options = {
+        .tokens_file = c->tokens_file,
+        .limits_file = c->rate_limits_file,
+        .certificate_rights = vv_rights_parse(vv_slice_str(c->certificate_roles)),
+        .limits = {.reads = {.per_second = c->read_rate, .burst = c->read_burst},
+                   .writes = {.per_second = c->write_rate, .burst = c->write_burst}}};
+    return vv_access_init(&s->access, &options, err);
 }
 
 static vv_status open_database(vv_server *s, varve_options *engine, vv_error *err) {
@@ -119,15 +139,17 @@ static vv_status start_services(vv_server *s, vv_error *err) {
         return vv_fail(err, st, "start services");
     }
     s->services_ready = true;
-    vv_rpc_service services[3] = {vv_kv_service(&s->kv), vv_health_service(&s->health)};
-    st = vv_reflection_create(services, 2, &s->reflection);
+    s->services[s->service_count++] = vv_kv_service(&s->kv);
+    s->services[s->service_count++] = vv_health_service(&s->health);
+    st = vv_reflection_create(s->services, s->service_count, &s->reflection);
     if (!vv_ok(st))
         return vv_wrap(err, st, "reflection");
-    services[2] = vv_reflection_service(s->reflection);
+    s->services[s->service_count++] = vv_reflection_service(s->reflection);
+    VV_ASSERT(s->service_count <= SERVICES_MAX);
     for (size_t i = 0; i < s->config.listen_count; i++)
         VV_TRY(listen_on(s, s->config.listen[i], err));
     vv_health_set(&s->health, true);
-    return vv_grpc_start(s->transport, services, VV_ARRAY_COUNT(services), err);
+    return vv_grpc_start(s->transport, s->services, s->service_count, err);
 }
 
 /* Whatever has been started, in the order that the head of this file explains. */
@@ -144,6 +166,7 @@ static varve_status release(vv_server *s) {
     if (s->db)
         closed = varve_close(s->db);
     vv_grpc_destroy(s->transport);
+    vv_access_deinit(&s->access);
     vv_free(s);
     return closed;
 }
@@ -156,9 +179,12 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
         return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "start server");
     s->config = *config;
     s->log = log;
-    vv_status st = create_transport(s, engine);
-    if (!vv_ok(st))
-        st = vv_fail(err, st, "start server");
+    vv_status st = start_access(s, err);
+    if (vv_ok(st)) {
+        st = create_transport(s, engine);
+        if (!vv_ok(st))
+            st = vv_fail(err, st, "start server");
+    }
     if (vv_ok(st))
         st = open_database(s, engine, err);
     if (vv_ok(st))
@@ -174,6 +200,15 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
 
 const char *vv_server_address(const vv_server *s, size_t index) {
     return index < s->address_count ? s->addresses[index] : NULL;
+}
+
+const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out) {
+    *count_out = s->service_count;
+    return s->services;
+}
+
+vv_status vv_server_reload(vv_server *s, vv_error *err) {
+    return vv_access_reload(&s->access, err);
 }
 
 void vv_server_drain(vv_server *s) {

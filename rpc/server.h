@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "engine/varve.h"
 #include "rpc/config.h"
+#include "rpc/transport.h"
 
 typedef struct vv_server vv_server;
 
@@ -23,6 +24,15 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
 
 /* The index-th address with its real port, NULL behind the last. Valid until stop. */
 const char *vv_server_address(const vv_server *s, size_t index);
+
+/* What is served, for those who want to look at every method. Valid until stop. */
+const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out);
+
+/*
+ * Read the files again that may change while the server runs: tokens and limits. What is wrong in one of them
+ * leaves all as it was. Any thread, not during the stop.
+ */
+vv_status vv_server_reload(vv_server *s, vv_error *err) VV_CHECKED;
 
 /*
  * Stop accepting and wait for the calls in flight, DRAIN_TIMEOUT at most; those that are left are cancelled.

@@ -21,6 +21,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "rpc/access.h"
 #include "rpc/codec.h"
 #include "rpc/kv_impl.h"
 #include "rpc/status_map.h"
@@ -352,13 +353,25 @@ static varve_status add_conditions(varve_batch *batch, const Varve__V1__WriteReq
     return st;
 }
 
+/* Each operation counts, and a condition tells of what is there, which is reading. False: the call has
+ * failed.
+ */
+static bool check_rights(vv_rpc_call *call, const Varve__V1__WriteRequest *write) {
+    vv_rpc_status why;
+    if ((write->n_conditions == 0 || vv_access_check(call, VV_RPC_READ, &why)) &&
+        (write->n_ops < 2 || vv_rate_take(call, VV_RPC_WRITE, write->n_ops - 1, &why)))
+        return true;
+    vv_rpc_fail(call, &why);
+    return false;
+}
+
 static void on_write(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena arena;
     vv_codec_arena_init(&arena);
     Varve__V1__WriteRequest *write =
         (void *)vv_codec_request(call, &arena, &varve__v1__write_request__descriptor, request);
     if (write && check_durability(call, write->durability) && check_ops(call, write) &&
-        check_conditions(call, write) && make_batch(call)) {
+        check_conditions(call, write) && check_rights(call, write) && make_batch(call)) {
         varve_status st = add_ops(state_of(call)->batch, write);
         if (varve_ok(st))
             st = add_conditions(state_of(call)->batch, write);

@@ -26,6 +26,7 @@
 #include "base/assert.h"
 #include "base/checksum.h"
 #include "base/clock.h"
+#include "rpc/access.h"
 #include "rpc/kv_impl.h"
 #include "rpc/pipeline_codec.h"
 #include "rpc/status_map.h"
@@ -532,12 +533,25 @@ static void refuse_op(pipeline *p, uint64_t id, const char *reason, const char *
     answer_status(p, id, &status);
 }
 
+/* A pipeline needs the right to read, as a call; its writes need theirs, each at the time when it comes.
+ * Every operation counts. False: it has been answered. */
+static bool may_start(pipeline *p, const vv_pipeline_op *op) {
+    vv_rpc_access right = op->kind == VV_PIPELINE_GET ? VV_RPC_READ : VV_RPC_WRITE;
+    vv_rpc_status why;
+    if (vv_access_check(p->call, right, &why) && vv_rate_take(p->call, right, 1, &why))
+        return true;
+    answer_status(p, op->id, &why);
+    return false;
+}
+
 static void start_op(pipeline *p, const vv_pipeline_op *op) {
     p->in_flight++;
     if (p->message.durability > VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         refuse_op(p, op->id, "BAD_DURABILITY", "durability is unknown");
     else if (op->kind == VV_PIPELINE_NONE)
         refuse_op(p, op->id, "OP_EMPTY", "the operation is neither get, put nor delete");
+    else if (!may_start(p, op))
+        return;
     else if (op->kind == VV_PIPELINE_GET)
         start_get(p, op);
     else

@@ -84,7 +84,7 @@ struct vv_rpc_task {
     void (*fn)(vv_rpc_task *task);
 };
 
-struct vv_user; /* rpc/access.h */
+struct vv_user; /* rpc/users.h */
 
 typedef enum vv_rpc_kind {
     VV_RPC_UNARY,         /* one message in, one out */
@@ -178,10 +178,17 @@ struct vv_rpc_call {
     uint64_t arrived_ns;
     uint64_t deadline_ns; /* UINT64_MAX: none */
     uint64_t received_bytes, sent_bytes;
-    vv_rpc_code code;           /* that it ended with */
-    const struct vv_user *user; /* the gate's: who calls; NULL for VV_RPC_OPEN */
-    uint64_t admitted_bytes;    /* the gate's */
-    bool admitted;              /* the gate's */
+    vv_rpc_code code; /* that it ended with */
+
+    /* The gate's: who calls (NULL for VV_RPC_OPEN), what they may and how that is known (rpc/access.c), and
+     * what room the call takes. */
+    struct vv_user *user;
+    uint64_t credential;
+    uint32_t generation;
+    uint8_t rights;
+    uint8_t known_by;
+    bool admitted;
+    uint64_t admitted_bytes;
 
     /* The service's own, zeroed when the call arrives. */
     _Alignas(16) uint8_t state[VV_RPC_CALL_STATE_BYTES];

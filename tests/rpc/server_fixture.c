@@ -14,13 +14,12 @@ static bool draining;
 void fixture_init(void) {
     grpc_init();
     fx.engine = varve_options_create();
-    fx.config = (vv_server_config){.drain_timeout_us = 20000000,
-                                   .rpc_threads = 2,
-                                   .rpc_memory_quota_bytes = UINT64_C(1) << 30,
-                                   .rpc_calls_max = 20000,
-                                   .rpc_bytes_max = UINT64_C(512) << 20,
-                                   .pipeline_ops_max = 8192,
-                                   .listen_count = 1};
+    vv_server_action action;
+    vv_error err = {""};
+    const char *const none[] = {NULL};
+    cr_assert(vv_ok(vv_server_config_load(none, none, &fx.config, fx.engine, &action, &err)), "%s", err.text);
+    fx.config.drain_timeout_us = 20000000;
+    fx.config.rpc_threads = 2;
     vv_tempdir();
     strcpy(fx.config.data, vv_tempdir_path("data"));
     strcpy(fx.config.listen[0], "127.0.0.1:0");
