@@ -141,6 +141,14 @@ VARVE_API void varve_options_set_log(varve_options *options, varve_log_fn fn, vo
 typedef void (*varve_group_fn)(void *arg);
 VARVE_API void varve_options_set_group_callback(varve_options *options, varve_group_fn fn, void *arg);
 
+/*
+ * Called when more of the log has become durable and visible, or when the log has failed, if a log cursor has
+ * returned END since the last such call: to wake who waits for changes. On the thread that committed; must
+ * not block nor call into the database.
+ */
+typedef void (*varve_durable_fn)(void *arg);
+VARVE_API void varve_options_set_durable_callback(varve_options *options, varve_durable_fn fn, void *arg);
+
 /* ---- the database ---- */
 
 typedef struct varve_db varve_db;
@@ -368,6 +376,105 @@ typedef struct varve_entry {
 } varve_entry;
 VARVE_API void varve_iter_entry(const varve_iter *it, varve_entry *out);
 
+/* ---- the log as a stream of changes ---- */
+
+/*
+ * A cursor over what was written, in the order of LSNs and batch by batch, as far as it survives power loss.
+ * The log keeps what is not in SSTables yet and, by chance, a little more: a cursor that stays behind for
+ * long finds that what it needs is gone (TRIMMED), and is never led past a gap. One thread at a time. Many
+ * cursors that keep up share one copy of what was written last, in memory.
+ */
+typedef struct varve_wal_cursor varve_wal_cursor;
+
+/* One batch, as varve_write() or a single put or delete had it: all of it, or nothing, was applied. */
+typedef struct varve_wal_batch {
+    uint64_t first_lsn; /* of its first operation */
+    uint64_t last_lsn;
+    uint32_t op_count;
+    uint64_t epoch;     /* counts the primaries that the log has had */
+    uint64_t client_id; /* of varve_write_options */
+    uint64_t sequence;
+    const void *ops; /* encoded, for varve_wal_ops_init() */
+    size_t ops_bytes;
+} varve_wal_batch;
+
+/*
+ * The first batch to come is the one that holds after_lsn + 1: whole, also if after_lsn lies within it.
+ *
+ * TRIMMED             it is no longer in the log. *oldest_lsn_out (may be NULL): the oldest LSN that a cursor
+ *                     can give, or that the next write gets if there is none. The way out is to read the
+ *                     state of the database, and to go on from the LSN of that.
+ * INVALID_ARGUMENT    after_lsn is not durable yet.
+ * NO_MEMORY
+ */
+VARVE_API varve_status varve_wal_cursor_open(varve_db *db, uint64_t after_lsn, varve_wal_cursor **cursor_out,
+                                             uint64_t *oldest_lsn_out) VARVE_CHECKED;
+/* NULL is fine. All cursors must be closed before varve_close(). */
+VARVE_API void varve_wal_cursor_close(varve_wal_cursor *cursor);
+
+/*
+ * The next batch; *out is borrowed until the next call on the cursor. Reads a file, and blocks for that, if
+ * the batch is not among those written last.
+ *
+ * OK
+ * END           there is no newer one. Whatever comes is announced: see notify_fd.
+ * WAL_FAILED    there is no newer one, and until the database is opened again there will be none.
+ * TRIMMED       it was recycled; out->first_lsn is the oldest LSN that is still there.
+ * CORRUPTION    it is damaged on disk. The cursor stays before it.
+ * IO, NO_MEMORY and others: nothing happened, the call may be repeated.
+ */
+VARVE_API varve_status varve_wal_cursor_next(varve_wal_cursor *cursor, varve_wal_batch *out) VARVE_CHECKED;
+
+/* Everything up to here was given out, or lies before the start. */
+VARVE_API uint64_t varve_wal_cursor_lsn(const varve_wal_cursor *cursor);
+
+/*
+ * A non-blocking eventfd of the cursor's, for poll, epoll or io_uring: readable when there may be more after
+ * END, or when the log has failed. It becomes unreadable when varve_wal_cursor_next() returns END; do not
+ * read it. -1: no descriptor or no memory was to be had; a later call tries again. Closed with the cursor.
+ */
+VARVE_API int varve_wal_cursor_notify_fd(varve_wal_cursor *cursor);
+
+/* From here on the cursor ends (END) before what reads do not see yet, so that whoever reads on its word
+ * finds what it says. */
+VARVE_API void varve_wal_cursor_visible_only(varve_wal_cursor *cursor);
+
+/* The cursor will not be used for a while: give back what it has read, if all cursors together take much
+ * memory. The batch given out last is gone. */
+VARVE_API void varve_wal_cursor_rest(varve_wal_cursor *cursor);
+
+/*
+ * From here on the log keeps what the cursor has not been past (the batch given out last included), up to
+ * max_bytes of log files that nothing else needs; beyond that the cursor loses its hold, with a line in the
+ * log. The hold is not kept across a restart.
+ */
+VARVE_API void varve_wal_cursor_hold(varve_wal_cursor *cursor, uint64_t max_bytes);
+/* False: never asked for, or lost. */
+VARVE_API bool varve_wal_cursor_holds(varve_wal_cursor *cursor);
+
+/* One operation of a batch; valid as long as the batch. */
+typedef struct varve_wal_op {
+    bool is_delete;
+    const void *key;
+    size_t key_bytes;
+    const void *value;
+    size_t value_bytes;
+    uint64_t lsn;
+    uint64_t expires_unix_ms; /* 0: never */
+} varve_wal_op;
+
+/* Goes through the operations of a batch. The caller's storage. */
+typedef struct varve_wal_ops {
+    const void *at_;
+    size_t left_bytes_;
+    uint64_t lsn_;
+    uint32_t left_count_;
+} varve_wal_ops;
+
+VARVE_API void varve_wal_ops_init(varve_wal_ops *ops, const varve_wal_batch *batch);
+/* OK, or END behind the last one. CORRUPTION: the bytes are no operations. */
+VARVE_API varve_status varve_wal_ops_next(varve_wal_ops *ops, varve_wal_op *out) VARVE_CHECKED;
+
 /* ---- running it ---- */
 
 /* Seal the memtable and wait until all that was written before the call is in SSTables. */
@@ -422,7 +529,7 @@ typedef struct varve_stats {
     uint64_t memory_bytes;        /* all of: both kinds of memtables, above, and the six that follow */
     uint64_t cache_memory_bytes;  /* block cache: blocks and its own tables */
     uint64_t table_memory_bytes;  /* indexes and filters of open tables */
-    uint64_t wal_memory_bytes;    /* buffers of the log */
+    uint64_t wal_memory_bytes;    /* buffers of the log and of its cursors */
     uint64_t io_memory_bytes;     /* buffers of flushes and merges */
     uint64_t cursor_memory_bytes; /* what iterators read ahead */
     /* What the engine's heap takes beyond all these: its own tables, and free pages kept for later. Of all

@@ -60,6 +60,8 @@ struct varve_options {
     vv_logger logger;
     varve_group_fn group_fn;
     void *group_arg;
+    varve_durable_fn durable_fn;
+    void *durable_arg;
 };
 
 /* The configuration table of the engine (options.c). */
@@ -99,6 +101,8 @@ struct varve_db {
     vv_logger logger;
     varve_group_fn group_fn;
     void *group_arg;
+    varve_durable_fn durable_fn;
+    void *durable_arg;
     char dir[VV_DB_PATH_BYTES];
     uint64_t memtable_seed;
     uint64_t epoch;
@@ -166,6 +170,13 @@ struct varve_db {
         uint64_t write_stalls;
         varve_snapshot *snapshots; /* oldest first */
     } state;
+
+    /* Who waits for more of the log (wal_cursor.c). */
+    struct {
+        VV_CACHE_ALIGNED _Atomic uint32_t waiting; /* a cursor has returned END since the last notification */
+        vv_mutex lock;
+        varve_wal_cursor *first; /* those among them that have a descriptor */
+    } followers;
 
     /* Lookups that wait for blocks, and reads for cursors. */
     struct {
@@ -406,6 +417,11 @@ void vv_db_pace_charge(varve_db *db, uint64_t entry_count, uint64_t data_bytes);
 
 /* Wait until the next group may be taken, syncing the log whenever that is due. commit.lock held. */
 void vv_db_pace_wait(varve_db *db);
+
+/* ---- wal_cursor.c ---- */
+
+/* More is durable and visible, or the log has failed: tell those who wait for it. The single writer. */
+void vv_db_followers_notify(varve_db *db);
 
 /* ---- write.c ---- */
 

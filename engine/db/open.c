@@ -320,6 +320,8 @@ static varve_db *allocate(const varve_options *options) {
         db->logger = options->logger;
         db->group_fn = options->group_fn;
         db->group_arg = options->group_arg;
+        db->durable_fn = options->durable_fn;
+        db->durable_arg = options->durable_arg;
     } else {
         vv_config_defaults(vv_settings_table(), &db->settings);
     }
@@ -336,6 +338,7 @@ static varve_db *allocate(const varve_options *options) {
     vv_mutex_init(&db->install_lock);
     vv_mutex_init(&db->state.lock);
     vv_mutex_init(&db->compaction.lock);
+    vv_mutex_init(&db->followers.lock);
     vv_cond_init(&db->compaction.wanted);
     vv_cond_init(&db->compaction.done);
     vv_cond_init(&db->state.flush_wanted);
@@ -399,6 +402,7 @@ static vv_status close_steps(varve_db *db) {
         vv_free(db->compaction.cursors[i].key);
     vv_cond_deinit(&db->compaction.wanted);
     vv_cond_deinit(&db->compaction.done);
+    vv_mutex_deinit(&db->followers.lock);
     vv_mutex_deinit(&db->compaction.lock);
     vv_mutex_deinit(&db->state.lock);
     vv_mutex_deinit(&db->install_lock);

@@ -119,3 +119,8 @@ void varve_options_set_group_callback(varve_options *o, varve_group_fn fn, void 
     o->group_fn = fn;
     o->group_arg = arg;
 }
+
+void varve_options_set_durable_callback(varve_options *o, varve_durable_fn fn, void *arg) {
+    o->durable_fn = fn;
+    o->durable_arg = arg;
+}

@@ -67,6 +67,7 @@ static void latch(varve_db *db, vv_status st) {
         vv_log(&db->logger, VV_LOG_ERROR,
                "write-ahead log failed (%s): no more writes until the database is opened again; reads go on",
                st.sys ? strerrordesc_np(st.sys) : vv_code_text(st.code));
+    vv_db_followers_notify(db);
 }
 
 /* Give the write its LSNs and put it in the log's open frame. On failure no LSN is used up. */
@@ -97,10 +98,12 @@ static void append(varve_db *db, vv_write *w) {
 vv_status vv_db_sync_log(varve_db *db, bool inline_only) {
     vv_wal_commit(db->wal, inline_only);
     vv_status st = vv_wal_sync(db->wal);
-    if (vv_ok(st))
-        db->commit.unsynced = false;
-    else
+    if (!vv_ok(st)) {
         latch(db, st);
+        return st;
+    }
+    db->commit.unsynced = false;
+    vv_db_followers_notify(db);
     return st;
 }
 
@@ -190,6 +193,8 @@ static void commit_group(varve_db *db, vv_write *group, const vv_write *end, uin
         db->commit.sync_due_ns = vv_clock_mono_ns() + db->settings.wal_sync_interval_us * VV_NS_PER_US;
     db->commit.unsynced = !sync;
     atomic_store_explicit(&db->visible_lsn, db->commit.next_lsn - 1, memory_order_release);
+    if (sync)
+        vv_db_followers_notify(db);
 }
 
 /* ---- conditions ---- */

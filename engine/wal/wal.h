@@ -95,11 +95,61 @@ typedef struct vv_wal_stats {
     uint64_t written_bytes; /* frames since open, padding included */
     uint64_t commits;       /* frames synced since open */
     uint64_t records;
-    uint64_t memory_bytes; /* buffers of frames, and of zeros */
+    uint64_t memory_bytes; /* buffers of frames, of zeros, and of cursors */
     bool failed;
 } vv_wal_stats;
 
 /* Thread-safe. */
 void vv_wal_stats_get(vv_wal *w, vv_wal_stats *out);
+
+/* ---- cursors: the log read back while it is written ---- */
+
+/*
+ * A cursor gives the records behind an LSN, in order and without a gap, as far as they are durable. Those of
+ * late come from memory that all cursors share; older ones are read from the segments. It keeps no segment
+ * from being recycled, unless it has a hold. Each cursor is used by one thread at a time; different ones, and
+ * the writer role, don't wait for each other but for a few pointer moves.
+ */
+typedef struct vv_wal_cursor vv_wal_cursor;
+
+/*
+ * Behind after_lsn, which is at most the durable LSN. Does no I/O.
+ *
+ * TRIMMED    what comes next is no longer in the log; *oldest_lsn_out, the first LSN that is, or will be.
+ * NO_MEMORY
+ */
+vv_status vv_wal_cursor_open(vv_wal *w, uint64_t after_lsn, vv_wal_cursor **out,
+                             uint64_t *oldest_lsn_out) VV_CHECKED;
+
+/* NULL is fine. */
+void vv_wal_cursor_close(vv_wal_cursor *c);
+
+/*
+ * The next record if its last LSN is at most limit_lsn and durable; borrowed until the next call on the
+ * cursor. If after_lsn lies within a record, that record comes whole. May read a file, and block for it.
+ *
+ * END           there is none yet.
+ * WAL_FAILED    there is none, and there will be none: the log is latched.
+ * TRIMMED       it was recycled; *oldest_lsn_out as above.
+ * CORRUPTION    it is damaged on disk, or records are missing before it. The cursor stays where it is.
+ * IO, NO_MEMORY and others: the call may be repeated.
+ */
+vv_status vv_wal_cursor_next(vv_wal_cursor *c, uint64_t limit_lsn, vv_record *rec,
+                             uint64_t *oldest_lsn_out) VV_CHECKED;
+
+/* Everything up to here was given out, or lies before the start. */
+uint64_t vv_wal_cursor_lsn(const vv_wal_cursor *c);
+
+/* For a cursor that will not be asked for a while: if all cursors together hold much memory, let go of this
+ * one's, and of its file. The record given out last is gone. */
+void vv_wal_cursor_rest(vv_wal_cursor *c);
+
+/*
+ * From here on segments with records that were not given out yet, or are not older than the one given out
+ * last, stay; but if such segments, which nothing else needs, come to more than max_bytes, the hold is lost,
+ * with a line in the log. Once.
+ */
+void vv_wal_cursor_hold(vv_wal_cursor *c, uint64_t max_bytes);
+bool vv_wal_cursor_holds(vv_wal_cursor *c);
 
 #endif

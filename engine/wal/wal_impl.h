@@ -4,6 +4,8 @@
  *   wal_recover.c    open: read what is there             (before the thread starts)
  *   wal_writer.c     append, commit, sync, close          (writer role)
  *   wal_maintain.c   the log's own thread                 (prepares, recycles)
+ *   wal_cursor.c     reading back                         (a thread a cursor)
+ *   wal_tail.c       the newest frames in memory          (writer role puts, cursors take)
  *   wal_segment.c    the steps on files that they share   (no locks, no threads)
  *
  * Locking: `mu.lock` guards what is in `mu` and is never held during I/O. What is atomic is published by the
@@ -25,10 +27,14 @@ typedef struct vv_wal_segment {
     struct vv_wal_segment *next;
     vv_wal_segment_head head;
     uint64_t seed;
-    vv_file *file;        /* open while frames may be written to it, else NULL */
-    uint64_t end;         /* offset behind the last frame */
+    vv_file *file; /* open while frames may be written to it, else NULL */
+    uint64_t end;  /* offset behind the last frame */
+    /* Of the first record, 0: there is none. Stored before that record is durable: who acquires a durable_lsn
+     * that covers it finds it here. */
+    _Atomic uint64_t first_lsn;
     uint64_t last_lsn;    /* nothing in it is newer; set when it is closed */
     uint64_t frame_bytes; /* for the stats */
+    bool retiring;        /* its name is about to go; under mu.lock */
 } vv_wal_segment;
 
 /* Closed segments, oldest first. */
@@ -52,6 +58,29 @@ typedef struct vv_wal_slot {
     uint64_t first_lsn;
     uint64_t last_lsn;
 } vv_wal_slot;
+
+/* A frame's records, kept for cursors. */
+typedef struct vv_wal_tail_frame {
+    _Atomic uint32_t refs;
+    uint64_t first_lsn;
+    uint64_t last_lsn;
+    uint64_t segment_seq; /* where it lies on disk */
+    uint64_t offset;
+    uint64_t bytes; /* of the payload */
+    uint8_t payload[];
+} vv_wal_tail_frame;
+
+/* A cursor's wish that segments stay. */
+typedef struct vv_wal_hold {
+    struct vv_wal_hold *next;
+    uint64_t lsn;       /* up to here nothing is needed */
+    uint64_t max_bytes; /* 0: lost, or never had */
+} vv_wal_hold;
+
+/* Frames of late, at most. They come to VV_WAL_TAIL_BYTES, those beside that cursors still read not counted.
+ */
+#define VV_WAL_TAIL_FRAMES 4096
+#define VV_WAL_TAIL_BYTES  (UINT64_C(4) << 20)
 
 struct vv_wal {
     vv_io_backend *backend;
@@ -87,6 +116,8 @@ struct vv_wal {
     _Atomic uint64_t commits;
     _Atomic uint64_t records;
     _Atomic uint64_t outsized_bytes; /* buffers of frames that are larger than a slot */
+    _Atomic uint64_t cursor_bytes;   /* frames in memory for cursors, and their buffers */
+    _Atomic uint32_t cursors;        /* how many are open: without any, no frame is kept for them */
     _Atomic bool failed;
 
     /* The thread's, or open's before it starts. */
@@ -99,7 +130,8 @@ struct vv_wal {
         vv_cond work;             /* for the thread */
         vv_cond answer;           /* for the writer role */
         vv_wal_segment_list list; /* closed segments */
-        uint64_t current_seq;
+        vv_wal_segment *current;  /* the writer's; its head and first_lsn may be looked at */
+        vv_wal_hold *holds;
         vv_wal_segment *ready; /* the next segment: header, name and all durable */
         uint64_t first_needed; /* segments before this one were released; 0: none */
         uint64_t ask_bytes;    /* the writer waits for a segment of this size; 0: it does not */
@@ -112,6 +144,15 @@ struct vv_wal {
     } mu;
     pthread_t thread;
     bool thread_started;
+
+    /* The newest frames, durable: n is in frames[n % VV_WAL_TAIL_FRAMES]. */
+    struct {
+        vv_mutex lock;
+        vv_wal_tail_frame **frames; /* NULL: nobody has asked yet */
+        uint64_t first;
+        uint64_t end;
+        uint64_t bytes;
+    } tail;
 };
 
 #define VV_WAL_ZERO_BYTES (UINT32_C(1) << 20)
@@ -159,6 +200,28 @@ void vv_wal_maintain_stop(vv_wal *w);
 /* Take the next segment, of at least `bytes`, and retire w->current to the closed ones. Nothing may be in
  * flight. Waits for the thread if none is ready. On failure w->current stays. */
 vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) VV_CHECKED;
+
+/* For holds: h->lsn has moved. Takes mu.lock. */
+void vv_wal_hold_move(vv_wal *w, vv_wal_hold *h, uint64_t lsn);
+
+/* ---- wal_tail.c ---- */
+
+void vv_wal_tail_init(vv_wal *w);
+void vv_wal_tail_deinit(vv_wal *w);
+
+/* A cursor opens. NO_MEMORY. */
+vv_status vv_wal_tail_enter(vv_wal *w) VV_CHECKED;
+/* And closes: the last one empties the tail. */
+void vv_wal_tail_leave(vv_wal *w);
+
+/* The frame in `slot`, at `offset` of the current segment, is written and synced, and follows the one before.
+ * Writer role, before the frame counts as durable. Best effort: what isn't here is read from the file. */
+void vv_wal_tail_put(vv_wal *w, const vv_wal_slot *slot);
+
+/* The frame that holds this LSN, with a reference for the caller; NULL if it is not here. */
+vv_wal_tail_frame *vv_wal_tail_find(vv_wal *w, uint64_t lsn);
+/* NULL is fine. */
+void vv_wal_tail_unref(vv_wal *w, vv_wal_tail_frame *f);
 
 /* ---- wal_writer.c ---- */
 

@@ -10,10 +10,39 @@
 #include "base/alloc.h"
 #include "engine/wal/wal_impl.h"
 
+/* With the lock. Bytes of the segments that are there for holds alone. */
+static uint64_t held_bytes(const vv_wal *w) {
+    uint64_t bytes = 0;
+    for (const vv_wal_segment *s = w->mu.list.first; s && s->head.seq < w->mu.first_needed; s = s->next)
+        bytes += s->head.segment_bytes;
+    return bytes;
+}
+
+/* With the lock. Does anybody hold this segment, the oldest? Who holds too much loses it here. */
+static bool is_held(vv_wal *w, const vv_wal_segment *oldest) {
+    bool held = false;
+    for (vv_wal_hold *h = w->mu.holds; h; h = h->next) {
+        if (h->max_bytes == 0 || h->lsn >= oldest->last_lsn)
+            continue;
+        uint64_t bytes = held_bytes(w);
+        if (bytes <= h->max_bytes) {
+            held = true;
+            continue;
+        }
+        vv_log(w->logger, VV_LOG_WARN,
+               "wal: a reader at LSN %" PRIu64 " is too far behind: %" PRIu64
+               " bytes of log wait for it alone, it may have %" PRIu64 ", and loses its hold on them",
+               h->lsn, bytes, h->max_bytes);
+        h->max_bytes = 0;
+    }
+    return held;
+}
+
 /* With the lock. Is the oldest closed segment needed no more? */
-static bool can_retire(const vv_wal *w) {
+static bool can_retire(vv_wal *w) {
     const vv_wal_segment *oldest = w->mu.list.first;
-    return oldest && oldest->head.seq < w->mu.first_needed && !w->mu.retire_failed && !vv_wal_failed(w);
+    return oldest && oldest->head.seq < w->mu.first_needed && !w->mu.retire_failed && !vv_wal_failed(w) &&
+           !is_held(w, oldest);
 }
 
 /* With the lock, which it leaves for the I/O. Only this thread takes from the list, so that the oldest stays
@@ -21,6 +50,7 @@ static bool can_retire(const vv_wal *w) {
 static void retire_oldest(vv_wal *w) {
     vv_wal_segment *s = w->mu.list.first;
     vv_error err = {0};
+    s->retiring = true;
     vv_mutex_unlock(&w->mu.lock);
     vv_status st = vv_wal_segment_retire(w, s->head.seq, s->head.segment_bytes, &err);
     if (!vv_ok(st))
@@ -29,6 +59,7 @@ static void retire_oldest(vv_wal *w) {
     if (!vv_ok(st)) {
         /* It stays, and so do the newer ones: numbers have no gaps (S3). The next release tries again. */
         w->mu.retire_failed = true;
+        s->retiring = false;
         return;
     }
     vv_wal_list_pop(&w->mu.list);
@@ -153,7 +184,7 @@ vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) {
     vv_wal_list_push(&w->mu.list, w->current);
     if (skipped)
         vv_wal_list_push(&w->mu.list, skipped);
-    w->mu.current_seq = next->head.seq;
+    w->mu.current = next;
     vv_cond_signal(&w->mu.work); /* nothing is ready now, and what was just closed may have been released */
     vv_mutex_unlock(&w->mu.lock);
     atomic_fetch_add_explicit(&w->segment_count, skipped ? 2 : 1, memory_order_relaxed);
@@ -166,7 +197,7 @@ uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn) {
     const vv_wal_segment *s = w->mu.list.first;
     while (s && s->last_lsn <= lsn)
         s = s->next;
-    uint64_t seq = s ? s->head.seq : w->mu.current_seq;
+    uint64_t seq = s ? s->head.seq : w->mu.current->head.seq;
     vv_mutex_unlock(&w->mu.lock);
     return seq;
 }
@@ -176,5 +207,14 @@ void vv_wal_release(vv_wal *w, uint64_t first_needed) {
     w->mu.first_needed = VV_MAX(w->mu.first_needed, first_needed);
     w->mu.retire_failed = false;
     vv_cond_signal(&w->mu.work);
+    vv_mutex_unlock(&w->mu.lock);
+}
+
+void vv_wal_hold_move(vv_wal *w, vv_wal_hold *h, uint64_t lsn) {
+    vv_mutex_lock(&w->mu.lock);
+    h->lsn = lsn;
+    const vv_wal_segment *oldest = w->mu.list.first;
+    if (oldest && oldest->head.seq < w->mu.first_needed && oldest->last_lsn <= lsn)
+        vv_cond_signal(&w->mu.work);
     vv_mutex_unlock(&w->mu.lock);
 }

@@ -433,8 +433,16 @@ static void hand_over(recovery *r) {
     for (size_t i = 0; i < kept; i++) {
         vv_wal_segment *s = r->found[i].segment;
         r->found[i].segment = NULL;
+        if (r->found[i].has_frame)
+            atomic_store_explicit(&s->first_lsn, r->found[i].first.first_lsn, memory_order_relaxed);
         if (i < r->first || i >= r->end)
             s->last_lsn = w->replay_after_lsn;
+        if (i < r->first) /* not replayed: it ends where the next begins */
+            for (size_t k = i + 1; k <= r->first; k++)
+                if (r->found[k].has_frame) {
+                    s->last_lsn = VV_MIN(s->last_lsn, r->found[k].first.first_lsn - 1);
+                    break;
+                }
         vv_wal_list_push(&w->mu.list, s);
         atomic_fetch_add_explicit(&w->live_bytes, s->frame_bytes, memory_order_relaxed);
         atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);

@@ -82,6 +82,9 @@ static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
         if (!vv_wal_failed(w)) { /* W1, W4 */
             atomic_fetch_add_explicit(&w->commits, 1, memory_order_relaxed);
             atomic_fetch_add_explicit(&w->records, oldest->record_count, memory_order_relaxed);
+            /* Before it counts as durable: a cursor that learns of it finds it in memory. */
+            if (atomic_load_explicit(&w->cursors, memory_order_relaxed) > 0)
+                vv_wal_tail_put(w, oldest);
             atomic_store_explicit(&w->durable_lsn, oldest->last_lsn, memory_order_release);
         }
         slot_reset(w, oldest);
@@ -120,6 +123,8 @@ static void seal(vv_wal *w) {
                             .done = write_done,
                             .arg = w};
     slot->state = VV_WAL_SLOT_SEALED;
+    if (slot->record_count > 0 && atomic_load_explicit(&s->first_lsn, memory_order_relaxed) == 0)
+        atomic_store_explicit(&s->first_lsn, slot->first_lsn, memory_order_relaxed);
     s->end += frame_bytes;
     s->frame_bytes += frame_bytes;
     atomic_fetch_add_explicit(&w->live_bytes, frame_bytes, memory_order_relaxed);
@@ -333,6 +338,7 @@ static void destroy(vv_wal *w) {
         vv_wal_segment_destroy(s);
     vv_wal_segment_destroy(w->mu.ready);
     vv_wal_segment_destroy(w->current);
+    vv_wal_tail_deinit(w);
     vv_cond_deinit(&w->mu.answer);
     vv_cond_deinit(&w->mu.work);
     vv_mutex_deinit(&w->mu.lock);
@@ -358,7 +364,7 @@ static vv_status make_slots(vv_wal *w) {
 static vv_status open_log(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) {
     VV_TRY(vv_wal_recover(w, replay, arg, err));
     VV_TRY(vv_wal_segment_prepare(w, w->segment_bytes, &w->current, err));
-    w->mu.current_seq = w->current->head.seq;
+    w->mu.current = w->current;
     atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);
     vv_status st = make_slots(w);
     if (vv_ok(st))
@@ -379,6 +385,7 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
     vv_mutex_init(&w->mu.lock);
     vv_cond_init(&w->mu.work);
     vv_cond_init(&w->mu.answer);
+    vv_wal_tail_init(w);
     w->backend = o->backend;
     w->logger = o->logger;
     w->segment_bytes = vv_align_up(VV_MAX(o->segment_bytes, 4 * VV_IO_ALIGN_BYTES), VV_IO_ALIGN_BYTES);
@@ -443,7 +450,8 @@ void vv_wal_stats_get(vv_wal *w, vv_wal_stats *out) {
         .commits = atomic_load_explicit(&w->commits, memory_order_relaxed),
         .records = atomic_load_explicit(&w->records, memory_order_relaxed),
         .memory_bytes = w->slot_count * w->slot_bytes + VV_WAL_ZERO_BYTES +
-                        atomic_load_explicit(&w->outsized_bytes, memory_order_relaxed),
+                        atomic_load_explicit(&w->outsized_bytes, memory_order_relaxed) +
+                        atomic_load_explicit(&w->cursor_bytes, memory_order_relaxed),
         .failed = vv_wal_failed(w),
     };
 }
