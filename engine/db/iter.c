@@ -37,9 +37,11 @@ struct varve_iter {
     bool backward;
     vv_status status;
     vv_entry entry;
-    buffer key;    /* of the entry at hand, or of the one that is passed over */
-    buffer value;  /* of a copied entry */
-    bool pass_key; /* forward: versions of `key` are still to be passed over */
+    buffer key;      /* of the entry at hand, or of the one that is passed over */
+    buffer value;    /* of a copied entry */
+    bool pass_key;   /* forward: versions of `key` are still to be passed over */
+    bool within_key; /* backward: the merge stands among the versions of `key`, some of them are passed */
+    bool key_live;   /* backward: the newest version passed of `key` is to be shown */
 };
 
 static vv_status no_memory(void) {
@@ -207,41 +209,51 @@ static void find_forward(varve_iter *it) {
         it->status = it->merged->status;
 }
 
-/* The merge stands on the oldest version of some key: find the one that decides, and leave the merge before
- * all of them. *skipped counts. */
-static vv_status take_key_backward(varve_iter *it, bool *live_out, uint64_t *skipped) {
-    *live_out = false;
-    VV_TRY(buffer_set(&it->key, it->merged->entry.key));
+/* Pass over the versions of `key`, oldest first, until the merge stands before all of them: the last one that
+ * is passed at or below the iterator's LSN decides. False: not all were passed, for the reason that `status`
+ * says; BUSY goes on here. *skipped counts. */
+static bool pass_key_backward(varve_iter *it, uint64_t *skipped) {
     for (; it->merged->valid && vv_slice_equal(it->merged->entry.key, slice_of(&it->key));
          vv_iter_prev(it->merged)) {
         const vv_entry *e = &it->merged->entry;
+        if (*skipped == it->skip_limit) {
+            fail(it, vv_status_make(VV_BUSY, VV_SUB_NONE, 0));
+            return false;
+        }
         ++*skipped;
         if (e->lsn > it->lsn)
             continue;
-        *live_out = is_live(e);
+        it->key_live = is_live(e);
         it->entry = *e;
-        if (*live_out)
-            VV_TRY(buffer_set(&it->value, e->value));
+        vv_status st = it->key_live ? buffer_set(&it->value, e->value) : VV_STATUS_OK;
+        if (!vv_ok(st)) {
+            fail(it, st);
+            return false;
+        }
     }
+    it->within_key = false;
     it->entry.key = slice_of(&it->key);
     it->entry.value = slice_of(&it->value);
-    return VV_STATUS_OK;
+    return true;
 }
 
 static void find_backward(varve_iter *it) {
     uint64_t skipped = 0;
     it->backward = true;
     it->valid = false;
-    while (it->merged->valid && above_lower(it, it->merged->entry.key)) {
-        bool live;
-        vv_status st = take_key_backward(it, &live, &skipped);
-        if (vv_ok(st) && !live && skipped >= it->skip_limit)
-            st = vv_status_make(VV_BUSY, VV_SUB_NONE, 0);
-        if (!vv_ok(st)) {
-            fail(it, st);
-            return;
+    while (it->within_key || (it->merged->valid && above_lower(it, it->merged->entry.key))) {
+        if (!it->within_key) {
+            vv_status st = buffer_set(&it->key, it->merged->entry.key);
+            if (!vv_ok(st)) {
+                fail(it, st);
+                return;
+            }
+            it->within_key = true;
+            it->key_live = false;
         }
-        if (live && vv_ok(it->merged->status)) {
+        if (!pass_key_backward(it, &skipped))
+            return;
+        if (it->key_live && vv_ok(it->merged->status)) {
             it->valid = true;
             return;
         }
@@ -253,6 +265,7 @@ static void find_backward(varve_iter *it) {
 static void start_step(varve_iter *it) {
     it->status = VV_STATUS_OK;
     it->pass_key = false;
+    it->within_key = false;
 }
 
 void varve_iter_first(varve_iter *it) {
@@ -303,9 +316,11 @@ void varve_iter_next(varve_iter *it) {
     VV_ASSERT(may_step(it));
     it->status = VV_STATUS_OK;
     if (it->backward) {
-        /* Behind all versions of the key at hand. */
+        /* Behind all versions of the key at hand; but one that a busy step has not decided about was not
+         * shown. */
         it->pass_key = false;
-        vv_iter_seek(it->merged, slice_of(&it->key), 0);
+        vv_iter_seek(it->merged, slice_of(&it->key), it->within_key ? VV_LSN_MAX : 0);
+        it->within_key = false;
     } else if (it->valid) {
         vv_iter_next(it->merged); /* the entry at hand is not a hidden one */
     }

@@ -274,6 +274,49 @@ Test(db_iter, a_step_over_many_hidden_entries_is_busy_and_goes_on_where_it_was) 
     fx_close();
 }
 
+Test(db_iter, many_versions_of_one_key_are_passed_in_steps_too) {
+    enum { VERSIONS = 5000, LIMIT = 100 };
+    static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    fx_open();
+    fx_put("a", "1");
+    for (int i = 0; i < VERSIONS; i++) {
+        char value[16];
+        int n = snprintf(value, sizeof value, "%d", i);
+        cr_assert(varve_ok(varve_put(fx_db, "m", 1, value, (size_t)n, &async, NULL)));
+    }
+    fx_put("z", "1");
+    varve_iter *it = make((varve_iter_options){.skip_limit = LIMIT});
+    varve_iter_last(it);
+    cr_assert_eq(key_at(it), 'z');
+    int busy = 0;
+    for (varve_iter_prev(it); varve_iter_status(it).code == VARVE_BUSY; varve_iter_prev(it))
+        busy++;
+    cr_assert_eq(busy, VERSIONS / LIMIT - 1, "%d pauses", busy);
+    varve_entry e;
+    cr_assert(varve_iter_valid(it));
+    varve_iter_entry(it, &e);
+    cr_assert(*(const char *)e.key == 'm' && e.value_bytes == 4 && memcmp(e.value, "4999", 4) == 0);
+    varve_iter_prev(it);
+    cr_assert(varve_iter_valid(it) && key_at(it) == 'a');
+    /* Turned round amid the key: it was not shown yet. */
+    varve_iter_last(it);
+    varve_iter_prev(it);
+    varve_iter_prev(it);
+    cr_assert_eq(varve_iter_status(it).code, VARVE_BUSY);
+    varve_iter_next(it);
+    cr_assert(varve_iter_valid(it) && key_at(it) == 'm');
+    /* And from another place amid it: nothing of it is left. */
+    varve_iter_last(it);
+    varve_iter_prev(it);
+    cr_assert_eq(varve_iter_status(it).code, VARVE_BUSY);
+    varve_iter_first(it);
+    cr_assert(varve_iter_valid(it) && key_at(it) == 'a');
+    varve_iter_last(it);
+    cr_assert(varve_iter_valid(it) && key_at(it) == 'z');
+    varve_iter_destroy(it);
+    fx_close();
+}
+
 Test(db_iter, a_hundred_thousand_tombstones_are_passed_over_both_ways) {
     enum { DEAD = 100000 };
     fx_open_with(fx_options("MEMTABLE_SIZE", "4MiB", "WAL_SEGMENT_SIZE", "16MiB", NULL));
