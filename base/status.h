@@ -37,7 +37,8 @@
     X(TRIMMED, 15, "no longer in the log")                                                                   \
     X(END, 16, "end")                                                                                        \
     X(CONDITION_FAILED, 17, "condition failed")                                                              \
-    X(INTERNAL, 18, "internal error")
+    X(INTERNAL, 18, "internal error")                                                                        \
+    X(SEQUENCE_TOO_OLD, 19, "older than the client's remembered writes; outcome unknown")
 
 /* reason, text: finer than the code, for messages and for ErrorInfo. */
 #define VV_STATUS_SUBS(X)                                                                                    \
@@ -59,7 +60,8 @@
     X(CANCELED, 15, "cancelled")                                                                             \
     X(LOG_GAP, 16, "durable log records are missing")                                                        \
     X(BAD_RANGE, 17, "bad range")                                                                            \
-    X(MALFORMED, 18, "malformed message")
+    X(MALFORMED, 18, "malformed message")                                                                    \
+    X(BAD_SEQUENCE, 19, "client and sequence go together, and neither is 0")
 
 typedef enum vv_code {
 #define X(name, number, text) VV_##name = (number),

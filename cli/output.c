@@ -138,6 +138,8 @@ void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
         {"table_memory_bytes", s->table_memory_bytes},
         {"wal_memory_bytes", s->wal_memory_bytes},
         {"io_memory_bytes", s->io_memory_bytes},
+        {"retry_memory_bytes", s->retry_memory_bytes},
+        {"retried_writes", s->retried_writes},
     };
     json_t *object = json ? json_object() : NULL;
     for (size_t i = 0; i < VV_ARRAY_COUNT(numbers); i++) {

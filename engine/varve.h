@@ -70,7 +70,8 @@ typedef enum varve_code {
     VARVE_TRIMMED = 15,
     VARVE_END = 16,
     VARVE_CONDITION_FAILED = 17,
-    VARVE_INTERNAL = 18
+    VARVE_INTERNAL = 18,
+    VARVE_SEQUENCE_TOO_OLD = 19 /* nothing changed; whether an earlier try did is not known any more */
 } varve_code;
 
 typedef struct varve_status {
@@ -176,19 +177,49 @@ typedef enum varve_durability {
     VARVE_DURABILITY_ASYNC = 1 /* returns when readable; durable later, in order */
 } varve_durability;
 
+/*
+ * Where the time of one call went, for those who ask. The phases of a call follow each other; what they leave
+ * of its whole time went by in the caller's threads.
+ */
+typedef struct varve_trace {
+    uint64_t queue_ns; /* a write: waiting for its turn, its memtable, its conditions */
+    uint64_t wal_ns; /* a write: its group's way into the log, write and sync included, beside what follows */
+    uint64_t memtable_ns; /* a write: its group's way into the memtable; a read: looking through what is in
+                             memory */
+    uint64_t block_ns;    /* a read: waiting for the reader thread, and for tables and blocks from the disk */
+    uint32_t block_reads; /* a read: blocks that were not in the cache */
+} varve_trace;
+
 typedef struct varve_write_options {
     varve_durability durability;
     uint64_t ttl_ms;    /* varve_put() only: the entry expires this long after the call; 0: never */
-    uint64_t client_id; /* 0: none. With sequence, carried in the log for retry safety */
+    uint64_t client_id; /* names this write, for retry safety: see below. 0: no name, and sequence 0 too */
     uint64_t sequence;
+    varve_trace *trace; /* NULL: none. Filled in before the write is answered */
 } varve_write_options;
+
+/*
+ * Retry safety. Whoever got no answer to a write, or a WAL_FAILED, can't know whether it was applied. With a
+ * client_id (random, drawn once) and a sequence (counted from 1, one for each write and the same for every
+ * try of it) it may be tried again: a write that was applied under this name is not applied twice, but
+ * answered OK with its first LSN, as durable as is asked now. That holds across restarts and crashes. The
+ * operations are not compared: the name says which write it is.
+ *
+ * The newest 256 sequences of a client are remembered. Sequences need not arrive in order, so that up to as
+ * many writes may be under way at once; one that is older than all of them is refused with SEQUENCE_TOO_OLD.
+ * When 2048 other clients have written since, a client is forgotten: a write that it then repeats is applied
+ * again. A write that failed is not remembered, nor is one whose conditions did not hold: they are looked at
+ * anew. A repeated write may fail for reasons of its own (NO_SPACE, BUSY, NO_MEMORY), which say nothing of
+ * the earlier tries.
+ */
 
 /*
  * Write one entry. options may be NULL. lsn_out may be NULL.
  *
  * OK                 done, and as durable as asked.
- * INVALID_ARGUMENT   KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_LARGE; nothing changed.
+ * INVALID_ARGUMENT   KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_LARGE, BAD_SEQUENCE; nothing changed.
  * NO_SPACE, BUSY     nothing changed.
+ * SEQUENCE_TOO_OLD   nothing changed now; see retry safety.
  * WAL_FAILED         outcome unknown; the database takes no more writes until it is opened again.
  */
 VARVE_API varve_status varve_put(varve_db *db, const void *key, size_t key_bytes, const void *value,
@@ -293,6 +324,10 @@ VARVE_API void varve_value_release(varve_value *value);
 typedef void (*varve_get_fn)(void *arg, varve_status status, varve_value *value);
 VARVE_API void varve_get_async(varve_db *db, const varve_snapshot *snapshot, const void *key,
                                size_t key_bytes, varve_get_fn done, void *arg);
+
+/* The same; *trace is filled in before `done` is called. NULL: no trace. */
+VARVE_API void varve_get_async_traced(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                      size_t key_bytes, varve_trace *trace, varve_get_fn done, void *arg);
 
 /* One key of a varve_multi_get(), and its answer. */
 typedef struct varve_lookup {
@@ -526,18 +561,20 @@ typedef struct varve_stats {
     uint64_t cache_hits;
     uint64_t cache_misses;
     uint64_t open_tables;
-    uint64_t memory_bytes;        /* all of: both kinds of memtables, above, and the six that follow */
+    uint64_t memory_bytes;        /* all of: both kinds of memtables, above, and the seven that follow */
     uint64_t cache_memory_bytes;  /* block cache: blocks and its own tables */
     uint64_t table_memory_bytes;  /* indexes and filters of open tables */
     uint64_t wal_memory_bytes;    /* buffers of the log and of its cursors */
     uint64_t io_memory_bytes;     /* buffers of flushes and merges */
     uint64_t cursor_memory_bytes; /* what iterators read ahead */
+    uint64_t retry_memory_bytes;  /* remembered writes of clients, and their images for the manifest */
     /* What the engine's heap takes beyond all these: its own tables, and free pages kept for later. Of all
      * databases of the process together, which share them. */
     uint64_t heap_overhead_bytes;
-    uint64_t flush_bytes;   /* of tables that flushes wrote since open */
-    bool wal_failed;        /* latched: no more writes until reopened */
-    const char *io_backend; /* "uring" or "posix"; static */
+    uint64_t flush_bytes;    /* of tables that flushes wrote since open */
+    uint64_t retried_writes; /* answered as done already, since open */
+    bool wal_failed;         /* latched: no more writes until reopened */
+    const char *io_backend;  /* "uring" or "posix"; static */
 } varve_stats;
 VARVE_API void varve_stats_get(varve_db *db, varve_stats *out);
 

@@ -130,6 +130,7 @@ static vv_status read_base(backup_job *j) {
         return st;
     if (!vv_ok(st))
         return vv_fail(j->err, invalid(), "%s: is no backup to build on: %s", j->o->base_dir, words.text);
+    vv_manifest_deinit(&m);
     const vv_manifest *ours = vv_db_export_manifest(&j->exported);
     if (memcmp(m.db_id, ours->db_id, sizeof m.db_id) != 0)
         return vv_fail(j->err, invalid(), "%s: is a backup of another database", j->o->base_dir);
@@ -299,6 +300,7 @@ static vv_status check_manifest(backup_job *j) {
     for (size_t i = 0; i < count; i++)
         vv_table_unref(tables[i]);
     vv_free(tables);
+    vv_manifest_deinit(&m);
     if (m.flushed_lsn != j->exported.lsn || count != j->exported.file_count)
         return vv_fail(j->err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
                        "%s: the manifest is not read back as "

@@ -37,7 +37,7 @@ typedef struct vv_write {
     vv_write_kind kind;
     uint32_t op_count;
     uint64_t data_bytes; /* of keys and values */
-    uint64_t client_id;
+    uint64_t client_id;  /* with sequence, its name; or 0 both */
     uint64_t sequence;
     vv_slice parts[3]; /* the encoded operations, in pieces */
     uint32_t part_count;
@@ -46,10 +46,13 @@ typedef struct vv_write {
     struct vv_condition *conditions; /* of the caller's batch */
     size_t condition_count;
     bool appended; /* in the log; its LSNs are first_lsn to lsn */
+    bool retried;  /* was done before, under the same name: lsn is the first one's */
     uint64_t first_lsn;
     uint64_t lsn;
     vv_status status;
-    varve_write_fn fn; /* NULL: blocking */
+    varve_trace *trace; /* may be NULL */
+    uint64_t begun_ns;  /* of traced ones: when the caller came */
+    varve_write_fn fn;  /* NULL: blocking */
     void *arg;
 } vv_write;
 

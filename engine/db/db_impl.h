@@ -12,6 +12,7 @@
 #include "base/stack.h"
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
+#include "engine/db/retry.h"
 #include "engine/lsm/get.h"
 #include "engine/lsm/manifest.h"
 #include "engine/lsm/picker.h"
@@ -130,6 +131,8 @@ struct varve_db {
         _Atomic uint32_t last_group_count; /* writes in the newest group: >1 means that queueing pays */
         vv_memtable *active; /* under lock, as all that follows; the view's, which keeps it alive */
         uint64_t next_lsn;
+        vv_retry_table retry; /* of all writes below next_lsn */
+        _Atomic uint64_t retried_writes;
         bool unsynced;               /* asynchronous writes are in the log's buffer */
         uint64_t sync_due_ns;        /* while unsynced: when they have to be durable */
         uint64_t memtable_wal_bytes; /* log bytes written when the active memtable was new */
@@ -161,7 +164,10 @@ struct varve_db {
         vv_cond flush_done;   /* a flush ended, well or not */
         vv_view *view;
         vv_manifest manifest;
-        vv_status flush_status; /* of the newest flush */
+        vv_retry_image *flushed_retry; /* as of manifest.flushed_lsn, which borrows it */
+        vv_retry_image *sealed_retry[VV_IMMUTABLE_COUNT_LIMIT + 1]; /* as of each sealed memtable's last LSN,
+                                                                     * oldest first */
+        vv_status flush_status;                                     /* of the newest flush */
         bool stopping;
         pthread_t flusher;
         bool flusher_started;
@@ -367,9 +373,10 @@ bool vv_db_space_for_merge(varve_db *db);
 
 /* ---- export.c ---- */
 
-/* The manifest and the tables of one moment that belong together. *version_out has a reference for the
- * caller. */
-void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **version_out);
+/* The manifest and the tables of one moment that belong together. *version_out, and *retry_out, which the
+ * manifest borrows, have a reference for the caller. */
+void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **version_out,
+                     vv_retry_image **retry_out);
 
 /* What an export holds. */
 vv_version *vv_db_export_version(const varve_export *e);

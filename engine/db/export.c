@@ -15,17 +15,21 @@
 
 typedef struct export_state {
     vv_version *version;
+    vv_retry_image *retry;
     vv_manifest manifest;
     uint8_t *bytes; /* of the manifest */
     varve_export_file *files;
     char (*names)[NAME_BYTES];
 } export_state;
 
-void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **version_out) {
+void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **version_out,
+                     vv_retry_image **retry_out) {
     vv_mutex_lock(&db->state.lock);
     *manifest_out = db->state.manifest;
     *version_out = db->state.view->version;
     vv_version_ref(*version_out);
+    *retry_out = db->state.flushed_retry;
+    vv_retry_image_ref(*retry_out);
     vv_mutex_unlock(&db->state.lock);
 }
 
@@ -40,6 +44,7 @@ const vv_manifest *vv_db_export_manifest(const varve_export *e) {
 static void state_destroy(export_state *s) {
     if (s->version)
         vv_version_unref(s->version);
+    vv_retry_image_unref(s->retry);
     vv_free(s->bytes);
     vv_free(s->files);
     vv_free(s->names);
@@ -58,7 +63,7 @@ static void describe(export_state *s, size_t i) {
 }
 
 static vv_status fill(varve_db *db, export_state *s, varve_export *out) {
-    vv_db_state_get(db, &s->manifest, &s->version);
+    vv_db_state_get(db, &s->manifest, &s->version, &s->retry);
     /* Its log begins anew: there is none beside the tables. */
     s->manifest.first_segment = 0;
     size_t count = s->version->table_count, bytes;

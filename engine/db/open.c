@@ -169,6 +169,19 @@ static vv_status sweep_dir(varve_db *db, const vv_version *version, vv_error *er
     return s.found == version->table_count ? VV_STATUS_OK : name_missing_table(db, version, err);
 }
 
+/* The writes that clients did before flushed_lsn; the log's replay adds the others. */
+static vv_status load_retry(varve_db *db, vv_error *err) {
+    vv_manifest *m = &db->state.manifest;
+    vv_status st = vv_retry_load(&db->commit.retry, m->retry, m->flushed_lsn);
+    if (vv_ok(st))
+        st = vv_retry_image_take(&db->commit.retry, &db->state.flushed_retry);
+    vv_manifest_deinit(m);
+    m->retry = vv_retry_image_bytes(db->state.flushed_retry);
+    return vv_ok(st) ? st
+                     : vv_fail(err, st, "%s/" VV_MANIFEST_NAME ": remembered writes: %s", db->dir,
+                               vv_code_text(st.code));
+}
+
 /* Manifest, version and the first view with an empty memtable. */
 static vv_status load_state(varve_db *db, vv_error *err) {
     vv_table **tables = NULL;
@@ -181,12 +194,15 @@ static vv_status load_state(varve_db *db, vv_error *err) {
         st = create_manifest(db, err);
     if (!vv_ok(st))
         return st;
+    st = load_retry(db, err);
     version = vv_version_create(tables, count);
     for (size_t i = 0; i < count; i++)
         vv_table_unref(tables[i]);
     vv_free(tables);
     if (!version)
         return no_memory(err);
+    if (!vv_ok(st))
+        goto out;
     st = sweep_dir(db, version, err);
     if (!vv_ok(st))
         goto out;
@@ -330,6 +346,7 @@ static varve_db *allocate(const varve_options *options) {
                                           db->settings.value_bytes_max + VV_KEY_BYTES_MAX + VV_OP_HEAD_BYTES);
     db->memtable_seed = vv_clock_mono_ns() | 1;
     vv_commit_queue_init(&db->commit.queue);
+    vv_retry_init(&db->commit.retry);
     vv_stack_init(&db->reader.queue);
     vv_stack_init(&db->reader.fetches);
     vv_budget_init(&db->reader.budget, VV_DB_CURSOR_READ_BYTES_MAX);
@@ -392,6 +409,10 @@ static vv_status close_steps(varve_db *db) {
     vv_status_keep(&st, vv_wal_close(db->wal));
     if (db->state.view)
         vv_view_unref(vv_view_cell_replace(&db->current, NULL));
+    for (uint32_t i = 0; i < VV_ARRAY_COUNT(db->state.sealed_retry); i++)
+        vv_retry_image_unref(db->state.sealed_retry[i]);
+    vv_retry_image_unref(db->state.flushed_retry);
+    vv_retry_deinit(&db->commit.retry);
     vv_table_cache_destroy(db->tables);
     vv_block_cache_destroy(db->blocks);
     vv_file_close(db->lock_file);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "engine/db/db_impl.h"
 
 #define READ_DEPTH 128
@@ -22,6 +23,8 @@ typedef struct async_get {
     vv_get get;
     vv_io_req req;
     vv_block *block; /* being read */
+    varve_trace *trace;
+    uint64_t queued_ns; /* of traced ones */
     varve_get_fn done;
     void *arg;
     uint8_t key[];
@@ -45,6 +48,10 @@ static void finish(async_get *a) {
     vv_get g = a->get;
     varve_get_fn done = a->done;
     void *arg = a->arg;
+    if (a->trace) {
+        a->trace->block_ns = vv_clock_mono_ns() - a->queued_ns;
+        a->trace->block_reads = a->get.block_reads;
+    }
     /* The key is in `a`, but the answer no longer needs it. */
     answer(db, &g, done, arg);
     vv_free(a);
@@ -202,11 +209,17 @@ void vv_db_fetch(void *arg, vv_sst_fetch *f) {
 }
 
 /* Start a lookup at `lsn` in `view`, one reference of which is taken over. */
-static void start(varve_db *db, vv_view *view_take, uint64_t lsn, vv_slice key, varve_get_fn done,
-                  void *arg) {
+static void start(varve_db *db, vv_view *view_take, uint64_t lsn, vv_slice key, varve_trace *trace,
+                  varve_get_fn done, void *arg) {
     vv_get g;
+    uint64_t begun_ns = trace ? vv_clock_mono_ns() : 0, queued_ns = 0;
     vv_get_init(&g, view_take, db->tables, db->blocks, key, lsn);
-    if (vv_get_step(&g) == VV_GET_DONE) {
+    vv_get_want want = vv_get_step(&g);
+    if (trace) {
+        queued_ns = vv_clock_mono_ns();
+        *trace = (varve_trace){.memtable_ns = queued_ns - begun_ns};
+    }
+    if (want == VV_GET_DONE) {
         answer(db, &g, done, arg);
         return;
     }
@@ -218,6 +231,8 @@ static void start(varve_db *db, vv_view *view_take, uint64_t lsn, vv_slice key, 
     }
     a->db = db;
     a->get = g;
+    a->trace = trace;
+    a->queued_ns = queued_ns;
     a->done = done;
     a->arg = arg;
     a->block = NULL;
@@ -230,6 +245,11 @@ static void start(varve_db *db, vv_view *view_take, uint64_t lsn, vv_slice key, 
 
 void varve_get_async(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
                      varve_get_fn done, void *arg) {
+    varve_get_async_traced(db, snapshot, key, key_bytes, NULL, done, arg);
+}
+
+void varve_get_async_traced(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                            varve_trace *trace, varve_get_fn done, void *arg) {
     vv_status st = vv_db_check_key(key_bytes);
     if (!vv_ok(st)) {
         varve_value none = {0};
@@ -238,7 +258,7 @@ void varve_get_async(varve_db *db, const varve_snapshot *snapshot, const void *k
     }
     uint64_t lsn;
     vv_view *view = vv_db_view(db, &lsn);
-    start(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(key, key_bytes), done, arg);
+    start(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(key, key_bytes), trace, done, arg);
 }
 
 /* What the answers of one varve_multi_get() share. */
@@ -283,7 +303,7 @@ varve_status varve_multi_get(varve_db *db, const varve_snapshot *snapshot, varve
         }
         vv_view_ref(view);
         start(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(lookups[i].key, lookups[i].key_bytes),
-              lookup_done, &latched[i]);
+              NULL, lookup_done, &latched[i]);
     }
     for (uint32_t left; (left = atomic_load_explicit(&latch.left, memory_order_acquire)) > 0;)
         vv_futex_wait(&latch.left, left);

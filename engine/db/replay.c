@@ -18,6 +18,16 @@ static vv_status flush_if_full(vv_replay *r) {
     return st;
 }
 
+/* After a flush that the record itself has brought about: an image of the table goes with the memtable, which
+ * did not have the record yet. */
+static vv_status remember(varve_db *db, const vv_record *rec) {
+    if (rec->client_id == 0 || rec->sequence == 0)
+        return VV_STATUS_OK;
+    VV_TRY(vv_retry_reserve(&db->commit.retry, rec->client_id));
+    vv_retry_add(&db->commit.retry, rec->client_id, rec->sequence, rec->first_lsn + rec->op_count - 1);
+    return VV_STATUS_OK;
+}
+
 vv_status vv_replay_record(void *arg, const vv_record *rec) {
     vv_replay *r = arg;
     varve_db *db = r->db;
@@ -32,6 +42,7 @@ vv_status vv_replay_record(void *arg, const vv_record *rec) {
         VV_TRY(vv_memtable_load(db->commit.active, &e));
     }
     db->epoch = VV_MAX(db->epoch, rec->epoch);
+    VV_TRY(remember(db, rec));
     r->records++;
     return VV_STATUS_OK;
 }

@@ -8,6 +8,7 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -58,9 +59,16 @@ static vv_status wait_for_room(varve_db *db) {
 vv_status vv_db_seal(varve_db *db) {
     vv_memtable *fresh = NULL;
     vv_view *old = NULL;
-    VV_TRY(vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &fresh));
+    vv_retry_image *retry;
+    VV_TRY(vv_retry_image_take(&db->commit.retry, &retry));
+    vv_status st =
+        vv_memtable_create((vv_memtable_type)db->settings.memtable_type, db->memtable_seed++, &fresh);
+    if (!vv_ok(st)) {
+        vv_retry_image_unref(retry);
+        return st;
+    }
     vv_mutex_lock(&db->state.lock);
-    vv_status st = wait_for_room(db);
+    st = wait_for_room(db);
     if (vv_ok(st)) {
         const vv_view *now = db->state.view;
         vv_memtable *sealed[VV_IMMUTABLE_COUNT_LIMIT + 1];
@@ -71,6 +79,8 @@ vv_status vv_db_seal(varve_db *db) {
         if (next) {
             old = install_view(db, next);
             db->commit.active = fresh;
+            db->state.sealed_retry[now->sealed_count] = retry;
+            retry = NULL;
         } else {
             st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
         }
@@ -79,6 +89,7 @@ vv_status vv_db_seal(varve_db *db) {
     vv_mutex_unlock(&db->state.lock);
     vv_view_unref(old);
     vv_memtable_unref(fresh);
+    vv_retry_image_unref(retry);
     return st;
 }
 
@@ -170,6 +181,15 @@ static vv_version *edited_version(const vv_version *old, const vv_edit *edit) {
     return v;
 }
 
+/* The oldest sealed memtable is in a table, and its image in the manifest on disk. state.lock held. */
+static void retry_flushed(varve_db *db, uint32_t sealed_count) {
+    vv_retry_image **sealed = db->state.sealed_retry;
+    vv_retry_image_unref(db->state.flushed_retry);
+    db->state.flushed_retry = sealed[0];
+    memmove(sealed, sealed + 1, (sealed_count - 1) * sizeof *sealed);
+    sealed[sealed_count - 1] = NULL;
+}
+
 /*
  * The newest view with another version and, after a flush, without its oldest memtable. *old_out: the
  * reference to the view before, which the caller drops outside the lock: with it may go tables, and their
@@ -181,6 +201,8 @@ static vv_status publish(varve_db *db, const vv_manifest *manifest, vv_version *
     vv_view *next = vv_view_create(now->active, now->sealed, now->sealed_count - (flushed ? 1 : 0), version);
     if (!next)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    if (flushed)
+        retry_flushed(db, now->sealed_count);
     *old_out = install_view(db, next);
     /* File numbers were taken meanwhile. */
     uint64_t next_file_number = VV_MAX(manifest->next_file_number, db->state.manifest.next_file_number);
@@ -202,6 +224,9 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
     vv_version *old = db->state.view->version;
     vv_version_ref(old);
     vv_manifest manifest = db->state.manifest;
+    /* Both images live as long as install_lock is held: only an installed flush drops one. */
+    if (edit->flushed_lsn != 0)
+        manifest.retry = vv_retry_image_bytes(db->state.sealed_retry[0]);
     vv_mutex_unlock(&db->state.lock);
 
     bool replaced = false;

@@ -86,9 +86,11 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->wal_memory_bytes = wal.memory_bytes;
     out->io_memory_bytes = atomic_load_explicit(&db->io_memory_bytes, memory_order_relaxed);
     out->cursor_memory_bytes = vv_budget_used(&db->reader.budget);
+    out->retry_memory_bytes = vv_retry_memory_bytes(&db->commit.retry);
+    out->retried_writes = atomic_load_explicit(&db->commit.retried_writes, memory_order_relaxed);
     vv_alloc_overhead_refresh();
     out->heap_overhead_bytes = vv_alloc_overhead_bytes() + vv_arena_overhead_bytes();
     out->memory_bytes = out->memtable_bytes + out->immutable_bytes + out->cache_memory_bytes +
                         out->table_memory_bytes + out->wal_memory_bytes + out->io_memory_bytes +
-                        out->cursor_memory_bytes + out->heap_overhead_bytes;
+                        out->cursor_memory_bytes + out->retry_memory_bytes + out->heap_overhead_bytes;
 }

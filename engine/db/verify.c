@@ -111,6 +111,8 @@ static vv_status verify_manifest(verify_job *j) {
     for (size_t i = 0; vv_ok(st) && i < count; i++)
         vv_table_unref(tables[i]);
     vv_free(tables);
+    if (vv_ok(st))
+        vv_manifest_deinit(&m);
     if (vv_is(st, VV_NO_MEMORY))
         return st;
     if (!vv_ok(st)) {
@@ -132,14 +134,16 @@ varve_status varve_verify(varve_db *db, const varve_verify_options *options, var
     static const varve_verify_options defaults;
     verify_job j = {.db = db, .o = options ? options : &defaults, .out = out};
     vv_manifest manifest;
+    vv_retry_image *retry;
     vv_version *version;
     *out = (varve_verify_result){0};
-    vv_db_state_get(db, &manifest, &version);
+    vv_db_state_get(db, &manifest, &version, &retry);
     vv_throttle_init(&j.throttle, j.o->bytes_per_second, j.o->progress, j.o->arg, file_bytes_of(version));
     vv_status st = verify_manifest(&j);
     for (size_t i = 0; i < version->table_count && vv_ok(st); i++)
         st = verify_table(&j, version->tables[i]);
     vv_version_unref(version);
+    vv_retry_image_unref(retry);
     if (!vv_ok(st))
         st = vv_fail(vv_private_error(err), st, "verify: %s", words_of(st));
     return vv_public(st);

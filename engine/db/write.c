@@ -16,6 +16,9 @@
  * that. C2  visible_lsn never passes what is in the memtable, nor, for groups with a synchronous write, what
  * is durable. C3  A memtable is sealed only when everything in it is durable in the log, so that tables hold
  * only such. C4  A vv_write is not touched after its `done` was stored: its frame may be gone.
+ *   C5  A write that is named like one before it in queue order is not applied but answered with that one's
+ * LSN, and not before that one is as durable as this one asks: earlier asynchronous writes are synced with
+ * its group.
  */
 #include <errno.h>
 #include <string.h>
@@ -70,13 +73,32 @@ static void latch(varve_db *db, vv_status st) {
     vv_db_followers_notify(db);
 }
 
+/* Was the write done before, or is it too old to know? Then its status says so. */
+static bool settled(varve_db *db, vv_write *w) {
+    if (w->client_id == 0)
+        return false;
+    switch (vv_retry_find(&db->commit.retry, w->client_id, w->sequence, &w->lsn)) {
+    case VV_RETRY_NEW: return false;
+    case VV_RETRY_DONE: w->retried = true; return true;
+    case VV_RETRY_TOO_OLD: w->status = vv_status_make(VV_SEQUENCE_TOO_OLD, VV_SUB_NONE, 0); return true;
+    }
+    return false;
+}
+
 /* Give the write its LSNs and put it in the log's open frame. On failure no LSN is used up. */
 static void append(varve_db *db, vv_write *w) {
+    if (settled(db, w))
+        return;
     /* Each refused put looks again: space that was freed is used at once. */
     if (!w->deletes_only && atomic_load_explicit(&db->space_short, memory_order_relaxed) &&
         vv_db_space_look(db)) {
         w->status = vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC);
         return;
+    }
+    if (w->client_id != 0) {
+        w->status = vv_retry_reserve(&db->commit.retry, w->client_id);
+        if (!vv_ok(w->status))
+            return;
     }
     vv_record rec = {.first_lsn = db->commit.next_lsn,
                      .op_count = w->op_count,
@@ -93,6 +115,9 @@ static void append(varve_db *db, vv_write *w) {
     w->first_lsn = rec.first_lsn;
     w->lsn = rec.first_lsn + w->op_count - 1;
     db->commit.next_lsn = w->lsn + 1;
+    /* Should the log fail with it, nobody asks the table again, and no image of it is made (C3). */
+    if (w->client_id != 0)
+        vv_retry_add(&db->commit.retry, w->client_id, w->sequence, w->lsn);
 }
 
 vv_status vv_db_sync_log(varve_db *db, bool inline_only) {
@@ -139,15 +164,20 @@ static vv_status seal(varve_db *db) {
     return VV_STATUS_OK;
 }
 
-/* Everything of the list up to `end`, which is not included. Returns whether any write was synchronous. */
+/* Everything of the list up to `end`, which is not included. Returns whether the log has to be synced. */
 static bool append_group(varve_db *db, vv_write *group, const vv_write *end, bool *appended_out) {
     bool sync = false;
+    uint64_t group_lsn = db->commit.next_lsn;
     *appended_out = false;
     for (vv_write *w = group; w != end; w = w->next) {
         append(db, w);
         if (w->appended) {
             *appended_out = true;
             sync |= w->sync;
+        } else if (w->retried) {
+            /* What it repeats may be an asynchronous write, of this group or before it (C5). */
+            sync |= w->sync && (db->commit.unsynced || w->lsn >= group_lsn);
+            atomic_fetch_add_explicit(&db->commit.retried_writes, 1, memory_order_relaxed);
         }
     }
     return sync;
@@ -160,30 +190,68 @@ static void fail_group(vv_write *group, const vv_write *end, vv_status st) {
     }
 }
 
+/* Writes that are committed together: a part of a list. */
+typedef struct write_group {
+    vv_write *first;
+    vv_write *end; /* behind the last */
+    uint64_t entry_count;
+    uint64_t data_bytes;
+    bool traced; /* one of them at least */
+} write_group;
+
+static void add_to_group(write_group *g, vv_write *w) {
+    g->entry_count += w->op_count;
+    g->data_bytes += w->data_bytes;
+    g->traced |= w->trace != NULL;
+    g->end = w->next;
+}
+
+/* The clock is read once for a group and phase, and only if someone wants to know. */
+static uint64_t stamp(const write_group *g) {
+    return g->traced ? vv_clock_mono_ns() : 0;
+}
+
+static void tell_traces(const write_group *g, uint64_t begun_ns, uint64_t applying_ns, uint64_t applied_ns) {
+    uint64_t wal_ns = applying_ns - begun_ns + vv_clock_mono_ns() - applied_ns;
+    for (vv_write *w = g->first; w != g->end; w = w->next)
+        if (w->trace)
+            *w->trace = (varve_trace){.queue_ns = begun_ns - w->begun_ns,
+                                      .wal_ns = wal_ns,
+                                      .memtable_ns = applied_ns - applying_ns};
+}
+
 /* Log, memtable, durability, visibility for one group; sets the status of each write. */
-static void commit_group(varve_db *db, vv_write *group, const vv_write *end, uint64_t entry_count,
-                         uint64_t data_bytes, bool inline_only) {
+static void commit_group(varve_db *db, const write_group *g, bool inline_only) {
+    vv_write *group = g->first, *end = g->end;
+    uint64_t begun_ns = stamp(g);
     if (atomic_load_explicit(&db->wal_failed, memory_order_relaxed)) {
         fail_group(group, end, vv_status_make(VV_WAL_FAILED, VV_SUB_NONE, 0));
         return;
     }
-    vv_status st = vv_memtable_reserve(db->commit.active, entry_count, data_bytes);
+    vv_status st = vv_memtable_reserve(db->commit.active, g->entry_count, g->data_bytes);
     if (!vv_ok(st)) {
         fail_group(group, end, st);
         return;
     }
     bool appended;
     bool sync = append_group(db, group, end, &appended);
-    if (!appended)
+    if (!appended && !sync) {
+        if (g->traced)
+            tell_traces(g, begun_ns, begun_ns, begun_ns);
         return;
+    }
     if (sync)
         vv_wal_commit(db->wal, inline_only);
+    uint64_t applying_ns = stamp(g);
     /* The device works on the log while this thread fills the memtable; nobody sees the entries yet (C2). */
     for (vv_write *w = group; w != end; w = w->next)
         if (w->appended)
             apply(db, w);
+    uint64_t applied_ns = stamp(g);
     if (sync)
         st = vv_wal_sync(db->wal);
+    if (g->traced)
+        tell_traces(g, begun_ns, applying_ns, applied_ns);
     if (!vv_ok(st)) {
         latch(db, st);
         fail_group(group, end, st);
@@ -223,8 +291,10 @@ static vv_status check_condition(varve_db *db, vv_view *view, uint64_t lsn, vv_c
 }
 
 /* Everything before this write is committed and visible, and nothing comes between here and its own commit:
- * the single writer's role is held. */
+ * the single writer's role is held. What was done before is not asked again: its conditions held then. */
 static vv_status check_conditions(varve_db *db, vv_write *w) {
+    if (w->condition_count == 0 || settled(db, w))
+        return VV_STATUS_OK;
     uint64_t lsn;
     bool all = true;
     vv_status st = VV_STATUS_OK;
@@ -288,9 +358,7 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
             list = next;
             continue;
         }
-        uint64_t entries = 0, bytes = 0;
-        vv_write *end = list;
-        vv_status conditions = list->condition_count ? check_conditions(db, list) : VV_STATUS_OK;
+        vv_status conditions = check_conditions(db, list);
         if (!vv_ok(conditions)) {
             vv_write *next = list->next;
             fail_group(list, next, conditions);
@@ -299,22 +367,23 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
             continue;
         }
         /* A write with conditions begins a group: what is before it must be visible when they are checked. */
-        while (end && end->kind == VV_WRITE_OPS &&
-               (end == list || (bytes + end->data_bytes <= GROUP_BYTES_MAX && !end->condition_count))) {
-            entries += end->op_count;
-            bytes += end->data_bytes;
-            end = end->next;
+        write_group g = {.first = list};
+        for (vv_write *w = list;
+             w && w->kind == VV_WRITE_OPS &&
+             (w == list || (g.data_bytes + w->data_bytes <= GROUP_BYTES_MAX && !w->condition_count));
+             w = w->next) {
+            add_to_group(&g, w);
             count++;
         }
         vv_status st = memtable_full(db) ? seal(db) : VV_STATUS_OK;
         if (vv_ok(st)) {
-            commit_group(db, list, end, entries, bytes, false);
-            vv_db_pace_charge(db, entries, bytes);
+            commit_group(db, &g, false);
+            vv_db_pace_charge(db, g.entry_count, g.data_bytes);
         } else {
-            fail_group(list, end, st);
+            fail_group(list, g.end, st);
         }
-        answer_group(db, list, end, number);
-        list = end;
+        list = g.end;
+        answer_group(db, g.first, g.end, number);
         if (list)
             vv_db_pace_wait(db);
     }
@@ -348,7 +417,10 @@ void vv_db_writer(void *arg) {
 
 /* ---- callers ---- */
 
-static vv_status check_open(varve_db *db) {
+/* What every write is asked before it goes on its way. */
+static vv_status check_write(varve_db *db, const varve_write_options *options) {
+    if (options && (options->client_id == 0) != (options->sequence == 0))
+        return invalid(VV_SUB_BAD_SEQUENCE);
     if (atomic_load_explicit(&db->wal_failed, memory_order_relaxed))
         return vv_status_make(VV_WAL_FAILED, VV_SUB_NONE, 0);
     if (atomic_load_explicit(&db->closing, memory_order_relaxed))
@@ -362,6 +434,11 @@ static void write_init(vv_write *w, const varve_write_options *options) {
     w->sync = !options || options->durability != VARVE_DURABILITY_ASYNC;
     w->client_id = options ? options->client_id : 0;
     w->sequence = options ? options->sequence : 0;
+    w->trace = options ? options->trace : NULL;
+    if (w->trace) {
+        *w->trace = (varve_trace){0};
+        w->begun_ns = vv_clock_mono_ns();
+    }
 }
 
 static void write_single(vv_write *w, const vv_entry *e) {
@@ -398,9 +475,11 @@ static bool try_inline(varve_db *db, vv_write *w) {
     bool fits = !db->commit.unsynced && !memtable_full(db) && !vv_db_pace_pressed(db) &&
                 vv_wal_inline_fits(db->wal, VV_RECORD_HEAD_BYTES + ops_bytes(w));
     if (fits) {
-        vv_status st = w->condition_count ? check_conditions(db, w) : VV_STATUS_OK;
+        vv_status st = check_conditions(db, w);
+        write_group g = {.first = w};
+        add_to_group(&g, w);
         if (vv_ok(st))
-            commit_group(db, w, w->next, w->op_count, w->data_bytes, true);
+            commit_group(db, &g, true);
         else
             w->status = st;
         atomic_store_explicit(&db->commit.last_group_count, 1, memory_order_relaxed);
@@ -426,7 +505,7 @@ static varve_status write_one(varve_db *db, const vv_entry *e, const varve_write
     if (vv_ok(st) && e->value.bytes > db->settings.value_bytes_max)
         st = invalid(VV_SUB_VALUE_TOO_LARGE);
     if (vv_ok(st))
-        st = check_open(db);
+        st = check_write(db, options);
     if (!vv_ok(st))
         return vv_public(st);
     vv_write w;
@@ -458,21 +537,21 @@ varve_status varve_delete(varve_db *db, const void *key, size_t key_bytes, const
     return write_one(db, &e, options, lsn_out);
 }
 
-static vv_status check_batch(varve_db *db, const varve_batch *batch) {
+static vv_status check_batch(varve_db *db, const varve_batch *batch, const varve_write_options *options) {
     if (batch->op_count == 0)
         return invalid(VV_SUB_BATCH_EMPTY);
     if (batch->value_bytes_max > db->settings.value_bytes_max)
         return invalid(VV_SUB_VALUE_TOO_LARGE);
     if (batch->ops_bytes > db->settings.batch_bytes_max)
         return invalid(VV_SUB_BATCH_TOO_LARGE);
-    return check_open(db);
+    return check_write(db, options);
 }
 
 varve_status varve_write(varve_db *db, const varve_batch *batch, const varve_write_options *options,
                          uint64_t *lsn_out) {
     if (lsn_out)
         *lsn_out = 0;
-    vv_status st = check_batch(db, batch);
+    vv_status st = check_batch(db, batch, options);
     if (!vv_ok(st))
         return vv_public(st);
     vv_write w;
@@ -483,7 +562,7 @@ varve_status varve_write(varve_db *db, const varve_batch *batch, const varve_wri
 
 void varve_write_async(varve_db *db, const varve_batch *batch, const varve_write_options *options,
                        varve_write_fn done, void *arg) {
-    vv_status st = check_batch(db, batch);
+    vv_status st = check_batch(db, batch, options);
     vv_write *w = NULL;
     if (vv_ok(st)) {
         w = vv_alloc_aligned(_Alignof(vv_write), sizeof *w);

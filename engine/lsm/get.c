@@ -132,6 +132,7 @@ void vv_get_supply_table(vv_get *g, vv_status st, vv_sst_reader *reader) {
 void vv_get_supply_block(vv_get *g, vv_status st, vv_block *block) {
     VV_ASSERT(g->at == VV_GET_AT_BLOCK && !g->block);
     g->block = block;
+    g->block_reads++;
     if (!vv_ok(st))
         (void)finish(g, st);
 }

@@ -39,6 +39,7 @@ typedef struct vv_get {
     uint64_t table_number;
     vv_sst_reader *reader; /* pinned while its block is wanted */
     vv_block_handle block_handle;
+    uint32_t block_reads; /* blocks that were supplied so far */
 
     /* the machine's own */
     uint64_t key_hash;

@@ -14,16 +14,18 @@
  *   [first_segment:8][epoch:8][safe_compaction_lsn:8][created_unix_ms:8][table_count:4]
  *   table_count times:
  *       [level:4][run:8][file_number:8][file_bytes:8][item_count:8][min_lsn:8][max_lsn:8]
- *       [key_count:8][tombstone_count:8][file_checksum:8]
+ *       [key_count:8][tombstone_count:8][file_checksum:8 since version 2]
  *       [first_key_bytes:2][last_key_bytes:2][first_key][last_key]
+ *   [retry_bytes:4][retry]  since version 3
  *   [checksum:8]  of all before
  */
 #define MANIFEST_MAGIC          "VARVMAN"
 #define MAGIC_BYTES             7
-#define MANIFEST_FORMAT_VERSION 2
+#define MANIFEST_FORMAT_VERSION 3
 #define HEAD_BYTES              92
 #define TABLE_BYTES             80
 #define TABLE_BYTES_V1          72 /* without the file's checksum */
+#define RETRY_HEAD_BYTES        4
 #define CHECKSUM_BYTES          8
 /* More than any database that fits a disk: bounds what a damaged length can make us allocate. */
 #define MANIFEST_BYTES_MAX (UINT64_C(1) << 30)
@@ -43,8 +45,8 @@ static vv_status corrupt(vv_sub sub) {
 
 /* ---- writing ---- */
 
-static uint64_t encoded_bytes(const vv_version *version) {
-    uint64_t bytes = HEAD_BYTES + CHECKSUM_BYTES;
+static uint64_t encoded_bytes(const vv_manifest *m, const vv_version *version) {
+    uint64_t bytes = HEAD_BYTES + RETRY_HEAD_BYTES + m->retry.bytes + CHECKSUM_BYTES;
     for (size_t i = 0; i < version->table_count; i++) {
         const vv_sst_summary *s = &version->tables[i]->summary;
         bytes += TABLE_BYTES + s->first_key_bytes + s->last_key_bytes;
@@ -90,13 +92,18 @@ static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_v
     at += HEAD_BYTES;
     for (size_t i = 0; i < version->table_count; i++)
         at = encode_table(at, version->tables[i]);
+    vv_put_be32(at, (uint32_t)m->retry.bytes);
+    at += RETRY_HEAD_BYTES;
+    if (m->retry.bytes)
+        memcpy(at, m->retry.data, m->retry.bytes);
+    at += m->retry.bytes;
     vv_put_be64(at, vv_checksum(start, (size_t)(at - start), 0));
     VV_ASSERT(at + CHECKSUM_BYTES == start + bytes);
 }
 
 vv_status vv_manifest_encode(const vv_manifest *m, const vv_version *version, uint8_t **out,
                              size_t *bytes_out) {
-    uint64_t bytes = encoded_bytes(version);
+    uint64_t bytes = encoded_bytes(m, version);
     *bytes_out = 0;
     *out = vv_alloc(bytes);
     if (!*out)
@@ -243,6 +250,23 @@ static vv_status decode_table(vv_reader *r, uint8_t version, vv_table_drop_fn dr
     return *out ? VV_STATUS_OK : no_memory();
 }
 
+/* The last section, to its end. */
+static vv_status decode_retry(vv_reader *r, uint8_t version, vv_manifest *m) {
+    vv_slice retry = vv_slice_make(NULL, 0);
+    if (version >= 3)
+        retry = vv_read_bytes(r, vv_read_be32(r));
+    if (r->bad || r->left_bytes != 0)
+        return corrupt(VV_SUB_BAD_LAYOUT);
+    if (retry.bytes == 0)
+        return VV_STATUS_OK;
+    uint8_t *copy = vv_alloc(retry.bytes);
+    if (!copy)
+        return no_memory();
+    memcpy(copy, retry.data, retry.bytes);
+    m->retry = vv_slice_make(copy, retry.bytes);
+    return VV_STATUS_OK;
+}
+
 static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, size_t *count_out,
                         vv_table_drop_fn drop, void *drop_arg) {
     vv_reader r = vv_reader_make(body);
@@ -273,8 +297,8 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
         if (vv_ok(st))
             done++;
     }
-    if (vv_ok(st) && r.left_bytes != 0)
-        st = corrupt(VV_SUB_BAD_LAYOUT);
+    if (vv_ok(st))
+        st = decode_retry(&r, version, m);
     if (!vv_ok(st)) {
         while (done > 0)
             vv_table_unref(tables[--done]);
@@ -293,6 +317,7 @@ vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, 
     size_t bytes = 0;
     *tables_out = NULL;
     *count_out = 0;
+    out->retry = vv_slice_make(NULL, 0);
     snprintf(path, sizeof path, "%s/" VV_MANIFEST_NAME, dir);
     VV_TRY(read_whole(b, path, &buf, &bytes, err));
     vv_status st = check_envelope(path, buf, bytes, err);
@@ -303,4 +328,9 @@ vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, 
     }
     vv_free(buf);
     return st;
+}
+
+void vv_manifest_deinit(vv_manifest *m) {
+    vv_free((void *)(uintptr_t)m->retry.data);
+    m->retry = vv_slice_make(NULL, 0);
 }

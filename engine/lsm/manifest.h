@@ -23,16 +23,20 @@ typedef struct vv_manifest {
     uint64_t epoch;         /* primaries that this log has had */
     uint64_t safe_compaction_lsn;
     uint64_t created_unix_ms;
+    vv_slice retry; /* engine/db/retry.h, as of flushed_lsn; borrowed, or read and owned */
 } vv_manifest;
 
 /*
  * Read the manifest of `dir`. *tables_out: *count_out tables with one reference each, array and references
- * the caller's. drop and drop_arg: as for vv_table_create(). NOT_FOUND: there is none. CORRUPTION,
- * UNSUPPORTED/FORMAT_NEWER, IO, NO_MEMORY.
+ * the caller's. drop and drop_arg: as for vv_table_create(). On OK *out is the caller's to deinit. NOT_FOUND:
+ * there is no manifest. CORRUPTION, UNSUPPORTED/FORMAT_NEWER, IO, NO_MEMORY.
  */
 vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, vv_table ***tables_out,
                            size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
                            vv_error *err) VV_CHECKED;
+
+/* Of one that was read. */
+void vv_manifest_deinit(vv_manifest *m);
 
 /* The bytes of a manifest: written as the file MANIFEST beside the version's tables, they make a database.
  * *out is the caller's to free. NO_MEMORY. */

@@ -54,7 +54,8 @@ static void read_all(void) {
 
 static uint64_t sum(const varve_stats *s) {
     return s->memtable_bytes + s->immutable_bytes + s->cache_memory_bytes + s->table_memory_bytes +
-           s->wal_memory_bytes + s->io_memory_bytes + s->cursor_memory_bytes + s->heap_overhead_bytes;
+           s->wal_memory_bytes + s->io_memory_bytes + s->cursor_memory_bytes + s->retry_memory_bytes +
+           s->heap_overhead_bytes;
 }
 
 Test(db_memory, the_sum_is_that_of_the_parts_and_no_part_is_beyond_its_bound) {

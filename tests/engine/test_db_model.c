@@ -116,6 +116,41 @@ static uint64_t random_expiry(void) {
     }
 }
 
+/* Named writes: client and sequence follow from the number; a window each of what was done. */
+#define NAMED_CLIENTS 3
+static uint64_t named_count[NAMED_CLIENTS];
+static uint64_t named_lsn[NAMED_CLIENTS][64]; /* by sequence modulo 64 */
+
+static void name_write(varve_write_options *o) {
+    uint64_t client = random_below(NAMED_CLIENTS);
+    o->client_id = client + 1;
+    o->sequence = ++named_count[client];
+    named_lsn[client][o->sequence % 64] = 0;
+}
+
+static void named_done(const varve_write_options *o, uint64_t lsn) {
+    if (o->client_id)
+        named_lsn[o->client_id - 1][o->sequence % 64] = lsn;
+}
+
+/* A write that was done comes again: with its LSN, and without a change. */
+static void repeat_write(void) {
+    uint64_t client = random_below(NAMED_CLIENTS);
+    if (named_count[client] == 0)
+        return;
+    uint64_t sequence =
+        named_count[client] - random_below(named_count[client] < 64 ? named_count[client] : 64);
+    uint64_t expected = named_lsn[client][sequence % 64], lsn;
+    if (expected == 0)
+        return; /* its condition failed */
+    varve_write_options o = {
+        .durability = (varve_durability)random_below(2), .client_id = client + 1, .sequence = sequence};
+    varve_status st = varve_put(fx_db, "0000", 4, "not to be seen", 14, &o, &lsn);
+    cr_assert(varve_ok(st), "%s", varve_code_name(st.code));
+    cr_assert_eq(lsn, expected, "client %" PRIu64 ", sequence %" PRIu64 ": LSN %" PRIu64 ", not %" PRIu64,
+                 client + 1, sequence, lsn, expected);
+}
+
 static void write_batch(void) {
     varve_batch *b = varve_batch_create();
     size_t count = 1 + random_below(8);
@@ -136,8 +171,11 @@ static void write_batch(void) {
         model_add(key, v);
     }
     varve_write_options o = {.durability = random_below(8) ? VARVE_DURABILITY_ASYNC : VARVE_DURABILITY_SYNC};
+    if (random_below(4) == 0)
+        name_write(&o);
     uint64_t lsn;
     cr_assert(varve_ok(varve_write(fx_db, b, &o, &lsn)));
+    named_done(&o, lsn);
     model_lsn += count;
     cr_assert_eq(lsn, model_lsn);
     varve_batch_destroy(b);
@@ -171,7 +209,12 @@ static void write_conditional(void) {
     version v = {.lsn = model_lsn + 1, .value_seed = (uint32_t)vv_test_random(&rng)};
     size_t value_bytes = value_of(v.value_seed, value_buffer);
     cr_assert(varve_ok(varve_batch_put(b, text, key_bytes, value_buffer, value_bytes)));
-    varve_status st = varve_write(fx_db, b, NULL, NULL);
+    varve_write_options o = {0};
+    uint64_t lsn;
+    if (random_below(4) == 0)
+        name_write(&o);
+    varve_status st = varve_write(fx_db, b, &o, &lsn);
+    named_done(&o, lsn);
     cr_assert_eq(st.code, holds ? VARVE_OK : VARVE_CONDITION_FAILED, "key %d: %s", key,
                  varve_code_name(st.code));
     if (holds) {
@@ -300,8 +343,10 @@ static void open_combination(const combination *c) {
 static void step(const combination *c) {
     const varve_snapshot *snapshot = snapshots[random_below(SNAPSHOTS)];
     uint64_t what = random_below(1000);
-    if (what < 550)
+    if (what < 530)
         write_batch();
+    else if (what < 550)
+        repeat_write();
     else if (what < 600)
         write_conditional();
     else if (what < 900)
@@ -325,6 +370,7 @@ static void run_combination(const combination *c, uint64_t ops) {
     fprintf(stderr, "%s, %s, %s, %s, %s\n", c->memtable, c->style, c->index, c->compression, c->backend);
     vv_tempdir(); /* a database of its own */
     model_lsn = 0;
+    memset(named_count, 0, sizeof named_count);
     open_combination(c);
     for (uint64_t i = 0; i < ops; i++)
         step(c);

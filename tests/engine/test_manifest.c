@@ -54,7 +54,8 @@ static void write_sample(void) {
                      .epoch = 2,
                      .safe_compaction_lsn = 6,
                      .created_unix_ms = 1700000000000,
-                     .db_id = "0123456789abcde"};
+                     .db_id = "0123456789abcde",
+                     .retry = vv_slice_str("who wrote what")};
     cr_assert(vv_ok(vv_manifest_write(io, dir, &m, v, NULL, NULL)));
     vv_version_unref(v);
     vv_table_unref(tables[0]);
@@ -97,6 +98,8 @@ Test(manifest, what_is_written_is_read_back) {
     cr_assert_eq(tables[1]->summary.min_lsn, 4);
     cr_assert_eq(tables[1]->summary.max_lsn, 9);
     cr_assert(vv_slice_equal(vv_table_last_key(tables[0]), vv_slice_str("mm")));
+    cr_assert(vv_slice_equal(m.retry, vv_slice_str("who wrote what")));
+    vv_manifest_deinit(&m);
     release(tables, count);
 }
 
@@ -126,8 +129,12 @@ static vv_status read_damaged(const uint8_t *buf, size_t n, vv_error *err) {
     size_t count;
     store(buf, n);
     vv_status st = read_back(&m, &tables, &count, err);
-    if (vv_ok(st))
+    if (vv_ok(st)) {
+        vv_manifest_deinit(&m);
         release(tables, count);
+    } else {
+        cr_assert_null(m.retry.data);
+    }
     return st;
 }
 
@@ -154,16 +161,35 @@ Test(manifest, every_truncation_and_any_tail_is_noticed) {
     cr_assert_eq(read_damaged(buf, n + 1, NULL).code, VV_CORRUPTION);
 }
 
+Test(manifest, version_2_had_no_remembered_writes) {
+    uint8_t buf[4096];
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    write_sample();
+    size_t n = load(buf, sizeof buf) - 4 - 14;
+    buf[7] = 2;
+    vv_put_be64(buf + 8, n);
+    vv_put_be64(buf + n - 8, vv_checksum(buf, n - 8, 0));
+    store(buf, n);
+    cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
+    cr_assert_eq(m.flushed_lsn, 12);
+    cr_assert_eq(m.retry.bytes, 0);
+    cr_assert_null(m.retry.data);
+    cr_assert_eq(count, 2);
+    release(tables, count);
+}
+
 Test(manifest, a_newer_version_is_refused_with_both_numbers) {
     uint8_t buf[4096];
     vv_error err;
     write_sample();
     size_t n = load(buf, sizeof buf);
-    buf[7] = 3;
+    buf[7] = 4;
     vv_status st = read_damaged(buf, n, &err);
     cr_assert_eq(st.code, VV_UNSUPPORTED);
     cr_assert_eq(st.sub, VV_SUB_FORMAT_NEWER);
-    cr_assert_not_null(strstr(err.text, "format version 3 is newer than this Varve, which reads up to 2"),
+    cr_assert_not_null(strstr(err.text, "format version 4 is newer than this Varve, which reads up to 3"),
                        "%s", err.text);
 }
 
@@ -180,7 +206,7 @@ Test(manifest, version_1_is_read_too) {
         from += 80 + keys;
         to += 72 + keys;
     }
-    cr_assert_eq(from + 8, n);
+    cr_assert_eq(from + 4 + 14 + 8, n);
     old[7] = 1;
     vv_put_be64(old + 8, to + 8);
     vv_put_be64(old + to, vv_checksum(old, to, 0));
@@ -201,10 +227,10 @@ Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
     uint8_t buf[4096];
     write_sample();
     size_t n = load(buf, sizeof buf);
-    static const struct {
+    const struct {
         size_t at;
         size_t bytes;
-    } fields[] = {{88, 4}, {92 + 76, 2}, {92 + 78, 2}};
+    } fields[] = {{88, 4}, {92 + 76, 2}, {92 + 78, 2}, {n - 8 - 14 - 4, 4}};
     for (size_t i = 0; i < VV_ARRAY_COUNT(fields); i++) {
         uint8_t bad[4096];
         memcpy(bad, buf, n);
@@ -225,6 +251,7 @@ Test(manifest, each_failed_allocation_is_reported) {
         vv_alloc_fail_at(0);
         if (vv_ok(st)) {
             cr_assert_gt(n, 5);
+            vv_manifest_deinit(&m);
             release(tables, count);
             break;
         }
@@ -277,6 +304,7 @@ Test(manifest, a_failure_before_the_rename_leaves_the_old_one) {
         cr_assert_eq(replaced, strcmp(ops[i], "rename") == 0, "%s", ops[i]);
         cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
         cr_assert_eq(m.generation, 9);
+        vv_manifest_deinit(&m);
         release(tables, count);
     }
     vv_version_unref(v);
