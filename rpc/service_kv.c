@@ -234,9 +234,11 @@ static void write_answer(vv_rpc_call *call) {
 }
 
 /* Hand the call's batch to the engine. After this the call is the engine's until write_answer(). */
-static void submit(vv_rpc_call *call, Varve__V1__Durability durability) {
+static void submit(vv_rpc_call *call, Varve__V1__Durability durability, uint64_t client_id,
+                   uint64_t sequence) {
     vv_kv *kv = call->service;
-    varve_write_options options = {.durability = VARVE_DURABILITY_SYNC};
+    varve_write_options options = {
+        .durability = VARVE_DURABILITY_SYNC, .client_id = client_id, .sequence = sequence};
     if (durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         options.durability = VARVE_DURABILITY_ASYNC;
     varve_write_async(kv->db, state_of(call)->batch, &options, write_done, call);
@@ -261,9 +263,10 @@ static bool make_batch(vv_rpc_call *call) {
 }
 
 /* Submit what was added with status st, or fail the call. */
-static void submit_if_ok(vv_rpc_call *call, varve_status st, Varve__V1__Durability durability) {
+static void submit_if_ok(vv_rpc_call *call, varve_status st, Varve__V1__Durability durability,
+                         uint64_t client_id, uint64_t sequence) {
     if (varve_ok(st)) {
-        submit(call, durability);
+        submit(call, durability, client_id, sequence);
         return;
     }
     varve_batch_destroy(state_of(call)->batch);
@@ -279,7 +282,7 @@ static void on_put(vv_rpc_call *call, vv_slice request) {
         varve_status st =
             varve_batch_put_expiring(state_of(call)->batch, put->key.data, put->key.len, put->value.data,
                                      put->value.len, vv_kv_expiry(put->ttl_ms));
-        submit_if_ok(call, st, put->durability);
+        submit_if_ok(call, st, put->durability, put->client_id, put->sequence);
     }
     vv_codec_arena_deinit(&arena);
 }
@@ -291,7 +294,7 @@ static void on_delete(vv_rpc_call *call, vv_slice request) {
         (void *)vv_codec_request(call, &arena, &varve__v1__delete_request__descriptor, request);
     if (del && check_durability(call, del->durability) && make_batch(call)) {
         varve_status st = varve_batch_delete(state_of(call)->batch, del->key.data, del->key.len);
-        submit_if_ok(call, st, del->durability);
+        submit_if_ok(call, st, del->durability, del->client_id, del->sequence);
     }
     vv_codec_arena_deinit(&arena);
 }
@@ -375,7 +378,7 @@ static void on_write(vv_rpc_call *call, vv_slice request) {
         varve_status st = add_ops(state_of(call)->batch, write);
         if (varve_ok(st))
             st = add_conditions(state_of(call)->batch, write);
-        submit_if_ok(call, st, write->durability);
+        submit_if_ok(call, st, write->durability, write->client_id, write->sequence);
     }
     vv_codec_arena_deinit(&arena);
 }
