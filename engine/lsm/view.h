@@ -32,6 +32,13 @@ void vv_view_unref(vv_view *v);
  * the number to the view's own count. While a view is in the cell its own count carries a bias, because
  * references may be returned there before they were moved there. (The scheme of atomic_shared_ptr in A.
  * Williams, "C++ Concurrency in Action", 7.2.4.)
+ *
+ * Compared with userspace RCU (liburcu 0.13, bench/bench_view.c, two hardware threads of one core, the view
+ * replaced a hundred times a second): acquire and unref take 12 to 16 ns with 1 to 16 reading threads, a
+ * read-side section of urcu-memb 7 to 8, of urcu-bp 8 to 9; with a reference taken in the section, which
+ * whoever keeps the view needs, 13 to 18. A get from the memtable takes 480 to 700 ns: RCU would save 1 to 2
+ * % of it, for a library more and threads of the embedder's to be registered. The word is one that all
+ * readers write to, so that more cores, with caches of their own, are a reason to measure again.
  */
 typedef struct vv_view_cell {
     VV_CACHE_ALIGNED _Atomic uint64_t word; /* pointer << 16 | references handed out */
