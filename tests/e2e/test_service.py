@@ -81,9 +81,13 @@ class Service(unittest.TestCase):
                               "grpc.reflection.v1alpha.ServerReflection"}, set(database.get_services()))
         pool = descriptor_pool.DescriptorPool(database)
         service = pool.FindServiceByName("varve.v1.KV")
-        self.assertEqual([m.name for m in service.methods], ["Get", "Put", "Delete", "Write"])
-        self.assertEqual([(f.name, f.number) for f in pool.FindMessageTypeByName("varve.v1.PutRequest").fields],
-                         [("key", 1), ("value", 2), ("durability", 3), ("ttl_ms", 4)])
+        known = kv_pb2.DESCRIPTOR.services_by_name["KV"]
+        fields = lambda message: [(f.name, f.number, f.type) for f in message.fields]
+        self.assertEqual([(m.name, m.client_streaming, m.server_streaming) for m in service.methods],
+                         [(m.name, m.client_streaming, m.server_streaming) for m in known.methods])
+        for method, other in zip(service.methods, known.methods):
+            self.assertEqual(fields(method.input_type), fields(other.input_type))
+            self.assertEqual(fields(method.output_type), fields(other.output_type))
 
     def test_reflection_of_v1_answers_the_same(self):
         channel = self.channel(self.serve().address)
