@@ -15,6 +15,7 @@
 
 #define ENVIRONMENT_PREFIX "VARVE_"
 #define DEFAULT_ADDRESS    "127.0.0.1:7700"
+#define LEASE_US_MAX       UINT64_C(86400000000)
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 
@@ -36,6 +37,18 @@ static const vv_option options[] = {
      "streams (scans, watches, pipelines) at once, apart from other calls; more are refused"},
     {"PIPELINE_MAX_IN_FLIGHT", VV_OPTION_COUNT, offsetof(vv_server_config, pipeline_ops_max), "8192", 1,
      UINT64_C(1000000), false, NULL, "operations under way in one pipeline; more wait in the network"},
+    {"WORKER_THREADS", VV_OPTION_COUNT, offsetof(vv_server_config, worker_threads), "0", 0, 64, false, NULL,
+     "threads for scans and for reads of many keys; 0: one for each core"},
+    {"SNAPSHOTS_MAX", VV_OPTION_COUNT, offsetof(vv_server_config, snapshots_max), "10000", 1,
+     UINT64_C(1000000), false, NULL, "leases of snapshots and of page tokens at once"},
+    {"SNAPSHOTS_PER_USER", VV_OPTION_COUNT, offsetof(vv_server_config, snapshots_per_user_max), "2000", 1,
+     UINT64_C(1000000), false, NULL, "of them, those of one user"},
+    {"SNAPSHOT_LEASE_DEFAULT", VV_OPTION_DURATION, offsetof(vv_server_config, snapshot_lease_us), "60s", 1000,
+     LEASE_US_MAX, false, NULL, "how long a snapshot is held for a client that names no time"},
+    {"SNAPSHOT_LEASE_MAX", VV_OPTION_DURATION, offsetof(vv_server_config, snapshot_lease_us_max), "3600s",
+     1000, LEASE_US_MAX, false, NULL, "the longest lease; more is cut to it"},
+    {"PAGE_TOKEN_LEASE", VV_OPTION_DURATION, offsetof(vv_server_config, page_token_lease_us), "60s", 1000,
+     LEASE_US_MAX, false, NULL, "how long a scan may be gone on with by its page token"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
     {"TOKENS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, tokens_file), "", 0, VV_SERVER_PATH_BYTES_MAX,

@@ -30,6 +30,9 @@ typedef struct vv_server_config {
     uint64_t rpc_bytes_max; /* of requests in flight */
     uint64_t rpc_streams_max;
     uint64_t pipeline_ops_max;
+    uint64_t worker_threads; /* 0: one for each core */
+    uint64_t snapshots_max, snapshots_per_user_max;
+    uint64_t snapshot_lease_us, snapshot_lease_us_max, page_token_lease_us;
     uint32_t log_level; /* a vv_log_level */
 
     /* Who may what (rpc/access.h); files "": none. */

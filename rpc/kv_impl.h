@@ -2,6 +2,7 @@
  * kv_impl.h - what the files of varve.v1.KV share.
  *
  *   service_kv.c         the service; unary calls
+ *   service_multi_get.c  KV.MultiGet
  *   service_pipeline.c   KV.Pipeline
  */
 #ifndef VV_RPC_KV_IMPL_H
@@ -13,11 +14,18 @@
 /* End the call with what the engine said. */
 void vv_kv_fail(vv_rpc_call *call, varve_status st);
 
+/* A message in a buffer of its own, which is vv_free()d when the message has been sent. */
+vv_rpc_body vv_kv_body_take(uint8_t *buffer_take, size_t bytes);
+
 /* The moment when an entry that is written now with this ttl expires, Unix milliseconds; 0: never. */
 uint64_t vv_kv_expiry(uint64_t ttl_ms);
 
 /* A write ended like this: the service stops serving when the log has failed. A call's thread. */
 void vv_kv_note_write(vv_kv *kv, varve_status st);
+
+/* service_multi_get.c */
+void vv_multi_get_on_call(vv_rpc_call *call, vv_slice request);
+void vv_multi_get_on_posted(vv_rpc_call *call);
 
 /* service_pipeline.c */
 void vv_pipeline_on_call(vv_rpc_call *call, vv_slice request);

@@ -3,7 +3,7 @@
  *
  * The transport is made first and destroyed last: the engine calls vv_grpc_flush() on it after each commit
  * group and may still be about to when the last answer has been sent. The database is closed when the network
- * has released the last value that it pinned.
+ * has released the last value that it pinned, and the leases have released their snapshots.
  */
 #include "rpc/server.h"
 
@@ -31,6 +31,8 @@ struct vv_server {
     vv_access access;
     vv_gate gate;
     vv_timers *timers;
+    vv_workers *workers;
+    vv_leases *leases;
     vv_grpc *transport;
     varve_db *db;
     vv_kv kv;
@@ -39,7 +41,7 @@ struct vv_server {
     bool services_ready; /* kv and health are initialised */
     vv_rpc_service services[SERVICES_MAX];
     size_t service_count;
-    uint64_t value_bytes_max;
+    uint64_t value_bytes_max, message_bytes_max;
     char addresses[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 8];
     size_t address_count;
 };
@@ -71,6 +73,15 @@ static uint64_t message_bytes_max(const varve_options *engine, uint64_t value_by
     return VV_MAX(2 * value_bytes_max, batch_bytes) + (UINT64_C(1) << 20);
 }
 
+/* As configured; 0: one for each core. */
+static uint32_t thread_count(uint64_t configured) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t threads = configured;
+    if (threads == 0)
+        threads = cores > 0 ? (uint64_t)cores : 1;
+    return (uint32_t)VV_MIN(threads, (uint64_t)THREADS_MAX);
+}
+
 static vv_status create_transport(vv_server *s, const varve_options *engine) {
     s->value_bytes_max = engine_bytes(engine, "MAX_VALUE_SIZE", UINT64_C(32) << 20);
     vv_gate_options limits = {.calls_max = s->config.rpc_calls_max,
@@ -78,12 +89,9 @@ static vv_status create_transport(vv_server *s, const varve_options *engine) {
                               .bytes_max = s->config.rpc_bytes_max,
                               .access = &s->access};
     vv_gate_init(&s->gate, &limits);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t threads = s->config.rpc_threads;
-    if (threads == 0)
-        threads = cores > 0 ? (uint64_t)cores : 1;
-    vv_grpc_options options = {.thread_count = (uint32_t)VV_MIN(threads, (uint64_t)THREADS_MAX),
-                               .message_bytes_max = message_bytes_max(engine, s->value_bytes_max),
+    s->message_bytes_max = message_bytes_max(engine, s->value_bytes_max);
+    vv_grpc_options options = {.thread_count = thread_count(s->config.rpc_threads),
+                               .message_bytes_max = s->message_bytes_max,
                                .memory_quota_bytes = s->config.rpc_memory_quota_bytes,
                                .gate = &s->gate.base,
                                .log = s->log};
@@ -126,12 +134,37 @@ static vv_status listen_on(vv_server *s, const char *address, vv_error *err) {
     return VV_STATUS_OK;
 }
 
+/* What the services have in common. */
+static vv_status start_helpers(vv_server *s, vv_error *err) {
+    vv_status st = vv_timers_create(&s->timers);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start timers");
+    /* A call has at most one job in the queue. */
+    vv_workers_options workers = {.name = "varve-work",
+                                  .thread_count = thread_count(s->config.worker_threads),
+                                  .queue_max =
+                                      (uint32_t)VV_MIN(s->config.rpc_calls_max, (uint64_t)UINT32_MAX)};
+    st = vv_workers_create(&workers, &s->workers);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start workers");
+    vv_leases_options leases = {.db = s->db,
+                                .timers = s->timers,
+                                .count_max = s->config.snapshots_max,
+                                .per_user_max = s->config.snapshots_per_user_max,
+                                .default_us = s->config.snapshot_lease_us,
+                                .longest_us = s->config.snapshot_lease_us_max,
+                                .pages_us = s->config.page_token_lease_us};
+    st = vv_leases_create(&leases, &s->leases);
+    return vv_ok(st) ? st : vv_fail(err, st, "start leases");
+}
+
 static vv_status start_services(vv_server *s, vv_error *err) {
-    vv_status timers = vv_timers_create(&s->timers);
-    if (!vv_ok(timers))
-        return vv_fail(err, timers, "start timers");
+    VV_TRY(start_helpers(s, err));
     vv_health_init(&s->health, flush, s->transport);
-    vv_kv_options options = {.value_bytes_max = s->value_bytes_max,
+    vv_kv_options options = {.leases = s->leases,
+                             .workers = s->workers,
+                             .response_bytes_max = s->message_bytes_max,
+                             .value_bytes_max = s->value_bytes_max,
                              .pipeline_ops_max = s->config.pipeline_ops_max};
     vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
     if (!vv_ok(st)) {
@@ -140,6 +173,7 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     }
     s->services_ready = true;
     s->services[s->service_count++] = vv_kv_service(&s->kv);
+    s->services[s->service_count++] = vv_snapshots_service(s->leases);
     s->services[s->service_count++] = vv_health_service(&s->health);
     st = vv_reflection_create(s->services, s->service_count, &s->reflection);
     if (!vv_ok(st))
@@ -162,6 +196,8 @@ static varve_status release(vv_server *s) {
         vv_kv_deinit(&s->kv);
         vv_health_deinit(&s->health);
     }
+    vv_workers_destroy(s->workers);
+    vv_leases_destroy(s->leases);
     vv_timers_destroy(s->timers);
     if (s->db)
         closed = varve_close(s->db);

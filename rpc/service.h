@@ -9,7 +9,9 @@
 #include "base/log.h"
 #include "base/sync.h"
 #include "engine/varve.h"
+#include "rpc/leases.h"
 #include "rpc/transport.h"
+#include "rpc/workers.h"
 
 /* ---- health: grpc.health.v1 ---- */
 
@@ -42,8 +44,11 @@ vv_rpc_service vv_health_service(vv_health *h);
 #define VV_KV_SERVICE_NAME "varve.v1.KV"
 
 typedef struct vv_kv_options {
-    uint64_t value_bytes_max;  /* the engine's MAX_VALUE_SIZE */
-    uint64_t pipeline_ops_max; /* in flight in one pipeline */
+    vv_leases *leases;           /* the clients' snapshots */
+    vv_workers *workers;         /* for what takes long, one turn at a time */
+    uint64_t response_bytes_max; /* what one message to a client may have in values */
+    uint64_t value_bytes_max;    /* the engine's MAX_VALUE_SIZE */
+    uint64_t pipeline_ops_max;   /* in flight in one pipeline */
 } vv_kv_options;
 
 typedef struct vv_kv {
@@ -68,6 +73,14 @@ vv_status vv_kv_init(vv_kv *kv, const vv_kv_options *options, varve_db *db, vv_h
  */
 void vv_kv_deinit(vv_kv *kv);
 vv_rpc_service vv_kv_service(vv_kv *kv);
+
+/* ---- snapshots: varve.v1.Snapshots ---- */
+
+#define VV_SNAPSHOTS_SERVICE_NAME "varve.v1.Snapshots"
+
+vv_rpc_service vv_snapshots_service(vv_leases *leases);
+/* End a call that names a snapshot which its user does not have. */
+void vv_snapshots_fail_unknown(vv_rpc_call *call);
 
 /* ---- reflection: grpc.reflection.v1 and v1alpha ---- */
 

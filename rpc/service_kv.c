@@ -44,6 +44,7 @@ typedef struct write_state {
 typedef struct get_state {
     varve_value value;
     varve_status status;
+    vv_lease *lease; /* of the client's snapshot, NULL: none */
 } get_state;
 
 _Static_assert(sizeof(get_state) <= VV_RPC_CALL_STATE_BYTES, "get_state lives in the call");
@@ -63,10 +64,15 @@ void vv_kv_fail(vv_rpc_call *call, varve_status st) {
     vv_rpc_fail(call, &status);
 }
 
-/* A field of the contract that this server does not serve: refused, since ignoring it would be a lie. */
-static void fail_field(vv_rpc_call *call, const char *field) {
-    vv_rpc_fail_with(call, VV_RPC_UNIMPLEMENTED, "FIELD_NOT_SERVED", 0, "%s is not served by this server",
-                     field);
+static void release_buffer(void *buffer) {
+    VV_TAKE_OVER(buffer);
+    vv_free(buffer);
+}
+
+vv_rpc_body vv_kv_body_take(uint8_t *buffer_take, size_t bytes) {
+    VV_HAND_OVER(buffer_take);
+    return (vv_rpc_body){
+        .tail = vv_slice_make(buffer_take, bytes), .release = release_buffer, .release_arg = buffer_take};
 }
 
 /* ---- Get ---- */
@@ -124,12 +130,14 @@ static void get_answer(vv_rpc_call *call, varve_status st, varve_value *value) {
 }
 
 /* The call that this thread is handing to varve_get_async(): if its answer comes meanwhile, it came on this
- * thread. A flag in the call could not tell, since the reader thread may be done before the call returns. */
+ * thread, and this becomes NULL. A flag in the call could not tell, since the reader thread may be done
+ * before the call returns. */
 static _Thread_local vv_rpc_call *getting;
 
 static void get_done(void *arg, varve_status st, varve_value *value) {
     vv_rpc_call *call = arg;
     if (getting == call) {
+        getting = NULL;
         get_answer(call, st, value);
         return;
     }
@@ -141,8 +149,10 @@ static void get_done(void *arg, varve_status st, varve_value *value) {
 
 /* A value that came from the disk, back on the call's thread. */
 static void get_posted(vv_rpc_call *call) {
-    get_state *g = get_state_of(call);
-    get_answer(call, g->status, &g->value);
+    get_state g = *get_state_of(call);
+    vv_kv *kv = call->service;
+    get_answer(call, g.status, &g.value);
+    vv_lease_unref(kv->options.leases, g.lease);
 }
 
 static void on_get(vv_rpc_call *call, vv_slice request) {
@@ -153,12 +163,20 @@ static void on_get(vv_rpc_call *call, vv_slice request) {
         (void *)vv_codec_request(call, &arena, &varve__v1__get_request__descriptor, request);
     if (!get)
         goto out;
+    vv_lease *lease = NULL;
     if (get->snapshot_id != 0) {
-        fail_field(call, "GetRequest.snapshot_id");
-        goto out;
+        lease = vv_leases_ref(kv->options.leases, call->user, VV_LEASE_SNAPSHOT, get->snapshot_id);
+        if (!lease) {
+            vv_snapshots_fail_unknown(call);
+            goto out;
+        }
     }
+    get_state_of(call)->lease = lease;
     getting = call;
-    varve_get_async(kv->db, NULL, get->key.data, get->key.len, get_done, call);
+    varve_get_async(kv->db, lease ? vv_lease_snapshot(lease) : NULL, get->key.data, get->key.len, get_done,
+                    call);
+    if (!getting) /* it has been answered; else it is get_posted() that has done with the lease */
+        vv_lease_unref(kv->options.leases, lease);
     getting = NULL;
 out:
     vv_codec_arena_deinit(&arena);
@@ -209,9 +227,7 @@ static void reply_not_applied(vv_rpc_call *call, const varve_batch *batch) {
         memcpy(at, result, (size_t)(end - result));
         at += end - result;
     }
-    vv_rpc_reply(call, (vv_rpc_body){.tail = vv_slice_make(response, (size_t)(at - response)),
-                                     .release = vv_free,
-                                     .release_arg = response});
+    vv_rpc_reply(call, vv_kv_body_take(response, (size_t)(at - response)));
 }
 
 /* Back on the call's thread. */
@@ -404,6 +420,11 @@ static const vv_rpc_method methods[] = {
      .access = VV_RPC_WRITE,
      .on_call = on_write,
      .on_posted = write_answer},
+    {.path = "/" VV_KV_SERVICE_NAME "/MultiGet",
+     .kind = VV_RPC_UNARY,
+     .access = VV_RPC_READ,
+     .on_call = vv_multi_get_on_call,
+     .on_posted = vv_multi_get_on_posted},
     {.path = "/" VV_KV_SERVICE_NAME "/Pipeline",
      .kind = VV_RPC_BIDI,
      .access = VV_RPC_READ, /* each write of it needs more */

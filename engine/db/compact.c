@@ -157,6 +157,7 @@ static uint64_t drop_lsn(varve_db *db) {
     vv_mutex_lock(&db->state.lock);
     uint64_t safe_lsn = db->state.manifest.safe_compaction_lsn;
     uint64_t snapshot_lsn = db->state.snapshots ? db->state.snapshots->lsn : VV_LSN_MAX;
+    db->state.snapshots_seen |= db->state.snapshots != NULL;
     vv_mutex_unlock(&db->state.lock);
     return VV_MIN(snapshot_lsn, safe_lsn ? safe_lsn : VV_LSN_MAX);
 }

@@ -70,6 +70,7 @@ vv_option_table vv_settings_table(void);
 
 struct varve_snapshot {
     varve_snapshot *next; /* in state.snapshots, the same LSN or a higher one */
+    varve_snapshot *prev;
     uint64_t lsn;
 };
 
@@ -174,7 +175,8 @@ struct varve_db {
         uint64_t flushes;
         uint64_t flush_bytes; /* of their tables */
         uint64_t write_stalls;
-        varve_snapshot *snapshots; /* oldest first */
+        varve_snapshot *snapshots, *newest_snapshot; /* oldest first */
+        bool snapshots_seen; /* by a merge, or when one was looked for, since the last hint */
     } state;
 
     /* Who waits for more of the log (wal_cursor.c). */

@@ -15,10 +15,9 @@ varve_snapshot *varve_snapshot_create(varve_db *db) {
     vv_mutex_lock(&db->state.lock);
     s->lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
     /* Newest last; LSNs never fall, so that the list stays sorted by itself. */
-    varve_snapshot **at = &db->state.snapshots;
-    while (*at)
-        at = &(*at)->next;
-    *at = s;
+    s->prev = db->state.newest_snapshot;
+    *(s->prev ? &s->prev->next : &db->state.snapshots) = s;
+    db->state.newest_snapshot = s;
     vv_mutex_unlock(&db->state.lock);
     return s;
 }
@@ -31,13 +30,14 @@ void varve_snapshot_release(varve_db *db, varve_snapshot *snapshot) {
     if (!snapshot)
         return;
     vv_mutex_lock(&db->state.lock);
-    varve_snapshot **at = &db->state.snapshots;
-    while (*at != snapshot)
-        at = &(*at)->next;
-    *at = snapshot->next;
-    bool was_oldest = at == &db->state.snapshots;
+    *(snapshot->prev ? &snapshot->prev->next : &db->state.snapshots) = snapshot->next;
+    *(snapshot->next ? &snapshot->next->prev : &db->state.newest_snapshot) = snapshot->prev;
+    /* Nobody who makes a snapshot for one read wakes the compaction, unless it has held something back. */
+    bool hint = !snapshot->prev && db->state.snapshots_seen;
+    if (hint)
+        db->state.snapshots_seen = false;
     vv_mutex_unlock(&db->state.lock);
-    if (was_oldest)
+    if (hint)
         vv_db_compaction_hint(db); /* tombstones that it needed may go now */
     vv_free(snapshot);
 }
@@ -50,6 +50,7 @@ vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) {
             return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
         vv_mutex_lock(&db->state.lock);
         varve_snapshot *s = db->state.snapshots;
+        db->state.snapshots_seen |= s != NULL;
         for (; s && count < capacity; s = s->next)
             if (count == 0 || lsns[count - 1] != s->lsn)
                 lsns[count++] = s->lsn;

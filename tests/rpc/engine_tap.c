@@ -20,6 +20,10 @@ void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const v
                            varve_get_fn done, void *arg);
 varve_status REAL(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out);
 varve_status WRAP(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out);
+varve_status REAL(varve_get_at)(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                size_t key_bytes, varve_value *out);
+varve_status WRAP(varve_get_at)(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                size_t key_bytes, varve_value *out);
 void REAL(varve_value_release)(varve_value *value);
 void WRAP(varve_value_release)(varve_value *value);
 void REAL(varve_options_set_group_callback)(varve_options *options, varve_group_fn fn, void *arg);
@@ -246,14 +250,19 @@ static void count_pinned(const varve_value *value) {
     unlock();
 }
 
-varve_status WRAP(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out) {
+varve_status WRAP(varve_get_at)(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                size_t key_bytes, varve_value *out) {
     varve_status st = tapped_status();
     *out = (varve_value){0};
     if (varve_ok(st))
-        st = REAL(varve_get)(db, key, key_bytes, out);
+        st = REAL(varve_get_at)(db, snapshot, key, key_bytes, out);
     if (varve_ok(st))
         count_pinned(out);
     return st;
+}
+
+varve_status WRAP(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out) {
+    return WRAP(varve_get_at)(db, NULL, key, key_bytes, out);
 }
 
 typedef struct tapped_get {

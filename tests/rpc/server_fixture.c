@@ -20,6 +20,7 @@ void fixture_init(void) {
     cr_assert(vv_ok(vv_server_config_load(none, none, &fx.config, fx.engine, &action, &err)), "%s", err.text);
     fx.config.drain_timeout_us = 20000000;
     fx.config.rpc_threads = 2;
+    fx.config.worker_threads = 2;
     vv_tempdir();
     strcpy(fx.config.data, vv_tempdir_path("data"));
     strcpy(fx.config.listen[0], "127.0.0.1:0");
