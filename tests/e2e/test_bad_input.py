@@ -117,9 +117,12 @@ class BadInput(unittest.TestCase):
         self.invalid("BAD_DURABILITY", self.kv.Put, kv_pb2.PutRequest(key=b"bystander", value=b"v", durability=7))
         self.invalid("BAD_DURABILITY", self.kv.Delete, kv_pb2.DeleteRequest(key=b"witness", durability=7))
 
-    def test_what_is_not_served_yet_is_not_half_done(self):
-        unimplemented = grpc.StatusCode.UNIMPLEMENTED
-        self.refused(unimplemented, None, self.kv.Get, kv_pb2.GetRequest(key=b"witness", snapshot_id=1))
+    def test_a_snapshot_that_nobody_opened(self):
+        for snapshot in (1, 2 ** 64 - 1):
+            self.refused(grpc.StatusCode.NOT_FOUND, "SNAPSHOT_UNKNOWN", self.kv.Get,
+                         kv_pb2.GetRequest(key=b"witness", snapshot_id=snapshot))
+            self.refused(grpc.StatusCode.NOT_FOUND, "SNAPSHOT_UNKNOWN", self.kv.MultiGet,
+                         kv_pb2.MultiGetRequest(keys=[b"witness"], snapshot_id=snapshot))
 
     def test_conditions_that_expect_nothing(self):
         ops = [kv_pb2.Op(put=kv_pb2.PutOp(key=b"bystander", value=b"v"))]
