@@ -193,8 +193,8 @@ static void read_on(void *arg) {
 #endif
 }
 
-/* Nanoseconds of processor time for one. */
-static double measure(size_t way, int threads) {
+/* Nanoseconds of processor time for one. *cores_out: how many readers ran at once, on average. */
+static double measure(size_t way, int threads, double *cores_out) {
     static reader readers[THREADS_MAX];
     atomic_store(&stop, false);
     for (int i = 0; i < threads; i++) {
@@ -202,8 +202,8 @@ static double measure(size_t way, int threads) {
         if (!vv_ok(vv_thread_start(&readers[i].thread, "reader", read_on, &readers[i])))
             report_die("no thread");
     }
-    uint64_t end_ns = vv_clock_mono_ns() + round_ms * 1000000;
-    while (vv_clock_mono_ns() < end_ns) {
+    uint64_t start_ns = vv_clock_mono_ns();
+    while (vv_clock_mono_ns() < start_ns + round_ms * 1000000) {
         nanosleep(&(struct timespec){.tv_nsec = WRITER_NS}, NULL);
         ways[way].replace();
     }
@@ -214,6 +214,7 @@ static double measure(size_t way, int threads) {
         count += readers[i].count;
         ns += readers[i].cpu_ns;
     }
+    *cores_out = (double)ns / (double)(vv_clock_mono_ns() - start_ns);
     return (double)ns / (double)count;
 }
 
@@ -256,6 +257,7 @@ static void parse(int argc, char **argv) {
 int main(int argc, char **argv) {
     static const int threads[] = {1, 2, 4, 16};
     static double ns[VV_ARRAY_COUNT(ways)][VV_ARRAY_COUNT(threads)][REPORT_ROUNDS_MAX];
+    static double cores[VV_ARRAY_COUNT(threads)][VV_ARRAY_COUNT(ways) * REPORT_ROUNDS_MAX];
     parse(argc, argv);
     fill();
     vv_view_cell_init(&cell, fresh_view());
@@ -264,7 +266,7 @@ int main(int argc, char **argv) {
     for (int round = 0; round < rounds; round++)
         for (size_t t = 0; t < VV_ARRAY_COUNT(threads); t++)
             for (size_t w = 0; w < VV_ARRAY_COUNT(ways); w++)
-                ns[w][t][round] = measure(w, threads[t]);
+                ns[w][t][round] = measure(w, threads[t], &cores[t][(size_t)round * VV_ARRAY_COUNT(ways) + w]);
     printf("%-32s", "ns of processor time, threads:");
     for (size_t t = 0; t < VV_ARRAY_COUNT(threads); t++)
         printf("%10d", threads[t]);
@@ -274,6 +276,12 @@ int main(int argc, char **argv) {
             qsort(ns[w][t], (size_t)rounds, sizeof(double), by_value);
             printf("%10.1f", ns[w][t][rounds / 2]);
         }
+    }
+    printf("\n%-32s", "cores that readers had, median");
+    for (size_t t = 0; t < VV_ARRAY_COUNT(threads); t++) {
+        size_t count = (size_t)rounds * VV_ARRAY_COUNT(ways);
+        qsort(cores[t], count, sizeof(double), by_value);
+        printf("%10.2f", cores[t][count / 2]);
     }
     printf("\n");
 #ifndef VARVE_HAVE_URCU

@@ -33,12 +33,12 @@ void vv_view_unref(vv_view *v);
  * references may be returned there before they were moved there. (The scheme of atomic_shared_ptr in A.
  * Williams, "C++ Concurrency in Action", 7.2.4.)
  *
- * Compared with userspace RCU (liburcu 0.13, bench/bench_view.c, two hardware threads of one core, the view
- * replaced a hundred times a second): acquire and unref take 12 to 16 ns with 1 to 16 reading threads, a
- * read-side section of urcu-memb 7 to 8, of urcu-bp 8 to 9; with a reference taken in the section, which
- * whoever keeps the view needs, 13 to 18. A get from the memtable takes 480 to 700 ns: RCU would save 1 to 2
- * % of it, for a library more and threads of the embedder's to be registered. The word is one that all
- * readers write to, so that more cores, with caches of their own, are a reason to measure again.
+ * Compared with userspace RCU (liburcu 0.13, bench/bench_view.c): acquire and unref take 11 ns for a thread
+ * alone, a read-side section of urcu-memb 7, or 13 with a reference taken in it, which whoever keeps the view
+ * needs. Two threads that really run at once, and do nothing else, take 40 to 190 ns for the cell, whose word
+ * and count both of them write to, 7 for the section, and 40 with the reference. Whole gets from a memtable
+ * took 370 to 420 ns on one thread, and 440 to 510 on each of two: sharing the word costs 5 to 25 % of a get
+ * as soon as two cores read at once.
  */
 typedef struct vv_view_cell {
     VV_CACHE_ALIGNED _Atomic uint64_t word; /* pointer << 16 | references handed out */
