@@ -515,8 +515,15 @@ VARVE_API varve_status varve_wal_ops_next(varve_wal_ops *ops, varve_wal_op *out)
 /* Seal the memtable and wait until all that was written before the call is in SSTables. */
 VARVE_API varve_status varve_flush(varve_db *db) VARVE_CHECKED;
 
+/* How far a long call is. On the caller's thread, about once a MiB or twenty times a second; false: give up,
+ * with BUSY/CANCELED. */
+typedef bool (*varve_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
 /* Merge everything into the last level and wait for it. */
 VARVE_API varve_status varve_compact(varve_db *db) VARVE_CHECKED;
+/* The same, asking now and then whether to go on waiting (both figures are 0). Who gives up leaves the merge
+ * to go on without him. */
+VARVE_API varve_status varve_compact_while(varve_db *db, varve_progress_fn go_on, void *arg) VARVE_CHECKED;
 
 /*
  * The safe compaction LSN: how far every replica has confirmed to be. A replica that is behind still has what
@@ -532,6 +539,7 @@ VARVE_API varve_status varve_compact(varve_db *db) VARVE_CHECKED;
 VARVE_API varve_status varve_set_safe_compaction_lsn(varve_db *db, uint64_t lsn,
                                                      varve_error *err) VARVE_CHECKED;
 
+/* A number that is added here has its line in varve_stats_number() too. */
 typedef struct varve_stats {
     uint64_t last_lsn;        /* newest LSN that reads see */
     uint64_t durable_lsn;     /* newest LSN that survives power loss */
@@ -557,6 +565,7 @@ typedef struct varve_stats {
     uint64_t dropped_versions;
     uint64_t dropped_tombstones;
     uint64_t safe_compaction_lsn; /* 0: no gate */
+    uint64_t epoch;               /* primaries that the log has had */
     uint64_t cache_bytes;
     uint64_t cache_hits;
     uint64_t cache_misses;
@@ -577,6 +586,11 @@ typedef struct varve_stats {
     const char *io_backend;  /* "uring" or "posix"; static */
 } varve_stats;
 VARVE_API void varve_stats_get(varve_db *db, varve_stats *out);
+
+/* The index-th number of *s under the name of its field; false behind the last. For whoever shows all of
+ * them. wal_failed is 0 or 1; io_backend, a text, is not among them. */
+VARVE_API bool varve_stats_number(const varve_stats *s, size_t index, const char **name_out,
+                                  uint64_t *value_out);
 
 /* ---- exporting, backing up, checking ---- */
 
@@ -610,9 +624,6 @@ VARVE_API varve_status varve_take_snapshot(varve_db *db, varve_export *out, varv
 /* Zeroes it; a zeroed one is fine. All exports must be released before varve_close(). */
 VARVE_API void varve_export_release(varve_db *db, varve_export *exported);
 
-/* How far a long call is. On the caller's thread, about once a MiB; false: give up, with BUSY/CANCELED. */
-typedef bool (*varve_progress_fn)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
-
 typedef enum varve_backup_mode {
     VARVE_BACKUP_COPY = 0, /* bytes of its own */
     VARVE_BACKUP_LINK = 1 /* a second name for the same bytes where the file system can, else a copy: costs no
@@ -624,6 +635,7 @@ typedef struct varve_backup_options {
     varve_backup_mode mode;
     const char *base_dir; /* an earlier backup of this database: what is the same there is linked from there
                              (copied, where that can't be) instead of read from the database; NULL: none */
+    bool must_create;     /* EXISTS also for an empty directory, or a link to one: it is made by this call */
     uint64_t bytes_per_second; /* read and written at most; 0: no limit */
     varve_progress_fn progress;
     void *arg;

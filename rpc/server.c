@@ -37,6 +37,8 @@ struct vv_server {
     varve_db *db;
     vv_kv kv;
     vv_health health;
+    vv_admin admin;
+    bool admin_ready;
     vv_reflection *reflection;
     bool services_ready; /* kv and health are initialised */
     vv_rpc_service services[SERVICES_MAX];
@@ -172,8 +174,15 @@ static vv_status start_services(vv_server *s, vv_error *err) {
         return vv_fail(err, st, "start services");
     }
     s->services_ready = true;
+    vv_admin_options admin = {.backup_dir = s->config.backup_dir,
+                              .bytes_per_second = s->config.backup_rate,
+                              .gate = &s->gate,
+                              .users = &s->access.users};
+    VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
+    s->admin_ready = true;
     s->services[s->service_count++] = vv_kv_service(&s->kv);
     s->services[s->service_count++] = vv_snapshots_service(s->leases);
+    s->services[s->service_count++] = vv_admin_service(&s->admin);
     s->services[s->service_count++] = vv_health_service(&s->health);
     st = vv_reflection_create(s->services, s->service_count, &s->reflection);
     if (!vv_ok(st))
@@ -192,6 +201,8 @@ static varve_status release(vv_server *s) {
     if (s->transport)
         vv_grpc_stop(s->transport);
     vv_reflection_destroy(s->reflection);
+    if (s->admin_ready)
+        vv_admin_deinit(&s->admin);
     if (s->services_ready) {
         vv_kv_deinit(&s->kv);
         vv_health_deinit(&s->health);
@@ -249,6 +260,7 @@ vv_status vv_server_reload(vv_server *s, vv_error *err) {
 
 void vv_server_drain(vv_server *s) {
     vv_health_close(&s->health);
+    vv_admin_stop(&s->admin);
     vv_grpc_drain(s->transport, s->config.drain_timeout_us);
 }
 

@@ -9,8 +9,10 @@
 #include "base/log.h"
 #include "base/sync.h"
 #include "engine/varve.h"
+#include "rpc/gate.h"
 #include "rpc/leases.h"
 #include "rpc/transport.h"
+#include "rpc/users.h"
 #include "rpc/workers.h"
 
 /* ---- health: grpc.health.v1 ---- */
@@ -81,6 +83,39 @@ vv_rpc_service vv_kv_service(vv_kv *kv);
 vv_rpc_service vv_snapshots_service(vv_leases *leases);
 /* End a call that names a snapshot which its user does not have. */
 void vv_snapshots_fail_unknown(vv_rpc_call *call);
+
+/* ---- administration: varve.v1.Admin ---- */
+
+#define VV_ADMIN_SERVICE_NAME "varve.v1.Admin"
+/* Calls that take minutes, of which one of each kind runs at a time: Compact, Backup, Verify. */
+#define VV_ADMIN_LONG_KINDS 3
+
+typedef struct vv_admin_options {
+    const char *backup_dir;    /* backups go below it; "": there are none */
+    uint64_t bytes_per_second; /* of a backup or verification; 0: no limit */
+    const vv_gate *gate;       /* for Stats */
+    vv_users *users;           /* for SetRateLimit */
+} vv_admin_options;
+
+typedef struct vv_admin {
+    vv_admin_options options;
+    varve_db *db;
+    vv_health *health;
+    const vv_logger *log;
+    vv_workers *workers;
+    uint64_t started_ns;
+    _Atomic bool running[VV_ADMIN_LONG_KINDS];
+} vv_admin;
+
+/* options: what it points to must outlive the service. INVALID_ARGUMENT, NOT_FOUND, PERMISSION: BACKUP_DIR is
+ * no directory. */
+vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_db *db, vv_health *health,
+                        const vv_logger *log, vv_error *err) VV_CHECKED;
+/* The server drains: long calls are given up. Any thread. */
+void vv_admin_stop(vv_admin *admin);
+/* No call is left. */
+void vv_admin_deinit(vv_admin *admin);
+vv_rpc_service vv_admin_service(vv_admin *admin);
 
 /* ---- reflection: grpc.reflection.v1 and v1alpha ---- */
 

@@ -2,7 +2,7 @@
  * service_health.c - grpc.health.v1: whether this server should get calls.
  *
  * SERVING from the start until the drain, or until the log has failed. Known are the server as a whole ("")
- * and varve.v1.KV.
+ * and each of our services that is always there.
  *
  * A watch waits for a change that happens on another thread. `mu.lock` is held wherever a watch's call is
  * used: by its own thread in step(), and by the thread that posts it. `posted` then keeps its own thread away
@@ -40,7 +40,8 @@ static vv_health_watch *watch_of(vv_rpc_call *call) {
 }
 
 static bool known_service(const char *name) {
-    return name[0] == '\0' || strcmp(name, VV_KV_SERVICE_NAME) == 0;
+    return name[0] == '\0' || strcmp(name, VV_KV_SERVICE_NAME) == 0 ||
+           strcmp(name, VV_ADMIN_SERVICE_NAME) == 0;
 }
 
 static serving_status status_now(const vv_health *h) {

@@ -113,12 +113,20 @@ static const mapping mappings[] = {
 };
 
 void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st) {
+    vv_rpc_status_from_engine_words(out, st, "");
+}
+
+void vv_rpc_status_from_engine_words(vv_rpc_status *out, varve_status st, const char *words) {
     mapping m = {VV_RPC_INTERNAL, 0, NULL};
     if (st.code != VARVE_OK && st.code < VV_ARRAY_COUNT(mappings))
         m = mappings[st.code];
     const char *reason = m.reason         ? m.reason
                          : st.reason != 0 ? varve_reason_name(st.reason)
                                           : varve_code_name(st.code);
+    if (*words) {
+        vv_rpc_status_set(out, m.code, reason, m.retry_ms, "%s", words);
+        return;
+    }
     const char *text = varve_code_text(st.code);
     const char *finer = st.reason != 0 ? varve_reason_text(st.reason) : "";
     char system[64] = "";

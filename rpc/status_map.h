@@ -21,6 +21,9 @@ void vv_rpc_status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason,
 /* What a status of the engine (not OK) means to a client. */
 void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st);
 
+/* The same with words of its own; "": none. */
+void vv_rpc_status_from_engine_words(vv_rpc_status *out, varve_status st, const char *words);
+
 /* End `call` with the status that vv_rpc_status_set() would make. */
 void vv_rpc_fail_with(vv_rpc_call *call, vv_rpc_code code, const char *reason, uint32_t retry_ms,
                       const char *fmt, ...) VV_PRINTF(5, 6);

@@ -115,7 +115,7 @@ typedef struct vv_rpc_method {
     /* stream_write() is through: the next may follow. */
     void (*on_written)(vv_rpc_call *call);
     void (*on_posted)(vv_rpc_call *call);
-    /* Streams only: the client has left or its deadline has passed, and nothing of the call is under way in
+    /* The client has left or its deadline has passed, and nothing of the call is under way in
      * the transport. Called at most once. The call is still to be ended, here or (if posted) in on_posted().
      */
     void (*on_cancelled)(vv_rpc_call *call);

@@ -82,7 +82,7 @@ static vv_status take_dest(backup_job *j) {
     char path[VV_DB_PATH_BYTES];
     vv_status st = vv_dir_create(j->db->io, j->dest, j->err);
     j->made_dir = vv_ok(st);
-    if (!vv_ok(st) && !vv_is(st, VV_EXISTS))
+    if (!vv_ok(st) && (!vv_is(st, VV_EXISTS) || j->o->must_create))
         return st;
     VV_TRY(vv_dir_list(j->db->io, j->dest, refuse_entry, j, j->err));
     bool made_lock = !j->saw_lock;

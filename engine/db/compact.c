@@ -17,6 +17,8 @@
 /* After a failure; twice as long after each further one. */
 #define RETRY_NS     VV_NS_PER_S
 #define RETRY_NS_MAX (8 * VV_NS_PER_S)
+/* How often one who waits for a merge is asked whether he goes on waiting. */
+#define ASK_NS (50 * VV_NS_PER_MS)
 
 vv_picker_options vv_db_picker_options(const varve_db *db) {
     return (vv_picker_options){.style = (vv_compaction_style)db->settings.compaction_style,
@@ -243,15 +245,30 @@ void vv_db_compactor(void *arg) {
 }
 
 varve_status varve_compact(varve_db *db) {
+    return varve_compact_while(db, NULL, NULL);
+}
+
+varve_status varve_compact_while(varve_db *db, varve_progress_fn go_on, void *arg) {
     varve_status flushed = varve_flush(db);
     if (!varve_ok(flushed))
         return flushed;
     vv_mutex_lock(&db->compaction.lock);
     uint64_t ticket = ++db->compaction.full_asked;
     vv_cond_signal(&db->compaction.wanted);
-    while (db->compaction.full_done < ticket)
-        vv_cond_wait(&db->compaction.done, &db->compaction.lock);
+    bool waits = true;
+    while (db->compaction.full_done < ticket && waits) {
+        if (!go_on) {
+            vv_cond_wait(&db->compaction.done, &db->compaction.lock);
+            continue;
+        }
+        (void)vv_cond_wait_until(&db->compaction.done, &db->compaction.lock, vv_clock_mono_ns() + ASK_NS);
+        vv_mutex_unlock(&db->compaction.lock);
+        waits = go_on(arg, 0, 0);
+        vv_mutex_lock(&db->compaction.lock);
+    }
     vv_status st = db->compaction.full_status;
+    if (db->compaction.full_done < ticket)
+        st = vv_status_make(VV_BUSY, VV_SUB_CANCELED, 0);
     vv_mutex_unlock(&db->compaction.lock);
     return vv_public(st);
 }

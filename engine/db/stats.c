@@ -3,6 +3,9 @@
  */
 #include "base/alloc.h"
 #include "base/arena.h"
+#include <stddef.h>
+#include <string.h>
+
 #include "engine/db/db_impl.h"
 
 /* The public codes are the internal ones. */
@@ -49,6 +52,7 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     vv_picker_options picker = vv_db_picker_options(db);
     out->compaction_debt_bytes = vv_compaction_debt_bytes(view->version, &picker);
     out->flushed_lsn = db->state.manifest.flushed_lsn;
+    out->epoch = db->epoch;
     out->safe_compaction_lsn = db->state.manifest.safe_compaction_lsn;
     out->flushes = db->state.flushes;
     out->flush_bytes = db->state.flush_bytes;
@@ -93,4 +97,65 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->memory_bytes = out->memtable_bytes + out->immutable_bytes + out->cache_memory_bytes +
                         out->table_memory_bytes + out->wal_memory_bytes + out->io_memory_bytes +
                         out->cursor_memory_bytes + out->retry_memory_bytes + out->heap_overhead_bytes;
+}
+
+bool varve_stats_number(const varve_stats *s, size_t index, const char **name_out, uint64_t *value_out) {
+    static const struct {
+        const char *name;
+        size_t offset;
+    } fields[] = {
+#define FIELD(name) {#name, offsetof(varve_stats, name)}
+        FIELD(last_lsn),
+        FIELD(durable_lsn),
+        FIELD(flushed_lsn),
+        FIELD(memtable_bytes),
+        FIELD(immutable_count),
+        FIELD(immutable_bytes),
+        FIELD(sstable_count),
+        FIELD(sstable_bytes),
+        FIELD(wal_segment_count),
+        FIELD(wal_bytes),
+        FIELD(wal_commits),
+        FIELD(wal_records),
+        FIELD(flushes),
+        FIELD(write_stalls),
+        FIELD(write_delays),
+        FIELD(write_delay_us),
+        FIELD(sorted_run_count),
+        FIELD(compactions),
+        FIELD(compaction_read_bytes),
+        FIELD(compaction_written_bytes),
+        FIELD(compaction_debt_bytes),
+        FIELD(dropped_versions),
+        FIELD(dropped_tombstones),
+        FIELD(safe_compaction_lsn),
+        FIELD(epoch),
+        FIELD(cache_bytes),
+        FIELD(cache_hits),
+        FIELD(cache_misses),
+        FIELD(open_tables),
+        FIELD(memory_bytes),
+        FIELD(cache_memory_bytes),
+        FIELD(table_memory_bytes),
+        FIELD(wal_memory_bytes),
+        FIELD(io_memory_bytes),
+        FIELD(cursor_memory_bytes),
+        FIELD(retry_memory_bytes),
+        FIELD(heap_overhead_bytes),
+        FIELD(flush_bytes),
+        FIELD(retried_writes),
+#undef FIELD
+    };
+    *name_out = "";
+    *value_out = 0;
+    if (index > VV_ARRAY_COUNT(fields))
+        return false;
+    if (index == VV_ARRAY_COUNT(fields)) {
+        *name_out = "wal_failed";
+        *value_out = s->wal_failed;
+        return true;
+    }
+    *name_out = fields[index].name;
+    memcpy(value_out, (const char *)s + fields[index].offset, sizeof *value_out);
+    return true;
 }

@@ -72,7 +72,10 @@ Test(reflection, both_versions_list_what_is_served) {
         client_call *call = open_stream(versions[v]);
         reflection_response *response = ask(call, CASE(LIST_SERVICES), "*");
         Grpc__Reflection__V1__ListServiceResponse *list = response->list_services_response;
-        static const char *const names[] = {"varve.v1.KV", "varve.v1.Snapshots", "grpc.health.v1.Health",
+        static const char *const names[] = {"varve.v1.KV",
+                                            "varve.v1.Snapshots",
+                                            "varve.v1.Admin",
+                                            "grpc.health.v1.Health",
                                             "grpc.reflection.v1.ServerReflection",
                                             "grpc.reflection.v1alpha.ServerReflection"};
         cr_assert_eq(list->n_service, sizeof names / sizeof names[0]);

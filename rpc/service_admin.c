@@ -1,0 +1,563 @@
+/*
+ * service_admin.c - varve.v1.Admin: looking after a running server.
+ *
+ * Status and Stats are answered on the thread that they arrived on. What blocks goes to a few workers of its
+ * own, so that minutes of backup hold up neither reads nor writes:
+ *
+ *     on_*() --vv_workers_submit()--> [worker] run_job() --vv_rpc_post()--> on_posted()
+ *
+ * A job asks now and then whether it goes on: not when its client has left, its deadline has passed or the
+ * server drains. What it has made by then, the engine removes. One backup, one verification and one full
+ * merge run at a time; so a worker is always left for what is short.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/clock.h"
+#include "rpc/codec.h"
+#include "rpc/limits.h"
+#include "rpc/service.h"
+#include "rpc/status_map.h"
+#include "varve/v1/admin.pb-c.h"
+
+#define THREADS          (VV_ADMIN_LONG_KINDS + 1)
+#define QUEUE_MAX        64
+#define BUSY_RETRY_MS    1000
+#define NAME_BYTES_MAX   200
+#define PATH_BYTES       4096
+#define DAMAGES_MAX      100
+#define DAMAGE_KEY_BYTES ((size_t)1 << 20) /* of all damages of one answer together */
+
+typedef struct damage {
+    uint64_t offset;
+    char *file; /* owned, as the rest */
+    char *text;
+    uint8_t *keys; /* the first, then the last */
+    size_t first_key_bytes;
+    size_t last_key_bytes;
+} damage;
+
+typedef enum job_kind { JOB_FLUSH, JOB_COMPACT, JOB_SAFE_LSN, JOB_BACKUP, JOB_VERIFY } job_kind;
+
+/* A call on its way through a worker. The worker's between submit and post; `left` anybody's. */
+typedef struct admin_job {
+    vv_job job;
+    vv_rpc_call *call;
+    vv_admin *admin;
+    job_kind kind;
+    uint64_t deadline_ns;
+    _Atomic bool left; /* the client */
+    varve_status status;
+    varve_error err;
+    /* what was asked, and the answer */
+    uint64_t lsn;
+    bool hard_links;
+    char dest[PATH_BYTES];
+    char base[PATH_BYTES];
+    varve_backup_info backup;
+    varve_verify_result verify;
+    damage damages[DAMAGES_MAX];
+    size_t damage_count;
+    size_t key_bytes;
+} admin_job;
+
+typedef struct admin_state {
+    admin_job *job;
+} admin_state;
+
+_Static_assert(sizeof(admin_state) <= VV_RPC_CALL_STATE_BYTES, "admin_state lives in the call");
+
+static admin_state *state_of(vv_rpc_call *call) {
+    return (admin_state *)(void *)call->state;
+}
+
+/* ---- answers ---- */
+
+static void reply(vv_rpc_call *call, const ProtobufCMessage *message) {
+    size_t bytes = protobuf_c_message_get_packed_size(message);
+    uint8_t *packed = vv_alloc(bytes + 1);
+    if (!packed) {
+        vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "NO_MEMORY", BUSY_RETRY_MS, "out of memory");
+        return;
+    }
+    protobuf_c_message_pack(message, packed);
+    vv_rpc_reply(call, vv_rpc_body_copy(packed, bytes));
+    vv_free(packed);
+}
+
+/* ---- Status and Stats ---- */
+
+static char *unconst(const char *text) {
+    return (char *)(uintptr_t)text;
+}
+
+static void on_status(vv_rpc_call *call, vv_slice request) {
+    vv_admin *admin = call->service;
+    vv_codec_arena arena;
+    varve_stats s;
+    vv_codec_arena_init(&arena);
+    if (vv_codec_request(call, &arena, &varve__v1__status_request__descriptor, request)) {
+        varve_stats_get(admin->db, &s);
+        Varve__V1__StatusResponse r = VARVE__V1__STATUS_RESPONSE__INIT;
+        r.version = unconst(varve_version());
+        r.role = unconst("primary");
+        r.serving = atomic_load(&admin->health->serving);
+        r.wal_failed = s.wal_failed;
+        r.last_lsn = s.last_lsn;
+        r.durable_lsn = s.durable_lsn;
+        r.flushed_lsn = s.flushed_lsn;
+        r.safe_compaction_lsn = s.safe_compaction_lsn;
+        r.epoch = s.epoch;
+        r.uptime_ms = (vv_clock_mono_ns() - admin->started_ns) / VV_NS_PER_MS;
+        r.io_backend = unconst(s.io_backend);
+        reply(call, &r.base);
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+#define STATS_MAX 128
+
+typedef struct stat_list {
+    Varve__V1__Stat stats[STATS_MAX];
+    Varve__V1__Stat *pointers[STATS_MAX];
+    size_t count;
+} stat_list;
+
+static void add_stat(stat_list *l, const char *name, uint64_t value) {
+    VV_ASSERT(l->count < STATS_MAX);
+    Varve__V1__Stat *s = &l->stats[l->count];
+    varve__v1__stat__init(s);
+    s->name = unconst(name);
+    s->value = value;
+    l->pointers[l->count++] = s;
+}
+
+static void on_stats(vv_rpc_call *call, vv_slice request) {
+    vv_admin *admin = call->service;
+    vv_codec_arena arena;
+    varve_stats s;
+    stat_list list = {.count = 0};
+    const char *name;
+    uint64_t value;
+    vv_codec_arena_init(&arena);
+    if (vv_codec_request(call, &arena, &varve__v1__stats_request__descriptor, request)) {
+        varve_stats_get(admin->db, &s);
+        for (size_t i = 0; varve_stats_number(&s, i, &name, &value); i++)
+            add_stat(&list, name, value);
+        const vv_gate *gate = admin->options.gate;
+        add_stat(&list, "rpc_calls", atomic_load(&gate->calls));
+        add_stat(&list, "rpc_bytes", atomic_load(&gate->bytes));
+        add_stat(&list, "rpc_refused", atomic_load(&gate->refused));
+        Varve__V1__StatsResponse r = VARVE__V1__STATS_RESPONSE__INIT;
+        r.stats = list.pointers;
+        r.n_stats = list.count;
+        reply(call, &r.base);
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+/* ---- jobs, on a worker ---- */
+
+static bool goes_on(void *arg, uint64_t done, uint64_t total) {
+    const admin_job *j = arg;
+    (void)done;
+    (void)total;
+    return !atomic_load(&j->left) && !vv_workers_stopping(j->admin->workers) &&
+           vv_clock_mono_ns() < j->deadline_ns;
+}
+
+/* Without it the damage is only counted. */
+static void note_damage(void *arg, const varve_damage *d) {
+    admin_job *j = arg;
+    size_t key_bytes = d->first_key_bytes + d->last_key_bytes;
+    if (j->damage_count == DAMAGES_MAX || j->key_bytes + key_bytes > DAMAGE_KEY_BYTES)
+        return;
+    damage *to = &j->damages[j->damage_count];
+    *to = (damage){.offset = d->offset,
+                   .file = vv_strdup(d->file),
+                   .text = vv_strdup(d->text),
+                   .keys = vv_alloc(key_bytes + 1),
+                   .first_key_bytes = d->first_key_bytes,
+                   .last_key_bytes = d->last_key_bytes};
+    j->damage_count++; /* what is missing for want of memory is NULL */
+    if (to->keys && d->first_key_bytes > 0)
+        memcpy(to->keys, d->first_key, d->first_key_bytes);
+    if (to->keys && d->last_key_bytes > 0)
+        memcpy(to->keys + d->first_key_bytes, d->last_key, d->last_key_bytes);
+    j->key_bytes += key_bytes;
+}
+
+static varve_status run_backup(admin_job *j) {
+    varve_backup_options o = {.mode = j->hard_links ? VARVE_BACKUP_LINK : VARVE_BACKUP_COPY,
+                              .base_dir = j->base[0] ? j->base : NULL,
+                              .must_create = true,
+                              .bytes_per_second = j->admin->options.bytes_per_second,
+                              .progress = goes_on,
+                              .arg = j};
+    return varve_backup(j->admin->db, j->dest, &o, &j->backup, &j->err);
+}
+
+static varve_status run_verify(admin_job *j) {
+    varve_verify_options o = {.damaged = note_damage,
+                              .progress = goes_on,
+                              .arg = j,
+                              .bytes_per_second = j->admin->options.bytes_per_second};
+    return varve_verify(j->admin->db, &o, &j->verify, &j->err);
+}
+
+static varve_status run_flush(admin_job *j) {
+    varve_stats s;
+    varve_status st = varve_flush(j->admin->db);
+    varve_stats_get(j->admin->db, &s);
+    j->lsn = s.flushed_lsn;
+    return st;
+}
+
+static void run_job(vv_job *job) {
+    admin_job *j = VV_CONTAINER_OF(job, admin_job, job);
+    varve_db *db = j->admin->db;
+    if (!goes_on(j, 0, 0)) {
+        j->status = (varve_status){.code = VARVE_BUSY}; /* nothing was begun; job_failed() knows why */
+    } else {
+        switch (j->kind) {
+        case JOB_FLUSH: j->status = run_flush(j); break;
+        case JOB_COMPACT: j->status = varve_compact_while(db, goes_on, j); break;
+        case JOB_SAFE_LSN: j->status = varve_set_safe_compaction_lsn(db, j->lsn, &j->err); break;
+        case JOB_BACKUP: j->status = run_backup(j); break;
+        case JOB_VERIFY: j->status = run_verify(j); break;
+        }
+    }
+    vv_rpc_post_and_wake(j->call);
+}
+
+/* ---- jobs, on the call's thread ---- */
+
+static const char *const job_names[] = {"flush", "compact", "set safe compaction LSN", "backup", "verify"};
+
+static _Atomic bool *running_flag(vv_admin *admin, job_kind kind) {
+    switch (kind) {
+    case JOB_COMPACT: return &admin->running[0];
+    case JOB_BACKUP: return &admin->running[1];
+    case JOB_VERIFY: return &admin->running[2];
+    default: return NULL;
+    }
+}
+
+static void job_destroy(admin_job *j) {
+    for (size_t i = 0; i < j->damage_count; i++) {
+        vv_free(j->damages[i].file);
+        vv_free(j->damages[i].text);
+        vv_free(j->damages[i].keys);
+    }
+    vv_free(j);
+}
+
+/* NULL: the call has failed. */
+static admin_job *job_create(vv_rpc_call *call, job_kind kind) {
+    admin_job *j = vv_alloc_zeroed(sizeof *j);
+    if (!j) {
+        vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "NO_MEMORY", BUSY_RETRY_MS, "out of memory");
+        return NULL;
+    }
+    j->job.run = run_job;
+    j->call = call;
+    j->admin = call->service;
+    j->kind = kind;
+    j->deadline_ns = call->deadline_ns;
+    return j;
+}
+
+/* From here on the call is the worker's until on_posted(). */
+static void submit(admin_job *j) {
+    vv_rpc_call *call = j->call;
+    _Atomic bool *running = running_flag(j->admin, j->kind);
+    if (running && atomic_exchange(running, true)) {
+        vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "ALREADY_RUNNING", BUSY_RETRY_MS,
+                         "another %s is under way", job_names[j->kind]);
+        job_destroy(j);
+        return;
+    }
+    state_of(call)->job = j;
+    if (vv_workers_submit(j->admin->workers, &j->job))
+        return;
+    state_of(call)->job = NULL;
+    if (running)
+        atomic_store(running, false);
+    vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", BUSY_RETRY_MS,
+                     "too many administrative calls wait");
+    job_destroy(j);
+}
+
+static void on_left(vv_rpc_call *call) {
+    if (state_of(call)->job)
+        atomic_store(&state_of(call)->job->left, true);
+}
+
+static void reply_backup(const admin_job *j) {
+    Varve__V1__BackupResponse r = VARVE__V1__BACKUP_RESPONSE__INIT;
+    r.lsn = j->backup.lsn;
+    r.file_count = j->backup.file_count;
+    r.bytes = j->backup.bytes;
+    r.copied_bytes = j->backup.copied_bytes;
+    reply(j->call, &r.base);
+}
+
+static void reply_verify(const admin_job *j) {
+    Varve__V1__Damage messages[DAMAGES_MAX], *pointers[DAMAGES_MAX];
+    Varve__V1__VerifyResponse r = VARVE__V1__VERIFY_RESPONSE__INIT;
+    for (size_t i = 0; i < j->damage_count; i++) {
+        const damage *d = &j->damages[i];
+        varve__v1__damage__init(&messages[i]);
+        messages[i].offset = d->offset;
+        if (d->file)
+            messages[i].file = d->file;
+        if (d->text)
+            messages[i].message = d->text;
+        if (d->keys) {
+            messages[i].first_key = (ProtobufCBinaryData){d->first_key_bytes, d->keys};
+            messages[i].last_key = (ProtobufCBinaryData){d->last_key_bytes, d->keys + d->first_key_bytes};
+        }
+        pointers[i] = &messages[i];
+    }
+    r.file_count = j->verify.file_count;
+    r.block_count = j->verify.block_count;
+    r.bytes = j->verify.bytes;
+    r.damage_count = j->verify.damage_count;
+    r.damages = pointers;
+    r.n_damages = j->damage_count;
+    reply(j->call, &r.base);
+}
+
+static void job_failed(const admin_job *j) {
+    const char *name = job_names[j->kind];
+    vv_rpc_status status;
+    bool gave_up = j->status.code == VARVE_BUSY;
+    if (gave_up && j->call->cancelled) {
+        vv_rpc_fail_with(j->call, VV_RPC_CANCELLED, "CANCELLED", 0, "%s: cancelled by the client", name);
+    } else if (gave_up && vv_workers_stopping(j->admin->workers)) {
+        vv_rpc_fail_with(j->call, VV_RPC_UNAVAILABLE, "SHUTTING_DOWN", BUSY_RETRY_MS,
+                         "%s: the server is shutting down", name);
+    } else if (gave_up && vv_clock_mono_ns() >= j->deadline_ns) {
+        vv_rpc_fail_with(j->call, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
+                         "%s: the deadline has passed", name);
+    } else {
+        vv_rpc_status_from_engine_words(&status, j->status, j->err.text);
+        vv_rpc_fail(j->call, &status);
+    }
+}
+
+static void on_posted(vv_rpc_call *call) {
+    admin_job *j = state_of(call)->job;
+    state_of(call)->job = NULL;
+    _Atomic bool *running = running_flag(j->admin, j->kind);
+    if (running)
+        atomic_store(running, false);
+    vv_log(j->admin->log, varve_ok(j->status) ? VV_LOG_INFO : VV_LOG_WARN, "admin: %s%s%s: %s%s%s",
+           job_names[j->kind], j->dest[0] ? " to " : "", j->dest,
+           varve_ok(j->status) ? "done" : varve_code_name(j->status.code), j->err.text[0] ? ": " : "",
+           j->err.text);
+    if (!varve_ok(j->status)) {
+        job_failed(j);
+    } else if (j->kind == JOB_BACKUP) {
+        reply_backup(j);
+    } else if (j->kind == JOB_VERIFY) {
+        reply_verify(j);
+    } else {
+        Varve__V1__FlushResponse r = VARVE__V1__FLUSH_RESPONSE__INIT;
+        r.flushed_lsn = j->lsn;
+        /* The answers of the others are empty messages. */
+        if (j->kind == JOB_FLUSH)
+            reply(call, &r.base);
+        else
+            vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0));
+    }
+    job_destroy(j);
+}
+
+/* ---- calls that become jobs ---- */
+
+static void start_empty(vv_rpc_call *call, vv_slice request, const ProtobufCMessageDescriptor *type,
+                        job_kind kind) {
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    if (vv_codec_request(call, &arena, type, request)) {
+        admin_job *j = job_create(call, kind);
+        if (j)
+            submit(j);
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+static void on_flush(vv_rpc_call *call, vv_slice request) {
+    start_empty(call, request, &varve__v1__flush_request__descriptor, JOB_FLUSH);
+}
+
+static void on_compact(vv_rpc_call *call, vv_slice request) {
+    start_empty(call, request, &varve__v1__compact_request__descriptor, JOB_COMPACT);
+}
+
+static void on_verify(vv_rpc_call *call, vv_slice request) {
+    start_empty(call, request, &varve__v1__verify_request__descriptor, JOB_VERIFY);
+}
+
+static void on_set_safe_lsn(vv_rpc_call *call, vv_slice request) {
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    const Varve__V1__SetSafeCompactionLsnRequest *set = (void *)vv_codec_request(
+        call, &arena, &varve__v1__set_safe_compaction_lsn_request__descriptor, request);
+    admin_job *j = set ? job_create(call, JOB_SAFE_LSN) : NULL;
+    if (j) {
+        j->lsn = set->lsn;
+        submit(j);
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+/*
+ * The path of a backup: one plain name below BACKUP_DIR, so that no name leads out of it. False: the call has
+ * failed.
+ */
+static bool backup_path(vv_rpc_call *call, ProtobufCBinaryData name, const char *field,
+                        char path[PATH_BYTES]) {
+    const vv_admin *admin = call->service;
+    bool plain = name.len > 0 && name.len <= NAME_BYTES_MAX && name.data[0] != '.';
+    for (size_t i = 0; i < name.len && plain; i++)
+        plain = isalnum(name.data[i]) || (name.data[i] != '\0' && strchr("._-+:@", name.data[i]));
+    if (!plain) {
+        vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "BAD_BACKUP_NAME", 0,
+                         "%s: allowed are 1 to %d letters, digits and ._-+:@, no dot at the beginning", field,
+                         NAME_BYTES_MAX);
+        return false;
+    }
+    snprintf(path, PATH_BYTES, "%s/%.*s", admin->options.backup_dir, (int)name.len, (const char *)name.data);
+    return true;
+}
+
+/* The earlier backup is a directory, and not a link to one that is somewhere else. */
+static bool check_base(vv_rpc_call *call, const char *path) {
+    struct stat st;
+    if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return true;
+    vv_rpc_fail_with(call, VV_RPC_NOT_FOUND, "NO_SUCH_BACKUP", 0, "incremental: there is no such backup");
+    return false;
+}
+
+static void on_backup(vv_rpc_call *call, vv_slice request) {
+    const vv_admin *admin = call->service;
+    vv_codec_arena arena;
+    admin_job *j = NULL;
+    vv_codec_arena_init(&arena);
+    const Varve__V1__BackupRequest *backup =
+        (void *)vv_codec_request(call, &arena, &varve__v1__backup_request__descriptor, request);
+    if (!backup)
+        goto out;
+    if (!admin->options.backup_dir[0]) {
+        vv_rpc_fail_with(call, VV_RPC_FAILED_PRECONDITION, "BACKUP_DIR_NOT_SET", 0,
+                         "the server's configuration has no BACKUP_DIR");
+        goto out;
+    }
+    j = job_create(call, JOB_BACKUP);
+    if (!j)
+        goto out;
+    j->hard_links = backup->hard_links;
+    bool good = backup_path(call, backup->name, "name", j->dest);
+    if (good && backup->incremental.len > 0)
+        good = backup_path(call, backup->incremental, "incremental", j->base) && check_base(call, j->base);
+    if (good)
+        submit(j);
+    else
+        job_destroy(j);
+out:
+    vv_codec_arena_deinit(&arena);
+}
+
+static void on_set_rate_limit(vv_rpc_call *call, vv_slice request) {
+    const vv_admin *admin = call->service;
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    const Varve__V1__SetRateLimitRequest *set =
+        (void *)vv_codec_request(call, &arena, &varve__v1__set_rate_limit_request__descriptor, request);
+    if (set) {
+        vv_user_limits limits = {.reads = {set->reads_per_second, set->read_burst},
+                                 .writes = {set->writes_per_second, set->write_burst}};
+        vv_status st =
+            vv_rate_limit_set(admin->options.users, vv_slice_make(set->user.data, set->user.len), &limits);
+        if (vv_ok(st)) {
+            vv_log(admin->log, VV_LOG_INFO,
+                   "admin: limits of %.*s: %" PRIu64 ":%" PRIu64 " reads, %" PRIu64 ":%" PRIu64
+                   " writes a second",
+                   (int)set->user.len, (const char *)set->user.data, set->reads_per_second, set->read_burst,
+                   set->writes_per_second, set->write_burst);
+            vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0));
+        } else if (vv_is(st, VV_INVALID_ARGUMENT)) {
+            vv_rpc_fail_with(
+                call, VV_RPC_INVALID_ARGUMENT, "BAD_RATE_LIMIT", 0,
+                "allowed are a user's name of printable ASCII, and rates and bursts up to %" PRIu64,
+                VV_RATE_MAX);
+        } else {
+            vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "TOO_MANY_USERS", 0,
+                             "there are %d users already", VV_USERS_MAX);
+        }
+    }
+    vv_codec_arena_deinit(&arena);
+}
+
+static void on_promote(vv_rpc_call *call, vv_slice request) {
+    vv_codec_arena arena;
+    vv_codec_arena_init(&arena);
+    if (vv_codec_request(call, &arena, &varve__v1__promote_request__descriptor, request))
+        vv_rpc_fail_with(call, VV_RPC_FAILED_PRECONDITION, "ALREADY_PRIMARY", 0,
+                         "this server is the primary");
+    vv_codec_arena_deinit(&arena);
+}
+
+/* ---- the service ---- */
+
+#define METHOD(name)     .path = "/" VV_ADMIN_SERVICE_NAME "/" name, .kind = VV_RPC_UNARY, .access = VV_RPC_ADMIN
+#define JOB_METHOD(name) METHOD(name), .on_posted = on_posted, .on_cancelled = on_left
+
+static const vv_rpc_method methods[] = {
+    {METHOD("Status"), .while_draining = true, .on_call = on_status},
+    {METHOD("Stats"), .while_draining = true, .on_call = on_stats},
+    {JOB_METHOD("Flush"), .on_call = on_flush},
+    {JOB_METHOD("Compact"), .on_call = on_compact},
+    {JOB_METHOD("SetSafeCompactionLsn"), .on_call = on_set_safe_lsn},
+    {JOB_METHOD("Backup"), .on_call = on_backup},
+    {JOB_METHOD("Verify"), .on_call = on_verify},
+    {METHOD("SetRateLimit"), .on_call = on_set_rate_limit},
+    {METHOD("Promote"), .on_call = on_promote},
+};
+
+vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_db *db, vv_health *health,
+                        const vv_logger *log, vv_error *err) {
+    struct stat st;
+    vv_workers_options workers = {
+        .name = "varve-admin", .thread_count = THREADS, .queue_max = QUEUE_MAX, .background = true};
+    *admin = (vv_admin){
+        .options = *options, .db = db, .health = health, .log = log, .started_ns = vv_clock_mono_ns()};
+    const char *dir = options->backup_dir;
+    if (dir[0] && stat(dir, &st) != 0)
+        return vv_fail(err, vv_status_errno(errno), "BACKUP_DIR = %s", dir);
+    if (dir[0] && !S_ISDIR(st.st_mode))
+        return vv_fail(err, vv_status_errno(ENOTDIR), "BACKUP_DIR = %s", dir);
+    vv_status status = vv_workers_create(&workers, &admin->workers);
+    return vv_ok(status) ? status : vv_fail(err, status, "start the administration's threads");
+}
+
+void vv_admin_stop(vv_admin *admin) {
+    vv_workers_stop(admin->workers);
+}
+
+void vv_admin_deinit(vv_admin *admin) {
+    vv_workers_destroy(admin->workers);
+}
+
+vv_rpc_service vv_admin_service(vv_admin *admin) {
+    return (vv_rpc_service){.methods = methods, .method_count = VV_ARRAY_COUNT(methods), .self = admin};
+}
