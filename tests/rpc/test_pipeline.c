@@ -478,3 +478,47 @@ Test(pipeline, entries_with_a_ttl_expire) {
     client_half_close(stream);
     close_stream(GRPC_STATUS_OK, NULL);
 }
+
+/* A message of three writes, two of which carry a sequence. */
+static void send_sequenced(uint64_t first_id) {
+    Varve__V1__PipelineRequest request = VARVE__V1__PIPELINE_REQUEST__INIT;
+    Varve__V1__PipelineItem list[3], *more[3] = {&list[0], &list[1], &list[2]};
+    Varve__V1__Op op = VARVE__V1__OP__INIT;
+    Varve__V1__PutOp put = VARVE__V1__PUT_OP__INIT;
+    put.key = BYTES("key");
+    put.value = BYTES("value");
+    op.op_case = VARVE__V1__OP__OP_PUT;
+    op.put = &put;
+    for (size_t i = 0; i < 3; i++) {
+        varve__v1__pipeline_item__init(&list[i]);
+        list[i].id = first_id + i;
+        list[i].op = &op;
+        list[i].sequence = i == 1 ? 0 : i + 1;
+    }
+    request.client_id = 99;
+    request.more = more;
+    request.n_more = 3;
+    client_send(stream, client_pack(&request));
+}
+
+static uint64_t sequenced_lsn[6];
+
+static void note_lsn(uint64_t id, const Varve__V1__PipelineResult *r) {
+    remember(id, r);
+    cr_assert_str_eq(last.words, "written");
+    cr_assert_lt(id, 6);
+    sequenced_lsn[id] = last.lsn;
+}
+
+Test(pipeline, a_write_that_comes_again_is_applied_once) {
+    open_stream();
+    for (uint64_t round = 0; round < 2; round++) {
+        send_sequenced(3 * round);
+        for (size_t answered = 0; answered < 3;)
+            answered += read_answers(note_lsn);
+    }
+    static const uint64_t expected[6] = {1, 2, 3, 1, 4, 3};
+    cr_assert_arr_eq(sequenced_lsn, expected, sizeof expected);
+    client_half_close(stream);
+    close_stream(GRPC_STATUS_OK, NULL);
+}
