@@ -167,6 +167,7 @@ static uint64_t drop_lsn(varve_db *db) {
 /* One merge, if one is due. *found_out false: nothing to do. */
 static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool *found_out, vv_error *err) {
     uint64_t lsn;
+    VV_TRY(vv_db_settle(db, err));
     vv_view *view = vv_db_view(db, &lsn);
     vv_picker_options o = vv_db_picker_options(db);
     o.drop_lsn = drop_lsn(db);

@@ -143,6 +143,10 @@ struct varve_db {
     /* Held by whoever replaces the manifest, over the I/O that this takes: one change of the set of tables at
      * a time. */
     vv_mutex install_lock;
+    /* Under it: new tables of changes that failed so late that the manifest on disk may name them. Their
+     * files stay until another manifest is known to be there. */
+    vv_table **doubtful;
+    size_t doubtful_count;
 
     _Atomic uint64_t io_memory_bytes; /* pools of queues, what merges read ahead, table writers */
 
@@ -333,6 +337,16 @@ typedef struct vv_edit {
  * name stay.
  */
 vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) VV_CHECKED;
+
+/*
+ * After a change whose outcome on disk is unknown, before new tables are made for another try: replace the
+ * manifest by one of what there is, so that the files of the last try go, and tries that fail again and again
+ * don't fill the disk. OK: nothing is in doubt.
+ */
+vv_status vv_db_settle(varve_db *db, vv_error *err) VV_CHECKED;
+
+/* Drop the references to doubtful tables; their files stay for the next open to judge. */
+void vv_db_forget_doubtful(varve_db *db);
 
 /* A number that no table has had. Any thread. */
 uint64_t vv_db_next_file_number(varve_db *db);

@@ -409,6 +409,7 @@ static vv_status close_steps(varve_db *db) {
     vv_status_keep(&st, vv_wal_close(db->wal));
     if (db->state.view)
         vv_view_unref(vv_view_cell_replace(&db->current, NULL));
+    vv_db_forget_doubtful(db);
     for (uint32_t i = 0; i < VV_ARRAY_COUNT(db->state.sealed_retry); i++)
         vv_retry_image_unref(db->state.sealed_retry[i]);
     vv_retry_image_unref(db->state.flushed_retry);

@@ -218,7 +218,47 @@ static void make_obsolete(vv_table *const *tables, size_t count) {
         atomic_store_explicit(&tables[i]->obsolete, true, memory_order_relaxed);
 }
 
+/* Room for the added tables among the doubtful ones, made while failing is still free of consequences. */
+static bool reserve_doubtful(varve_db *db, const vv_edit *edit) {
+    size_t count = db->doubtful_count + edit->added_count;
+    if (edit->added_count == 0)
+        return true;
+    vv_table **grown = vv_realloc(db->doubtful, count * sizeof *grown);
+    if (grown)
+        db->doubtful = grown;
+    return grown != NULL;
+}
+
+static void keep_doubtful(varve_db *db, const vv_edit *edit) {
+    for (size_t i = 0; i < edit->added_count; i++) {
+        vv_table_ref(edit->added[i]);
+        db->doubtful[db->doubtful_count++] = edit->added[i];
+    }
+}
+
+static void unref_tables(vv_table **tables_take, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        vv_table_unref(tables_take[i]);
+    vv_free(tables_take);
+}
+
+void vv_db_forget_doubtful(varve_db *db) {
+    unref_tables(db->doubtful, db->doubtful_count);
+    db->doubtful = NULL;
+    db->doubtful_count = 0;
+}
+
+vv_status vv_db_settle(varve_db *db, vv_error *err) {
+    vv_mutex_lock(&db->install_lock);
+    bool settled = db->doubtful_count == 0;
+    vv_mutex_unlock(&db->install_lock);
+    vv_edit nothing = {0};
+    return settled ? VV_STATUS_OK : vv_db_install(db, &nothing, err);
+}
+
 vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
+    vv_table **judged = NULL;
+    size_t judged_count = 0;
     vv_mutex_lock(&db->install_lock);
     vv_mutex_lock(&db->state.lock);
     vv_version *old = db->state.view->version;
@@ -233,7 +273,7 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
     vv_view *old_view = NULL;
     vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     vv_version *next = edited_version(old, edit);
-    if (!next) {
+    if (!next || !reserve_doubtful(db, edit)) {
         st = vv_fail(err, st, "out of memory");
         goto out;
     }
@@ -252,16 +292,26 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
     st = publish(db, &manifest, next, edit->flushed_lsn != 0, &old_view);
     vv_mutex_unlock(&db->state.lock);
     /* Only now: a table that the manifest on disk may still name must keep its file. */
-    if (vv_ok(st))
+    if (vv_ok(st)) {
         make_obsolete(edit->removed, edit->removed_count);
+        /* The manifest that is durable now names none of these. */
+        make_obsolete(db->doubtful, db->doubtful_count);
+        judged = db->doubtful;
+        judged_count = db->doubtful_count;
+        db->doubtful = NULL;
+        db->doubtful_count = 0;
+    }
     if (vv_ok(st) && edit->flushed_lsn != 0 && db->wal)
         vv_wal_release(db->wal, manifest.first_segment);
 out:
-    /* New tables stay if the manifest on disk may be the new one, and name them. Else they go: each further
-     * try would leave others. */
-    if (!vv_ok(st) && !replaced)
+    /* New tables stay, for now, if the manifest on disk may be the new one, and name them. Else they go: each
+     * further try would leave others. */
+    if (!vv_ok(st) && replaced)
+        keep_doubtful(db, edit);
+    else if (!vv_ok(st))
         make_obsolete(edit->added, edit->added_count);
     vv_mutex_unlock(&db->install_lock);
+    unref_tables(judged, judged_count);
     vv_view_unref(old_view);
     vv_version_unref(next);
     vv_version_unref(old);
@@ -272,6 +322,7 @@ out:
 
 static vv_status flush_one(varve_db *db, vv_io_queue *queue, vv_memtable *m, vv_error *err) {
     vv_table *table = NULL;
+    VV_TRY(vv_db_settle(db, err));
     /* The number is used up even if this flush fails: its file may be there. */
     VV_TRY(write_table(db, queue, m, vv_db_next_file_number(db), &table, err));
     vv_edit edit = {.added = &table, .added_count = 1, .flushed_lsn = m->last_lsn};
