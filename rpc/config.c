@@ -19,6 +19,12 @@
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 
+static const char *const unix_modes[] = {"0600", "0660", "0666", NULL};
+const uint32_t vv_server_unix_modes[] = {0600, 0660, 0666};
+static const char *const client_auths[] = {"require", "optional", NULL};
+
+#define DAY_US UINT64_C(86400000000)
+
 static const vv_option options[] = {
     {"DATA", VV_OPTION_TEXT, offsetof(vv_server_config, data), "./data", 0, VV_SERVER_DATA_BYTES_MAX, false,
      NULL, "directory of the data"},
@@ -55,6 +61,40 @@ static const vv_option options[] = {
      false, NULL, "bytes a second that a backup or a verification reads and writes; 0: as fast as it goes"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
+    {"MAX_CONNECTIONS", VV_OPTION_COUNT, offsetof(vv_server_config, connections_max), "10000", 0,
+     UINT64_C(10000000), false, NULL, "connections at once; more are closed at once; 0: no limit"},
+    {"MAX_CONCURRENT_STREAMS", VV_OPTION_COUNT, offsetof(vv_server_config, connection_streams_max), "1000", 1,
+     INT32_MAX, false, NULL, "calls at once over one connection; a client keeps more waiting"},
+    {"MAX_METADATA_SIZE", VV_OPTION_BYTES, offsetof(vv_server_config, metadata_bytes_max), "16KiB", 1024,
+     UINT64_C(1) << 20, false, NULL, "headers of one call"},
+    {"MAX_CONNECTION_IDLE", VV_OPTION_DURATION, offsetof(vv_server_config, connection_idle_us), "0s", 0,
+     30 * DAY_US, false, NULL, "a connection without a call for so long is closed; 0s: never"},
+    {"MAX_CONNECTION_AGE", VV_OPTION_DURATION, offsetof(vv_server_config, connection_age_us), "0s", 0,
+     30 * DAY_US, false, NULL,
+     "a connection takes no more calls after this, so that clients spread anew; 0s: never"},
+    {"MAX_CONNECTION_AGE_GRACE", VV_OPTION_DURATION, offsetof(vv_server_config, connection_age_grace_us),
+     "10s", 0, 30 * DAY_US, false, NULL, "what its calls have left then, streams too; 0s: no end"},
+    {"KEEPALIVE_TIME", VV_OPTION_DURATION, offsetof(vv_server_config, keepalive_time_us), "60s", 1000000,
+     30 * DAY_US, false, NULL, "a silent connection is asked for a sign of life after this"},
+    {"KEEPALIVE_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, keepalive_timeout_us), "20s",
+     1000000, DAY_US, false, NULL, "and closed when none has come after this"},
+    {"KEEPALIVE_MIN_CLIENT_TIME", VV_OPTION_DURATION, offsetof(vv_server_config, client_ping_us), "5s", 1000,
+     DAY_US, false, NULL, "clients without a call may ping so often; who does more is sent away"},
+    {"HANDSHAKE_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, handshake_timeout_us), "10s", 100000,
+     DAY_US, false, NULL, "for a new connection to begin to speak HTTP/2, or TLS"},
+    {"UNIX_SOCKET_MODE", VV_OPTION_CHOICE, offsetof(vv_server_config, unix_mode), "0600", 0, 0, false,
+     unix_modes, "who may connect to a unix socket: its user, its group too, or all"},
+    {"TLS_CERT", VV_OPTION_TEXT, offsetof(vv_server_config, tls_cert), "", 0, VV_SERVER_PATH_BYTES_MAX, false,
+     NULL, "the server's certificate chain, PEM; with it all TCP addresses speak TLS; renewals are noticed"},
+    {"TLS_KEY", VV_OPTION_TEXT, offsetof(vv_server_config, tls_key), "", 0, VV_SERVER_PATH_BYTES_MAX, false,
+     NULL, "its private key, PEM, without a password"},
+    {"TLS_CLIENT_CA", VV_OPTION_TEXT, offsetof(vv_server_config, tls_client_ca), "", 0,
+     VV_SERVER_PATH_BYTES_MAX, false, NULL,
+     "who signs clients' certificates, PEM; clients are asked for one"},
+    {"TLS_CLIENT_AUTH", VV_OPTION_CHOICE, offsetof(vv_server_config, tls_client_auth), "require", 0, 0, false,
+     client_auths, "whether a client may be without a certificate, given TLS_CLIENT_CA"},
+    {"PLAINTEXT_TOKENS", VV_OPTION_BOOL, offsetof(vv_server_config, plaintext_tokens), "false", 0, 0, false,
+     NULL, "take tokens on an address of the network without TLS, where others can read them"},
     {"TOKENS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, tokens_file), "", 0, VV_SERVER_PATH_BYTES_MAX,
      false, NULL, "who may what: USER sha256:HEX|certificate|anonymous ROLES a line; read again on SIGHUP"},
     {"CERTIFICATE_ROLES", VV_OPTION_TEXT, offsetof(vv_server_config, certificate_roles), "none", 0,
@@ -311,14 +351,46 @@ static vv_status find_config_file(const char *const *argv, const char *const *en
     return VV_STATUS_OK;
 }
 
+bool vv_server_address_is_local(const char *address) {
+    static const char *const prefixes[] = {"unix:", "127.", "localhost:", "[::1]:"};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(prefixes); i++)
+        if (strncmp(address, prefixes[i], strlen(prefixes[i])) == 0)
+            return true;
+    return false;
+}
+
+/* Whoever listens on the network could take the tokens and use them. */
+static vv_status check_plaintext(const vv_server_config *c, vv_error *err) {
+    if (!c->tokens_file[0] || c->tls_cert[0] || c->plaintext_tokens)
+        return VV_STATUS_OK;
+    for (size_t i = 0; i < c->listen_count; i++)
+        if (!vv_server_address_is_local(c->listen[i]))
+            return vv_fail(
+                err, invalid(VV_SUB_BAD_OPTION),
+                "LISTEN = %s: with TOKENS_FILE an address of the network needs TLS_CERT and TLS_KEY, "
+                "or PLAINTEXT_TOKENS = true where something in front of it does TLS",
+                c->listen[i]);
+    return VV_STATUS_OK;
+}
+
 /* What a table can't say. */
-static vv_status check(const vv_server_config *config, vv_error *err) {
-    const char *roles = config->certificate_roles;
-    if (strcmp(roles, "none") != 0 && !vv_rights_parse(vv_slice_str(roles)))
+static vv_status check(const vv_server_config *c, vv_error *err) {
+    bool no_roles = strcmp(c->certificate_roles, "none") == 0;
+    if (!no_roles && !vv_rights_parse(vv_slice_str(c->certificate_roles)))
         return vv_fail(
             err, invalid(VV_SUB_BAD_OPTION),
-            "CERTIFICATE_ROLES = %s: allowed is none, or read, write and admin with commas between", roles);
-    return VV_STATUS_OK;
+            "CERTIFICATE_ROLES = %s: allowed is none, or read, write and admin with commas between",
+            c->certificate_roles);
+    if (!no_roles && !c->tls_client_ca[0])
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "CERTIFICATE_ROLES = %s: it needs TLS_CLIENT_CA",
+                       c->certificate_roles);
+    if (!c->tls_cert[0] != !c->tls_key[0])
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CERT = %s, TLS_KEY = %s: each needs the other",
+                       c->tls_cert, c->tls_key);
+    if (c->tls_client_ca[0] && !c->tls_cert[0])
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CLIENT_CA = %s: it needs TLS_CERT and TLS_KEY",
+                       c->tls_client_ca);
+    return check_plaintext(c, err);
 }
 
 vv_status vv_server_config_load(const char *const *argv, const char *const *environment,

@@ -37,12 +37,30 @@ typedef struct vv_server_config {
     uint64_t backup_rate;                          /* bytes a second; 0: no limit */
     uint32_t log_level;                            /* a vv_log_level */
 
+    /* Limits of connections; durations of 0: never. */
+    uint64_t connections_max;
+    uint64_t connection_streams_max;
+    uint64_t metadata_bytes_max;
+    uint64_t connection_idle_us, connection_age_us, connection_age_grace_us;
+    uint64_t keepalive_time_us, keepalive_timeout_us, handshake_timeout_us, client_ping_us;
+    uint32_t unix_mode; /* an index into vv_server_unix_modes */
+
+    /* TLS (rpc/tls.h); files "": none. */
+    char tls_cert[VV_SERVER_PATH_BYTES_MAX + 1];
+    char tls_key[VV_SERVER_PATH_BYTES_MAX + 1];
+    char tls_client_ca[VV_SERVER_PATH_BYTES_MAX + 1];
+    uint32_t tls_client_auth; /* 0 require, 1 optional */
+
     /* Who may what (rpc/access.h); files "": none. */
+    bool plaintext_tokens;
     char tokens_file[VV_SERVER_PATH_BYTES_MAX + 1];
     char rate_limits_file[VV_SERVER_PATH_BYTES_MAX + 1];
     char certificate_roles[VV_SERVER_ROLES_BYTES_MAX + 1];
     uint64_t read_rate, read_burst, write_rate, write_burst;
 } vv_server_config;
+
+/* Of the files of unix sockets, in the order of the choices. */
+extern const uint32_t vv_server_unix_modes[];
 
 typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION } vv_server_action;
 
@@ -58,6 +76,9 @@ typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION
 vv_status vv_server_config_load(const char *const *argv, const char *const *environment,
                                 vv_server_config *config, varve_options *engine, vv_server_action *action_out,
                                 vv_error *err) VV_CHECKED;
+
+/* Whoever is not on this machine can't reach it: "unix:...", 127.0.0.0/8, [::1], localhost. */
+bool vv_server_address_is_local(const char *address);
 
 /* Usage and every key with its default, meaning and what is allowed. */
 void vv_server_config_help(FILE *to);

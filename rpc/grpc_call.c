@@ -415,21 +415,23 @@ static vv_slice op_metadata(vv_rpc_call *base, const char *key) {
     return vv_slice_make(NULL, 0);
 }
 
+/* The first value of a property; false: there is none that fits. One with a zero in it is nobody's name. */
+static bool property(const grpc_auth_context *context, const char *key, char *buf, size_t buf_bytes) {
+    grpc_auth_property_iterator it = grpc_auth_context_find_properties_by_name(context, key);
+    const grpc_auth_property *name = grpc_auth_property_iterator_next(&it);
+    if (!name || name->value_length == 0 || name->value_length >= buf_bytes ||
+        memchr(name->value, '\0', name->value_length))
+        return false;
+    memcpy(buf, name->value, name->value_length);
+    buf[name->value_length] = '\0';
+    return true;
+}
+
 static bool op_client_name(vv_rpc_call *base, char *buf, size_t buf_bytes) {
     grpc_auth_context *context = grpc_call_auth_context(from_base(base)->core);
-    bool named = false;
-    if (context && grpc_auth_context_peer_is_authenticated(context)) {
-        grpc_auth_property_iterator it =
-            grpc_auth_context_find_properties_by_name(context, GRPC_X509_CN_PROPERTY_NAME);
-        const grpc_auth_property *name = grpc_auth_property_iterator_next(&it);
-        /* One that does not fit, or has a zero in it, is nobody's. */
-        named = name && name->value_length > 0 && name->value_length < buf_bytes &&
-                !memchr(name->value, '\0', name->value_length);
-        if (named) {
-            memcpy(buf, name->value, name->value_length);
-            buf[name->value_length] = '\0';
-        }
-    }
+    bool named = context && grpc_auth_context_peer_is_authenticated(context) &&
+                 (property(context, GRPC_X509_CN_PROPERTY_NAME, buf, buf_bytes) ||
+                  property(context, GRPC_X509_SAN_PROPERTY_NAME, buf, buf_bytes));
     grpc_auth_context_release(context);
     return named;
 }

@@ -3,6 +3,7 @@
  *
  *   grpc_transport.c   server life cycle: addresses, channel arguments, drain
  *   grpc_queue.c       completion queue threads, and posting to them from outside
+ *   grpc_tls.c         certificates for its listeners
  *   grpc_call.c        one call: arrival, messages, end
  *
  * A call lives on one completion queue, which one thread serves; only its `task` is touched from elsewhere.
@@ -35,6 +36,7 @@ typedef struct vv_grpc_method {
 } vv_grpc_method;
 
 typedef struct vv_grpc_call vv_grpc_call;
+typedef struct vv_grpc_listener vv_grpc_listener;
 
 typedef struct vv_grpc_queue {
     vv_grpc *transport;
@@ -62,6 +64,7 @@ struct vv_grpc {
     grpc_server *server;
     grpc_resource_quota *quota;
     grpc_completion_queue *shutdown_queue;
+    vv_grpc_listener *tls_listeners;
     vv_grpc_queue *queues;
     uint32_t queue_count;
     vv_grpc_method *methods; /* the last is the catch-all */
@@ -125,6 +128,12 @@ void vv_grpc_queue_post(vv_grpc_queue *q, vv_rpc_task *task);
 void vv_grpc_queue_run_posted(vv_grpc_queue *q);
 /* Send a carrier if there is something posted and none is on its way. Any thread. */
 void vv_grpc_queue_wake(vv_grpc_queue *q);
+
+/* grpc_tls.c */
+/* For one address; NULL: no memory. */
+struct grpc_server_credentials *vv_grpc_tls_credentials(vv_grpc *t);
+/* The server is destroyed. */
+void vv_grpc_tls_release(vv_grpc *t);
 
 /* grpc_call.c */
 void vv_grpc_call_arm(vv_grpc_queue *q, uint32_t method_index);

@@ -29,15 +29,14 @@
 /* Armed for each method: how many calls may arrive before a thread has looked at one. A call that finds none
  * armed waits inside the C core, which drops it as CANCELLED when the server shuts down; so there are many of
  * those. */
-#define ARMED_UNARY     512
-#define ARMED_UNARY_MIN 16 /* on each queue */
-#define ARMED_STREAM    4
-#define ARMED_ANY       4
-#define CHANNEL_ARGS    16
-#define METADATA_BYTES  16384
-#define QUIET_NS        (20 * VV_NS_PER_MS)
-#define QUIET_NS_MAX    (500 * VV_NS_PER_MS)
-#define CLOSE_GRACE_NS  (200 * VV_NS_PER_MS)
+#define ARMED_UNARY      512
+#define ARMED_UNARY_MIN  16 /* on each queue */
+#define ARMED_STREAM     4
+#define ARMED_ANY        4
+#define CHANNEL_ARGS_MAX 24
+#define QUIET_NS         (20 * VV_NS_PER_MS)
+#define QUIET_NS_MAX     (500 * VV_NS_PER_MS)
+#define CLOSE_GRACE_NS   (200 * VV_NS_PER_MS)
 
 vv_status vv_grpc_create(const vv_grpc_options *options, vv_grpc **out) {
     *out = NULL;
@@ -65,6 +64,7 @@ void vv_grpc_destroy(vv_grpc *t) {
     if (!t)
         return;
     VV_ASSERT(!t->server);
+    vv_grpc_tls_release(t);
     vv_cond_deinit(&t->mu.idle);
     vv_mutex_deinit(&t->mu.lock);
     vv_free(t->queues);
@@ -72,36 +72,60 @@ void vv_grpc_destroy(vv_grpc *t) {
     vv_free(t);
 }
 
-static grpc_arg int_arg(const char *key, int value) {
-    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+typedef struct channel_args {
+    grpc_arg list[CHANNEL_ARGS_MAX];
+    size_t count;
+} channel_args;
+
+static void add_int(channel_args *args, const char *key, uint64_t value) {
+    VV_ASSERT(args->count < CHANNEL_ARGS_MAX);
+    args->list[args->count++] = (grpc_arg){.type = GRPC_ARG_INTEGER,
+                                           .key = (char *)(uintptr_t)key,
+                                           .value.integer = (int)VV_MIN(value, (uint64_t)INT_MAX)};
+}
+
+static void add_ms(channel_args *args, const char *key, uint64_t us) {
+    add_int(args, key, VV_MAX(us / 1000, 1));
+}
+
+/* How long connections may be idle and live. Left out when there is no limit: that is the C core's default.
+ */
+static void add_ages(channel_args *args, const vv_grpc_options *o) {
+    if (o->connection_idle_us > 0)
+        add_ms(args, GRPC_ARG_MAX_CONNECTION_IDLE_MS, o->connection_idle_us);
+    if (o->connection_age_us > 0) {
+        add_ms(args, GRPC_ARG_MAX_CONNECTION_AGE_MS, o->connection_age_us);
+        if (o->connection_age_grace_us > 0)
+            add_ms(args, GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, o->connection_age_grace_us);
+    }
 }
 
 /* Tested as one set: idle, slow, silent and hostile connections (tests/rpc). */
 static void create_server(vv_grpc *t) {
+    const vv_grpc_options *o = &t->options;
     t->quota = grpc_resource_quota_create("varve");
-    grpc_resource_quota_resize(t->quota, t->options.memory_quota_bytes);
-    int message_bytes = (int)VV_MIN(t->options.message_bytes_max, (uint64_t)INT_MAX);
-    grpc_arg args[CHANNEL_ARGS] = {
-        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, message_bytes),
-        int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
-        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1000),
-        int_arg(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
-        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10000),
-        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 60000),
-        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000),
-        int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
-        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000),
-        int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0), /* else a second server shares the port and nobody is told */
-        /* Not used, and each costs every call something: */
-        int_arg(GRPC_ARG_ENABLE_CENSUS, 0),
-        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
-        int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0),
-    };
-    args[14] = (grpc_arg){.type = GRPC_ARG_POINTER,
-                          .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
-                          .value.pointer = {.p = t->quota, .vtable = grpc_resource_quota_arg_vtable()}};
-    grpc_channel_args set = {.num_args = 15, .args = args};
+    grpc_resource_quota_resize(t->quota, o->memory_quota_bytes);
+    channel_args args = {.count = 0};
+    add_int(&args, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, o->message_bytes_max);
+    add_int(&args, GRPC_ARG_MAX_CONCURRENT_STREAMS, o->connection_streams_max);
+    add_int(&args, GRPC_ARG_MAX_METADATA_SIZE, o->metadata_bytes_max);
+    add_ms(&args, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, o->handshake_timeout_us);
+    add_ms(&args, GRPC_ARG_KEEPALIVE_TIME_MS, o->keepalive_time_us);
+    add_ms(&args, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, o->keepalive_timeout_us);
+    add_int(&args, GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    add_ms(&args, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, o->client_ping_us);
+    add_ages(&args, o);
+    add_int(&args, GRPC_ARG_ALLOW_REUSEPORT, 0); /* else a second server shares the port and nobody is told */
+    /* Not used, and each costs every call something: */
+    add_int(&args, GRPC_ARG_ENABLE_CENSUS, 0);
+    add_int(&args, GRPC_ARG_ENABLE_CHANNELZ, 0);
+    add_int(&args, GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0);
+    add_int(&args, GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    args.list[args.count++] =
+        (grpc_arg){.type = GRPC_ARG_POINTER,
+                   .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
+                   .value.pointer = {.p = t->quota, .vtable = grpc_resource_quota_arg_vtable()}};
+    grpc_channel_args set = {.num_args = args.count, .args = args.list};
     t->server = grpc_server_create(&set, NULL);
     t->shutdown_queue = grpc_completion_queue_create_for_pluck(NULL);
     for (uint32_t i = 0; i < t->queue_count; i++) {
@@ -120,7 +144,7 @@ static vv_status check_unix_path(const char *path, vv_error *err) {
     if (stat(path, &file) != 0)
         return VV_STATUS_OK;
     if (!S_ISSOCK(file.st_mode))
-        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, 0),
+        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_NONE, 0),
                        "a file that is no socket stands there");
     memcpy(address.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -133,6 +157,18 @@ static vv_status check_unix_path(const char *path, vv_error *err) {
     return VV_STATUS_OK;
 }
 
+/* The file of a socket gets its mode when it is bound: nobody slips in before. The mask is the process's, so
+ * files that other threads make in this moment are closed to others too, which does no harm. */
+static int bind_unix(vv_grpc *t, const char *address, grpc_server_credentials *credentials) {
+    mode_t mask = umask(S_IRWXG | S_IRWXO);
+    int port = grpc_server_add_http2_port(t->server, address, credentials);
+    umask(mask);
+    if (port != 0 && chmod(address + 5, (mode_t)t->options.unix_mode) != 0)
+        vv_log(t->options.log, VV_LOG_WARN, "listen on %s: its mode cannot be set: %s", address,
+               strerrordesc_np(errno));
+    return port;
+}
+
 vv_status vv_grpc_listen(vv_grpc *t, const char *address, int *port_out, vv_error *err) {
     *port_out = 0;
     bool is_unix = strncmp(address, "unix:", 5) == 0;
@@ -143,9 +179,13 @@ vv_status vv_grpc_listen(vv_grpc *t, const char *address, int *port_out, vv_erro
     }
     if (!t->server)
         create_server(t);
-    grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
-    int port = grpc_server_add_http2_port(t->server, address, plain);
-    grpc_server_credentials_release(plain);
+    grpc_server_credentials *credentials =
+        t->options.tls && !is_unix ? vv_grpc_tls_credentials(t) : grpc_insecure_server_credentials_create();
+    if (!credentials)
+        return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "listen on %s", address);
+    int port = is_unix ? bind_unix(t, address, credentials)
+                       : grpc_server_add_http2_port(t->server, address, credentials);
+    grpc_server_credentials_release(credentials);
     if (port == 0)
         return vv_fail(err, vv_status_make(VV_IO, VV_SUB_NONE, 0),
                        "listen on %s: the address is in use or cannot be bound", address);

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "rpc/tls.h"
 #include "rpc/transport.h"
 
 typedef struct vv_grpc vv_grpc;
@@ -18,8 +19,16 @@ typedef struct vv_grpc_options {
     uint32_t thread_count; /* completion queues, one thread each; at least 1 */
     uint64_t message_bytes_max;
     uint64_t memory_quota_bytes;
-    vv_rpc_gate *gate;    /* may be NULL; borrowed until stop */
-    const vv_logger *log; /* borrowed until destroy */
+    uint64_t metadata_bytes_max;
+    uint64_t connection_streams_max;
+    /* Microseconds; 0: never, for idle and age. */
+    uint64_t connection_idle_us, connection_age_us, connection_age_grace_us;
+    uint64_t keepalive_time_us, keepalive_timeout_us, handshake_timeout_us;
+    uint64_t client_ping_us; /* a client that pings more often, without a call, is sent away */
+    vv_tls *tls;             /* for TCP; NULL: none. Borrowed until destroy */
+    uint32_t unix_mode;      /* of the files of unix sockets */
+    vv_rpc_gate *gate;       /* may be NULL; borrowed until stop */
+    const vv_logger *log;    /* borrowed until destroy */
 } vv_grpc_options;
 
 /* Memory only: flush may already be called. */
@@ -27,6 +36,7 @@ vv_status vv_grpc_create(const vv_grpc_options *options, vv_grpc **out) VV_CHECK
 
 /*
  * Bind "HOST:PORT" or "unix:PATH"; *port_out is the real port, 0 for unix. Connections wait until start.
+ * Unix sockets never speak TLS: who may use one is said by its mode and that of its directory.
  *
  * EXISTS             somebody serves there.
  * INVALID_ARGUMENT   a file that is no socket stands at PATH.

@@ -92,7 +92,7 @@ static int serve(const vv_server_config *config, varve_options *engine, const si
     vv_status st = vv_server_start(config, engine, log, &server, &err);
     if (!vv_ok(st)) {
         fprintf(stderr, "varved: %s\n", err.text);
-        return EXIT_RUN_TIME;
+        return st.sub == VV_SUB_BAD_OPTION ? EXIT_USAGE : EXIT_RUN_TIME;
     }
     for (size_t i = 0; vv_server_address(server, i); i++)
         printf("listening on %s\n", vv_server_address(server, i));

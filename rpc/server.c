@@ -14,21 +14,29 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "base/config.h"
 #include "rpc/access.h"
+#include "rpc/connection_limit.h"
 #include "rpc/gate.h"
 #include "rpc/grpc_transport.h"
 #include "rpc/service.h"
 #include "rpc/timer.h"
+#include "rpc/tls.h"
 
 #define THREADS_MAX  64
 #define SERVICES_MAX 16
+#define LOG_CHECK_NS VV_NS_PER_S
+/* Not for connections: tables, logs, rings, and what a backup opens. */
+#define DESCRIPTORS_RESERVED 2048
 
 struct vv_server {
     vv_server_config config;
     const vv_logger *log;
     vv_access access;
+    vv_tls *tls; /* NULL: none */
+    vv_timer tls_timer, log_timer;
     vv_gate gate;
     vv_timers *timers;
     vv_workers *workers;
@@ -92,9 +100,21 @@ static vv_status create_transport(vv_server *s, const varve_options *engine) {
                               .access = &s->access};
     vv_gate_init(&s->gate, &limits);
     s->message_bytes_max = message_bytes_max(engine, s->value_bytes_max);
-    vv_grpc_options options = {.thread_count = thread_count(s->config.rpc_threads),
+    const vv_server_config *c = &s->config;
+    vv_grpc_options options = {.thread_count = thread_count(c->rpc_threads),
                                .message_bytes_max = s->message_bytes_max,
-                               .memory_quota_bytes = s->config.rpc_memory_quota_bytes,
+                               .memory_quota_bytes = c->rpc_memory_quota_bytes,
+                               .metadata_bytes_max = c->metadata_bytes_max,
+                               .connection_streams_max = c->connection_streams_max,
+                               .connection_idle_us = c->connection_idle_us,
+                               .connection_age_us = c->connection_age_us,
+                               .connection_age_grace_us = c->connection_age_grace_us,
+                               .keepalive_time_us = c->keepalive_time_us,
+                               .keepalive_timeout_us = c->keepalive_timeout_us,
+                               .handshake_timeout_us = c->handshake_timeout_us,
+                               .client_ping_us = c->client_ping_us,
+                               .tls = s->tls,
+                               .unix_mode = vv_server_unix_modes[c->unix_mode],
                                .gate = &s->gate.base,
                                .log = s->log};
     return vv_grpc_create(&options, &s->transport);
@@ -105,10 +125,77 @@ static vv_status start_access(vv_server *s, vv_error *err) {
     vv_access_options options = {
         .tokens_file = c->tokens_file,
         .limits_file = c->rate_limits_file,
+        .certificates = c->tls_client_ca[0] != '\0',
         .certificate_rights = vv_rights_parse(vv_slice_str(c->certificate_roles)),
         .limits = {.reads = {.per_second = c->read_rate, .burst = c->read_burst},
                    .writes = {.per_second = c->write_rate, .burst = c->write_burst}}};
-    return vv_access_init(&s->access, &options, err);
+    VV_TRY(vv_access_init(&s->access, &options, err));
+    vv_tls_options tls = {.certificate = c->tls_cert,
+                          .key = c->tls_key,
+                          .client_ca = c->tls_client_ca,
+                          .client_required = c->tls_client_auth == 0,
+                          .log = s->log};
+    return c->tls_cert[0] ? vv_tls_create(&tls, &s->tls, err) : VV_STATUS_OK;
+}
+
+/* What an operator may not have meant. */
+static void warn_of_open_doors(const vv_server *s) {
+    if (!s->access.everybody)
+        return;
+    for (size_t i = 0; i < s->config.listen_count; i++)
+        if (!vv_server_address_is_local(s->config.listen[i]))
+            vv_log(s->log, VV_LOG_WARN,
+                   "%s: whoever reaches it may read and write everything: there is neither TOKENS_FILE nor "
+                   "TLS_CLIENT_CA",
+                   s->config.listen[i]);
+}
+
+static void limit_connections(const vv_server *s) {
+    uint64_t wanted = s->config.connections_max;
+    uint64_t got = vv_connection_limit_set(wanted, DESCRIPTORS_RESERVED);
+    if (got < wanted)
+        vv_log(s->log, VV_LOG_WARN,
+               "MAX_CONNECTIONS = %" PRIu64 ": only %" PRIu64
+               " while the limit of open files (ulimit -n) is so low",
+               wanted, got);
+}
+
+/* Every so often, again: the timer was unset when it came, so there is room for it. */
+static void repeat(vv_server *s, vv_timer *timer, uint64_t after_ns) {
+    vv_status_ignore(vv_timers_set(s->timers, timer, vv_clock_mono_ns() + after_ns), "a place was free");
+}
+
+/* Renewed certificates are noticed without a signal. */
+static void check_tls(vv_timer *timer) {
+    vv_server *s = VV_CONTAINER_OF(timer, vv_server, tls_timer);
+    vv_tls_reload_if_changed(s->tls);
+    repeat(s, timer, VV_TLS_CHECK_S * VV_NS_PER_S);
+}
+
+/* A log that failed is noticed also when nobody writes. */
+static void check_log(vv_timer *timer) {
+    vv_server *s = VV_CONTAINER_OF(timer, vv_server, log_timer);
+    varve_stats stats;
+    varve_stats_get(s->db, &stats);
+    if (stats.wal_failed) /* until a restart */
+        vv_health_set(&s->health, false);
+    else
+        repeat(s, timer, LOG_CHECK_NS);
+}
+
+static vv_status start_checks(vv_server *s) {
+    vv_timer_init(&s->tls_timer, check_tls);
+    vv_timer_init(&s->log_timer, check_log);
+    if (s->tls)
+        VV_TRY(vv_timers_set(s->timers, &s->tls_timer, vv_clock_mono_ns() + VV_TLS_CHECK_S * VV_NS_PER_S));
+    return vv_timers_set(s->timers, &s->log_timer, vv_clock_mono_ns() + LOG_CHECK_NS);
+}
+
+static void stop_checks(vv_server *s) {
+    if (s->tls_timer.fn)
+        vv_timers_unset(s->timers, &s->tls_timer);
+    if (s->log_timer.fn)
+        vv_timers_unset(s->timers, &s->log_timer);
 }
 
 static vv_status open_database(vv_server *s, varve_options *engine, vv_error *err) {
@@ -189,15 +276,20 @@ static vv_status start_services(vv_server *s, vv_error *err) {
         return vv_wrap(err, st, "reflection");
     s->services[s->service_count++] = vv_reflection_service(s->reflection);
     VV_ASSERT(s->service_count <= SERVICES_MAX);
+    vv_health_serve(&s->health, s->services, s->service_count);
     for (size_t i = 0; i < s->config.listen_count; i++)
         VV_TRY(listen_on(s, s->config.listen[i], err));
+    VV_TRY(start_checks(s));
     vv_health_set(&s->health, true);
+    limit_connections(s);
+    warn_of_open_doors(s);
     return vv_grpc_start(s->transport, s->services, s->service_count, err);
 }
 
 /* Whatever has been started, in the order that the head of this file explains. */
 static varve_status release(vv_server *s) {
     varve_status closed = {0};
+    stop_checks(s); /* they use what goes now */
     if (s->transport)
         vv_grpc_stop(s->transport);
     vv_reflection_destroy(s->reflection);
@@ -213,6 +305,8 @@ static varve_status release(vv_server *s) {
     if (s->db)
         closed = varve_close(s->db);
     vv_grpc_destroy(s->transport);
+    vv_connection_limit_set(0, 0);
+    vv_tls_destroy(s->tls);
     vv_access_deinit(&s->access);
     vv_free(s);
     return closed;
@@ -227,6 +321,8 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
     s->config = *config;
     s->log = log;
     vv_status st = start_access(s, err);
+    if (!vv_ok(st)) /* whatever is wrong with a file that the configuration names, it is to be mended there */
+        st = vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, st.sys);
     if (vv_ok(st)) {
         st = create_transport(s, engine);
         if (!vv_ok(st))
@@ -255,7 +351,8 @@ const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out) 
 }
 
 vv_status vv_server_reload(vv_server *s, vv_error *err) {
-    return vv_access_reload(&s->access, err);
+    VV_TRY(vv_access_reload(&s->access, err));
+    return s->tls ? vv_tls_reload(s->tls, err) : VV_STATUS_OK;
 }
 
 void vv_server_drain(vv_server *s) {

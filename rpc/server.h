@@ -18,6 +18,8 @@ typedef struct vv_server vv_server;
  *
  * config is copied. engine gets the server's callbacks and is the caller's again afterwards. log is borrowed
  * until vv_server_stop(). On failure nothing is left behind; err has the words.
+ *
+ * INVALID_ARGUMENT/BAD_OPTION   it is the configuration, or a file that it names.
  */
 vv_status vv_server_start(const vv_server_config *config, varve_options *engine, const vv_logger *log,
                           vv_server **out, vv_error *err) VV_CHECKED;
@@ -29,8 +31,9 @@ const char *vv_server_address(const vv_server *s, size_t index);
 const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out);
 
 /*
- * Read the files again that may change while the server runs: tokens and limits. What is wrong in one of them
- * leaves all as it was. Any thread, not during the stop.
+ * Read the files again that may change while the server runs: tokens and limits, both or neither, and then
+ * the certificate, its key and the clients' CA, all or none. What is wrong stops it there. Any thread, not
+ * during the stop.
  */
 vv_status vv_server_reload(vv_server *s, vv_error *err) VV_CHECKED;
 

@@ -21,6 +21,8 @@ typedef struct vv_health_watch vv_health_watch;
 
 typedef struct vv_health {
     _Atomic bool serving;
+    const vv_rpc_service *services; /* whose names are known */
+    size_t service_count;
     /* Wakes the threads of posted calls (vv_rpc_post()). */
     void (*flush)(void *arg);
     void *flush_arg;
@@ -33,6 +35,8 @@ typedef struct vv_health {
 
 /* Not serving yet. */
 void vv_health_init(vv_health *h, void (*flush)(void *arg), void *flush_arg);
+/* Before the first call: what is served. Borrowed until deinit. */
+void vv_health_serve(vv_health *h, const vv_rpc_service *services, size_t count);
 /* No call is left. */
 void vv_health_deinit(vv_health *h);
 /* Tell all watches when it changes. Any thread, but not a commit's callback. */

@@ -39,9 +39,18 @@ static vv_health_watch *watch_of(vv_rpc_call *call) {
     return (vv_health_watch *)(void *)call->state;
 }
 
-static bool known_service(const char *name) {
-    return name[0] == '\0' || strcmp(name, VV_KV_SERVICE_NAME) == 0 ||
-           strcmp(name, VV_ADMIN_SERVICE_NAME) == 0;
+/* The whole server, or a service that has a method here ("/name/method"). */
+static bool known_service(const vv_health *h, const char *name) {
+    size_t bytes = strlen(name);
+    if (bytes == 0)
+        return true;
+    for (size_t s = 0; s < h->service_count; s++)
+        for (size_t m = 0; m < h->services[s].method_count; m++) {
+            const char *path = h->services[s].methods[m].path;
+            if (strncmp(path + 1, name, bytes) == 0 && path[1 + bytes] == '/')
+                return true;
+        }
+    return false;
 }
 
 static serving_status status_now(const vv_health *h) {
@@ -62,7 +71,7 @@ static void on_check(vv_rpc_call *call, vv_slice bytes) {
     vv_codec_arena_init(&arena);
     Grpc__Health__V1__HealthCheckRequest *request =
         (void *)vv_codec_request(call, &arena, &grpc__health__v1__health_check_request__descriptor, bytes);
-    if (request && known_service(request->service))
+    if (request && known_service(h, request->service))
         vv_rpc_reply(call, response(status_now(h), &buf));
     else if (request)
         vv_rpc_fail_with(call, VV_RPC_NOT_FOUND, "UNKNOWN_SERVICE", 0, "unknown service '%s'",
@@ -119,7 +128,7 @@ static void on_watch(vv_rpc_call *call, vv_slice bytes) {
         (void *)vv_codec_request(call, &arena, &grpc__health__v1__health_check_request__descriptor, bytes);
     if (request) {
         vv_health_watch *w = watch_of(call);
-        *w = (vv_health_watch){.call = call, .known = known_service(request->service)};
+        *w = (vv_health_watch){.call = call, .known = known_service(h, request->service)};
         vv_mutex_lock(&h->mu.lock);
         w->next = h->mu.watches;
         w->link = &h->mu.watches;
@@ -187,6 +196,11 @@ static const vv_rpc_method methods[] = {
      .on_posted = on_posted,
      .on_cancelled = on_cancelled},
 };
+
+void vv_health_serve(vv_health *h, const vv_rpc_service *services, size_t count) {
+    h->services = services;
+    h->service_count = count;
+}
 
 void vv_health_init(vv_health *h, void (*flush)(void *arg), void *flush_arg) {
     *h = (vv_health){.flush = flush, .flush_arg = flush_arg};

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "rpc/codec.h"
 #include "rpc/kv_impl.h"
+#include "rpc/limits.h"
 #include "rpc/status_map.h"
 
 #define KEYS_MAX          10000
@@ -196,6 +197,11 @@ static bool prepare(multi_get *m) {
     if (m->request->n_keys > KEYS_MAX) {
         vv_rpc_fail_with(m->call, VV_RPC_INVALID_ARGUMENT, "TOO_MANY_KEYS", 0,
                          "%zu keys: allowed are %d in one call", m->request->n_keys, KEYS_MAX);
+        return false;
+    }
+    vv_rpc_status why;
+    if (!vv_rate_take(m->call, VV_RPC_READ, m->request->n_keys - 1, &why)) { /* the gate has taken one */
+        vv_rpc_fail(m->call, &why);
         return false;
     }
     if (m->request->snapshot_id != 0) {

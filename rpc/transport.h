@@ -199,7 +199,8 @@ static inline vv_slice vv_rpc_metadata(vv_rpc_call *call, const char *key) {
     return call->ops->metadata(call, key);
 }
 
-/* The name in the client's certificate, when the connection was authenticated by one. */
+/* The name in the client's certificate, when the connection was authenticated by one: its common name, else
+ * its first alternative name. */
 static inline bool vv_rpc_client_name(vv_rpc_call *call, char *buf, size_t buf_bytes) {
     return call->ops->client_name(call, buf, buf_bytes);
 }

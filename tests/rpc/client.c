@@ -40,7 +40,7 @@ struct client_call {
     bool unary;
 };
 
-client *client_create(const char *address) {
+static client *create(const char *address, grpc_channel_credentials *credentials) {
     static char receive[] = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, send[] = GRPC_ARG_MAX_SEND_MESSAGE_LENGTH;
     static char pool[] = GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL;
     grpc_arg args[] = {{.type = GRPC_ARG_INTEGER, .key = receive, .value.integer = -1},
@@ -48,11 +48,19 @@ client *client_create(const char *address) {
                        {.type = GRPC_ARG_INTEGER, .key = pool, .value.integer = 1}};
     grpc_channel_args set = {.num_args = 3, .args = args};
     client *c = calloc(1, sizeof *c);
-    grpc_channel_credentials *plain = grpc_insecure_credentials_create();
-    c->channel = grpc_channel_create(address, plain, &set);
-    grpc_channel_credentials_release(plain);
+    c->channel = grpc_channel_create(address, credentials, &set);
+    grpc_channel_credentials_release(credentials);
     c->queue = grpc_completion_queue_create_for_next(NULL);
     return c;
+}
+
+client *client_create(const char *address) {
+    return create(address, grpc_insecure_credentials_create());
+}
+
+client *client_create_tls(const char *address, const char *ca, const char *certificate, const char *key) {
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = key, .cert_chain = certificate};
+    return create(address, grpc_ssl_credentials_create(ca, certificate ? &pair : NULL, NULL, NULL));
 }
 
 void client_destroy(client *c) {

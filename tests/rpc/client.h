@@ -18,6 +18,8 @@ typedef struct client_call client_call;
 #define CLIENT_DEADLINE_MS 20000
 
 client *client_create(const char *address);
+/* Over TLS: who signs servers, and the client's own certificate and key, NULL for none; all PEM. */
+client *client_create_tls(const char *address, const char *ca, const char *certificate, const char *key);
 void client_destroy(client *c);
 
 /* Start a call. Messages and the end are waited for with the functions below. */

@@ -341,3 +341,19 @@ void WRAP(varve_value_release)(varve_value *value) {
     unlock();
     REAL(varve_value_release)(value);
 }
+
+/* ---- statistics ---- */
+
+static _Atomic bool log_failed;
+
+void __real_varve_stats_get(varve_db *db, varve_stats *out);
+void __wrap_varve_stats_get(varve_db *db, varve_stats *out);
+
+void __wrap_varve_stats_get(varve_db *db, varve_stats *out) {
+    __real_varve_stats_get(db, out);
+    out->wal_failed |= atomic_load(&log_failed);
+}
+
+void engine_tap_say_log_failed(void) {
+    atomic_store(&log_failed, true);
+}

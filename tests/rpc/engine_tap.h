@@ -38,6 +38,9 @@ void engine_tap_fail_gets(varve_status st);
 /* Values handed out and not yet released. */
 size_t engine_tap_pinned(void);
 
+/* varve_stats_get() says so from now on. */
+void engine_tap_say_log_failed(void);
+
 /* varve_close() calls so far. */
 size_t engine_tap_closed(void);
 

@@ -222,6 +222,29 @@ Test(rate_limit_calls, each_operation_of_a_batch_counts) {
     expect_end(write_many(20), GRPC_STATUS_OK, NULL);
 }
 
+/* MultiGet of `count` keys. */
+static client_call *read_many(size_t count) {
+    Varve__V1__MultiGetRequest request = VARVE__V1__MULTI_GET_REQUEST__INIT;
+    ProtobufCBinaryData *keys = calloc(count, sizeof *keys);
+    for (size_t i = 0; i < count; i++)
+        keys[i] = BYTES("key");
+    request.keys = keys;
+    request.n_keys = count;
+    client_call *call =
+        client_start_unary(fx.client, "/varve.v1.KV/MultiGet", client_pack(&request), CLIENT_DEADLINE_MS);
+    free(keys);
+    return call;
+}
+
+Test(rate_limit_calls, each_key_of_a_multi_get_counts) {
+    fx.config.read_rate = 1;
+    fx.config.read_burst = 100;
+    fixture_start();
+    expect_end(read_many(60), GRPC_STATUS_OK, NULL);
+    expect_end(read_many(60), GRPC_STATUS_RESOURCE_EXHAUSTED, "RATE_LIMITED");
+    expect_end(read_many(20), GRPC_STATUS_OK, NULL);
+}
+
 /* ---- room: calls and streams at once ---- */
 
 /* Health watches are for all; a pipeline is a stream that counts. */

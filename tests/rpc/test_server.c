@@ -236,10 +236,19 @@ Test(server, headers_beyond_the_limit_are_refused) {
 
 /* ---- health ---- */
 
-Test(server, health_knows_the_server_and_the_store) {
+Test(server, health_knows_the_server_and_every_service) {
     fixture_start();
     cr_assert_eq(health(""), SERVING);
-    cr_assert_eq(health("varve.v1.KV"), SERVING);
+    size_t count;
+    const vv_rpc_service *services = vv_server_services(fx.server, &count);
+    for (size_t i = 0; i < count; i++) {
+        char name[128];
+        const char *path = services[i].methods[0].path + 1;
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(path, "/"), path);
+        cr_expect_eq(health(name), SERVING, "%s", name);
+        name[strlen(name) - 1] = '\0';
+        expect_end(check(name), GRPC_STATUS_NOT_FOUND, "UNKNOWN_SERVICE");
+    }
     expect_end(check("varve.v1.Nothing"), GRPC_STATUS_NOT_FOUND, "UNKNOWN_SERVICE");
 }
 
@@ -253,6 +262,16 @@ Test(server, a_failed_log_turns_health_and_leaves_reads) {
     cr_assert_eq(next_status(watching), NOT_SERVING);
     cr_assert_eq(health(""), NOT_SERVING);
     cr_assert_str_eq(get("key"), "value");
+    client_cancel(watching);
+    expect_end(watching, GRPC_STATUS_CANCELLED, NULL);
+}
+
+Test(server, a_log_that_fails_while_nobody_writes_is_noticed) {
+    fixture_start();
+    client_call *watching = watch("varve.v1.Admin");
+    cr_assert_eq(next_status(watching), SERVING);
+    engine_tap_say_log_failed();
+    cr_assert_eq(next_status(watching), NOT_SERVING);
     client_cancel(watching);
     expect_end(watching, GRPC_STATUS_CANCELLED, NULL);
 }

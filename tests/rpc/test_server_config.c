@@ -188,3 +188,35 @@ Test(server_config, help_lists_the_keys_of_server_and_engine) {
         cr_expect_not_null(strstr(text, words[i]), "%s", words[i]);
     free(text);
 }
+
+Test(server_config, keys_that_need_each_other_are_checked_together) {
+    static const struct {
+        const char *flags[4];
+        const char *words; /* NULL: it is fine */
+    } cases[] = {
+        {{"--tls-cert=c"}, "TLS_KEY"},
+        {{"--tls-key=k"}, "TLS_CERT"},
+        {{"--tls-client-ca=a"}, "TLS_CLIENT_CA = a: it needs"},
+        {{"--tls-cert=c", "--tls-key=k", "--tls-client-ca=a"}, NULL},
+        {{"--certificate-roles=read"}, "needs TLS_CLIENT_CA"},
+        {{"--certificate-roles=reed"}, "CERTIFICATE_ROLES = reed"},
+        {{"--certificate-roles="}, "CERTIFICATE_ROLES"},
+        {{"--tls-client-auth=maybe"}, "require, optional"},
+        {{"--unix-socket-mode=0777"}, "0600, 0660, 0666"},
+        {{"--tokens-file=t"}, NULL},
+        {{"--tokens-file=t", "--listen=unix:/s,127.1.2.3:1,[::1]:1,localhost:1"}, NULL},
+        {{"--tokens-file=t", "--listen=127.0.0.1:1,0.0.0.0:1"}, "LISTEN = 0.0.0.0:1: with TOKENS_FILE"},
+        {{"--tokens-file=t", "--listen=localhost.example:1"}, "TLS_CERT"},
+        {{"--tokens-file=t", "--listen=0.0.0.0:1", "--plaintext-tokens=yes"}, NULL},
+        {{"--tokens-file=t", "--listen=[::]:1", "--tls-cert=c", "--tls-key=k"}, NULL},
+        {{"--listen=0.0.0.0:1"}, NULL},
+    };
+    for (size_t i = 0; i < VV_ARRAY_COUNT(cases); i++) {
+        const char *argv[5] = {NULL};
+        memcpy(argv, cases[i].flags, sizeof cases[i].flags);
+        bool loaded = load(argv, LIST());
+        cr_expect_eq(loaded, cases[i].words == NULL, "%s: %s", argv[0], err.text);
+        if (cases[i].words)
+            cr_expect_not_null(strstr(err.text, cases[i].words), "%s", err.text);
+    }
+}
