@@ -28,6 +28,22 @@ static inline struct io_uring_sqe *vv_uring_next_sqe(struct io_uring *ring) {
 }
 
 /*
+ * A ring's memory is mapped where an older ring's was, perhaps another thread's, and liburing maps by system
+ * calls of its own: the kernel orders the two, but ThreadSanitizer can't see it. So every ring is made and
+ * closed by these.
+ */
+static inline int vv_uring_ring_init(struct io_uring *ring, unsigned entries, unsigned flags) {
+    int rc = io_uring_queue_init(entries, ring, flags);
+    VV_TAKE_OVER(&vv_uring_sys);
+    return rc;
+}
+
+static inline void vv_uring_ring_exit(struct io_uring *ring) {
+    VV_HAND_OVER(&vv_uring_sys);
+    io_uring_queue_exit(ring);
+}
+
+/*
  * Whether the kernel gives this process a working io_uring: set-up, the operations that Varve needs, and a
  * round trip, since a filter may block any of the three system calls alone. UNSUPPORTED: no, and the words
  * say why. OK: *flags_out are the set-up flags to use, and their names in *names_out (static).

@@ -158,7 +158,7 @@ vv_status vv_uring_probe(unsigned *flags_out, const char **names_out, vv_error *
     size_t set = 0;
     int rc;
     do {
-        rc = io_uring_queue_init(PROBE_ENTRIES, &ring, flag_sets[set].flags);
+        rc = vv_uring_ring_init(&ring, PROBE_ENTRIES, flag_sets[set].flags);
     } while (rc == -EINVAL && ++set < sizeof flag_sets / sizeof flag_sets[0]);
     if (rc < 0) {
         vv_uring_surroundings around = look_around();
@@ -169,6 +169,6 @@ vv_status vv_uring_probe(unsigned *flags_out, const char **names_out, vv_error *
     vv_status st = check_ops(&ring, why);
     if (vv_ok(st))
         st = round_trip(&ring, why);
-    io_uring_queue_exit(&ring);
+    vv_uring_ring_exit(&ring);
     return st;
 }

@@ -164,10 +164,10 @@ static void release(uring_queue *q) {
 static vv_status make_ring(uring_queue *q, const vv_posix_backend *b, vv_error *err) {
     uint32_t wanted = q->head.options.depth;
     q->depth = wanted;
-    int rc = io_uring_queue_init(2 * q->depth, &q->ring, b->ring_flags);
+    int rc = vv_uring_ring_init(&q->ring, 2 * q->depth, b->ring_flags);
     while (rc == -ENOMEM && q->depth > 1) {
         q->depth /= 2;
-        rc = io_uring_queue_init(2 * q->depth, &q->ring, b->ring_flags);
+        rc = vv_uring_ring_init(&q->ring, 2 * q->depth, b->ring_flags);
     }
     if (rc < 0)
         return vv_fail(err, vv_status_errno(-rc), "I/O queue: a ring for %u requests", q->depth);
@@ -207,7 +207,7 @@ static void queue_destroy(vv_io_queue *head) {
     uring_queue *q = (uring_queue *)head;
     VV_ASSERT(head->in_flight == 0 && !q->running);
     if (vv_ok(q->broken))
-        io_uring_queue_exit(&q->ring);
+        vv_uring_ring_exit(&q->ring);
     if (q->registered)
         atomic_fetch_sub_explicit(&q->backend->registered_bytes, q->pool.slab_bytes, memory_order_relaxed);
     release(q);
@@ -417,7 +417,7 @@ static vv_status enter(uring_queue *q, uint32_t missing) {
  */
 static void break_ring(uring_queue *q, vv_status why) {
     q->broken = why;
-    io_uring_queue_exit(&q->ring);
+    vv_uring_ring_exit(&q->ring);
     while (q->active > 0) {
         vv_io_req *req = q->slots[q->active - 1];
         slot_give(q, req);
