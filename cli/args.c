@@ -31,7 +31,9 @@ enum {
     OPT_END,
     OPT_LIMIT,
     OPT_REVERSE,
-    OPT_KEYS_ONLY
+    OPT_KEYS_ONLY,
+    OPT_INCREMENTAL,
+    OPT_LINK
 };
 
 static const struct option long_options[] = {
@@ -48,6 +50,8 @@ static const struct option long_options[] = {
     {"limit", required_argument, NULL, OPT_LIMIT},
     {"reverse", no_argument, NULL, OPT_REVERSE},
     {"keys-only", no_argument, NULL, OPT_KEYS_ONLY},
+    {"incremental", required_argument, NULL, OPT_INCREMENTAL},
+    {"link", no_argument, NULL, OPT_LINK},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {0},
@@ -62,13 +66,14 @@ typedef struct command {
     bool with_data;
     bool takes_hex;
     bool takes_async;
+    bool takes_long; /* as long as it has to, unless --timeout says otherwise */
     const char *usage;
     const char *summary;
     const char *help;
 } command;
 
 static const command commands[] = {
-    {"put", VV_CLI_PUT, 1, 2, true, true, true, true, "put KEY VALUE", "store a value under a key",
+    {"put", VV_CLI_PUT, 1, 2, true, true, true, true, false, "put KEY VALUE", "store a value under a key",
      "Store VALUE under KEY, in place of what was there. A VALUE of - is read from standard input, and with\n"
      "--value-file FILE from a file, as it is, any bytes. Done means: it survives the loss of power.\n"
      "\n"
@@ -77,7 +82,7 @@ static const command commands[] = {
      "  --hex              KEY and VALUE are hexadecimal digits (--hex 2d is the value -);\n"
      "                     what is read from standard input or a file is still taken as it is\n"
      "  --json             print {\"lsn\": N}\n"},
-    {"get", VV_CLI_GET, 1, 1, true, true, true, false, "get KEY", "write the value of a key to stdout",
+    {"get", VV_CLI_GET, 1, 1, true, true, true, false, false, "get KEY", "write the value of a key to stdout",
      "Write the value of KEY to standard output as it is, with no newline behind it. If there is no such "
      "key,\n"
      "nothing is written and the exit code is 1.\n"
@@ -86,13 +91,14 @@ static const command commands[] = {
      "  --json             print {\"found\", \"key\", \"value\", \"lsn\"}; key and value are base64, with "
      "--hex\n"
      "                     hexadecimal digits; \"expires_unix_ms\" stands there if the key expires\n"},
-    {"delete", VV_CLI_DELETE, 1, 1, true, true, true, true, "delete KEY", "remove a key",
+    {"delete", VV_CLI_DELETE, 1, 1, true, true, true, true, false, "delete KEY", "remove a key",
      "Remove KEY. That there is no such key is no error.\n"
      "\n"
      "  --async            done when it is gone for readers; durable soon after\n"
      "  --hex              KEY is hexadecimal digits\n"
      "  --json             print {\"lsn\": N}\n"},
-    {"batch", VV_CLI_BATCH, 0, 0, true, true, true, true, "batch", "puts and deletes from stdin, all or none",
+    {"batch", VV_CLI_BATCH, 0, 0, true, true, true, true, false, "batch",
+     "puts and deletes from stdin, all or none",
      "Read a script from standard input and carry it out as one: all of it or, on failure, nothing.\n"
      "\n"
      "    # a comment; empty lines are fine\n"
@@ -108,7 +114,7 @@ static const command commands[] = {
      "  --async            done when it can be read; durable soon after\n"
      "  --hex              each KEY and VALUE is hexadecimal digits\n"
      "  --json             print {\"lsn\": N, \"operations\": N}\n"},
-    {"scan", VV_CLI_SCAN, 0, 0, false, true, true, false, "scan", "entries in key order",
+    {"scan", VV_CLI_SCAN, 0, 0, false, true, true, false, false, "scan", "entries in key order",
      "Print the entries in key order, a line each: the key, a tab, the value; both escaped as batch reads "
      "them.\n"
      "All entries are of one state of the database. With --data only.\n"
@@ -123,34 +129,62 @@ static const command commands[] = {
      "  --json             one object a line: {\"key\", \"value\", \"lsn\"}; key and value are base64, with "
      "--hex\n"
      "                     hexadecimal digits\n"},
-    {"health", VV_CLI_HEALTH, 0, 1, true, false, false, false, "health [SERVICE]",
+    {"health", VV_CLI_HEALTH, 0, 1, true, false, false, false, false, "health [SERVICE]",
      "ask whether the server serves",
      "Print SERVING, NOT_SERVING, SERVICE_UNKNOWN or UNKNOWN, of one service (varve.v1.KV) or the whole "
      "server.\n"
      "The exit code is 0 only for SERVING, and 1 for the others.\n"
      "\n"
      "  --json             print {\"status\": \"SERVING\"}\n"},
-    {"flush", VV_CLI_FLUSH, 0, 0, false, true, false, false, "flush",
+    {"flush", VV_CLI_FLUSH, 0, 0, true, true, false, false, true, "flush",
      "move all that is in memory to SSTables",
-     "Seal the memtable and wait until all that was written before is in SSTables. With --data only.\n"
+     "Seal the memtable and wait until all that was written before is in SSTables.\n"
      "\n"
      "  --json             print {}\n"},
-    {"compact", VV_CLI_COMPACT, 0, 0, false, true, false, false, "compact",
+    {"compact", VV_CLI_COMPACT, 0, 0, true, true, false, false, true, "compact",
      "merge all tables into the last level",
-     "Flush, merge everything into the last level, and wait for it. With --data only.\n"
+     "Flush, merge everything into the last level, and wait for it.\n"
      "\n"
      "  --json             print {}\n"},
-    {"stats", VV_CLI_STATS, 0, 0, false, true, false, false, "stats", "numbers about the database",
-     "Print a line \"name value\" for each number. With --data only.\n"
+    {"stats", VV_CLI_STATS, 0, 0, true, true, false, false, false, "stats", "numbers about the database",
+     "Print a line \"name value\" for each number; from a server, also its own (rpc_...).\n"
      "\n"
      "  --json             print one object\n"},
+    {"status", VV_CLI_STATUS, 0, 0, true, false, false, false, false, "status",
+     "what the server is and how far it has come",
+     "Print a line \"name value\" for each: version, role, whether it serves, LSNs, time since its start.\n"
+     "\n"
+     "  --json             print one object\n"},
+    {"backup", VV_CLI_BACKUP, 1, 1, true, true, false, false, true, "backup NAME",
+     "a consistent copy of the whole database",
+     "Make a backup: a directory with the state of one moment, which varve --data and varved open. It is "
+     "synced and read\n"
+     "back before it is done; nothing is left of one that fails. Through a server, NAME is a name below its "
+     "BACKUP_DIR;\n"
+     "with --data, a directory. It must not be there yet, or with --data be empty.\n"
+     "\n"
+     "  --incremental NAME an earlier backup: files that are the same there are linked from it\n"
+     "  --link             link the database's own files, where the file system can: costs no space, but "
+     "does not\n"
+     "                     guard against the device\n"
+     "  --json             print {\"lsn\", \"file_count\", \"bytes\", \"copied_bytes\"}\n"},
+    {"verify", VV_CLI_VERIFY, 0, 1, true, true, true, false, true, "verify [DIR]",
+     "read everything and check every checksum",
+     "Read all tables of a server, of the database in DIR, or with --data, and check them. Each damage is a "
+     "line: the file,\n"
+     "the offset, what is wrong, and the keys that may be lost. The exit code is 1 if there is any.\n"
+     "\n"
+     "  --hex              keys are written as hexadecimal digits\n"
+     "  --json             an object for each damage, then one for all: {\"file_count\", \"block_count\", "
+     "\"bytes\",\n"
+     "                     \"damage_count\"}\n"},
 };
 
 static const char general_options[] =
     "  --server ADDR      HOST:PORT or unix:PATH (default: $VARVE_SERVER, else " DEFAULT_SERVER ")\n"
     "  --data DIR         open the database in DIR in this process instead of asking a server\n"
     "  --timeout TIME     give up on a call after TIME (500ms, 5s; default " DEFAULT_TIMEOUT
-    "), for --server\n"
+    "; flush, compact, backup and verify: no limit), for --server\n"
     "  --help, --version\n";
 
 static const command *find_command(const char *name) {
@@ -177,7 +211,7 @@ static void show_help(FILE *out) {
         "\nvarve COMMAND --help tells more about one. Options may stand anywhere; behind -- everything is "
         "an\n"
         "argument, such as a key that begins with '-'.\n"
-        "\nExit codes: 0 done, 1 key not found (or not serving), 2 usage, 3 the call failed.\n",
+        "\nExit codes: 0 done, 1 key not found (or not serving, or damage found), 2 usage, 3 the call failed.\n",
         general_options);
 }
 
@@ -232,6 +266,8 @@ static vv_cli_parsed check_timeout(const parse *p) {
     vv_error err;
     uint64_t timeout_us;
     vv_config_defaults(table, &timeout_us);
+    if (p->command->takes_long)
+        timeout_us = 0;
     if (p->timeout && !vv_ok(vv_config_set(table, &timeout_us, option.key, p->timeout, &err)))
         return bad(p, "%s", err.text);
     p->args->timeout_us = timeout_us;
@@ -241,6 +277,11 @@ static vv_cli_parsed check_timeout(const parse *p) {
 /* Who is asked: the server or the directory. */
 static vv_cli_parsed check_target(const parse *p, const char *server_env) {
     vv_cli_args *args = p->args;
+    if (p->command->verb == VV_CLI_VERIFY && args->operand_count == 1) {
+        if (args->data)
+            return bad(p, "verify: DIR and --data are the same; give one of them");
+        args->data = args->operands[0];
+    }
     if (args->data) {
         if (!p->command->with_data)
             return bad(p, "%s asks a server; it does not go with --data", p->command->name);
@@ -280,6 +321,8 @@ static vv_cli_parsed check_options(const parse *p) {
     if (c->verb != VV_CLI_SCAN &&
         (args->prefix || args->start || args->end || p->limit || args->reverse || args->keys_only))
         return bad(p, "%s does not take the options of scan", c->name);
+    if (c->verb != VV_CLI_BACKUP && (args->incremental || args->link))
+        return bad(p, "%s does not take the options of backup", c->name);
     if (p->limit && !parse_limit(p->limit, &p->args->limit))
         return bad(p, "--limit '%s': allowed is a number from 1 on", p->limit);
     if (args->async && !c->takes_async)
@@ -306,6 +349,8 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_LIMIT: p->limit = optarg; break;
     case OPT_REVERSE: p->args->reverse = true; break;
     case OPT_KEYS_ONLY: p->args->keys_only = true; break;
+    case OPT_INCREMENTAL: p->args->incremental = optarg; break;
+    case OPT_LINK: p->args->link = true; break;
     case 'h': p->help = true; break;
     case 'V': p->version = true; break;
     case ':': return bad(p, "option '%s' needs a value", argv[optind - 1]);

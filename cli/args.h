@@ -25,7 +25,10 @@ typedef enum vv_cli_verb {
     VV_CLI_HEALTH,
     VV_CLI_FLUSH,
     VV_CLI_COMPACT,
-    VV_CLI_STATS
+    VV_CLI_STATS,
+    VV_CLI_STATUS,
+    VV_CLI_BACKUP,
+    VV_CLI_VERIFY
 } vv_cli_verb;
 
 /* All texts are borrowed from argv or the environment. */
@@ -41,6 +44,8 @@ typedef struct vv_cli_args {
     uint64_t limit; /* entries; 0: all */
     bool reverse;
     bool keys_only;
+    const char *incremental; /* of backup; NULL: not given */
+    bool link;
     uint64_t timeout_us; /* of each call; 0: none */
     bool json;
     bool hex;

@@ -59,6 +59,39 @@ typedef struct vv_client_range {
 /* An entry of a scan, borrowed until return. */
 typedef void (*vv_client_entry_fn)(void *arg, const varve_entry *entry);
 
+/* Every number of a database and, from a server, its own. */
+#define VV_CLIENT_NUMBERS_MAX 192
+typedef struct vv_client_stats {
+    size_t count;
+    struct {
+        char name[48];
+        uint64_t value;
+    } numbers[VV_CLIENT_NUMBERS_MAX];
+    bool wal_failed;
+    char io_backend[16];
+} vv_client_stats;
+
+/* What a server is and how far it has come. */
+typedef struct vv_client_status {
+    char version[32];
+    char role[16];
+    char io_backend[16];
+    bool serving;
+    bool wal_failed;
+    uint64_t last_lsn, durable_lsn, flushed_lsn, safe_compaction_lsn;
+    uint64_t epoch;
+    uint64_t uptime_ms;
+} vv_client_status;
+
+typedef struct vv_client_backup {
+    const char *dest;        /* a name for a server, a path in process */
+    const char *incremental; /* the same of an earlier backup; NULL: none */
+    bool link;
+} vv_client_backup;
+
+/* Damage that was found, borrowed until return. */
+typedef void (*vv_client_damage_fn)(void *arg, const varve_damage *damage);
+
 typedef struct vv_client vv_client;
 
 /* An operation that one of the two cannot do is NULL in its table; the commands' table knows which. */
@@ -74,7 +107,12 @@ typedef struct vv_client_ops {
     bool (*health)(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err);
     bool (*flush)(vv_client *c, vv_client_error *err);
     bool (*compact)(vv_client *c, vv_client_error *err);
-    bool (*stats)(vv_client *c, varve_stats *out, vv_client_error *err);
+    bool (*stats)(vv_client *c, vv_client_stats *out, vv_client_error *err);
+    bool (*status)(vv_client *c, vv_client_status *out, vv_client_error *err);
+    bool (*backup)(vv_client *c, const vv_client_backup *backup, varve_backup_info *out,
+                   vv_client_error *err);
+    bool (*verify)(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
+                   vv_client_error *err);
     bool (*close)(vv_client *c, vv_client_error *err);
 } vv_client_ops;
 
@@ -122,9 +160,26 @@ static inline bool vv_client_compact(vv_client *c, vv_client_error *err) {
     return c->ops->compact(c, err);
 }
 
-static inline bool vv_client_stats(vv_client *c, varve_stats *out, vv_client_error *err) {
+static inline bool vv_client_get_stats(vv_client *c, vv_client_stats *out, vv_client_error *err) {
     return c->ops->stats(c, out, err);
 }
+
+static inline bool vv_client_get_status(vv_client *c, vv_client_status *out, vv_client_error *err) {
+    return c->ops->status(c, out, err);
+}
+
+static inline bool vv_client_back_up(vv_client *c, const vv_client_backup *backup, varve_backup_info *out,
+                                     vv_client_error *err) {
+    return c->ops->backup(c, backup, out, err);
+}
+
+static inline bool vv_client_verify(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
+                                    vv_client_error *err) {
+    return c->ops->verify(c, fn, arg, out, err);
+}
+
+/* For implementations: one number more. */
+void vv_client_stats_add(vv_client_stats *stats, const char *name, uint64_t value);
 
 /* Releases the client in any case. False: in process, not everything reached the disk. */
 static inline bool vv_client_close(vv_client *c, vv_client_error *err) {

@@ -23,6 +23,7 @@
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
+#include "varve/v1/admin.pb-c.h"
 #include "varve/v1/kv.pb-c.h"
 
 #define ERROR_INFO_URL "type.googleapis.com/google.rpc.ErrorInfo"
@@ -280,6 +281,115 @@ static bool do_health(vv_client *c, const char *service, vv_client_health *out, 
     return true;
 }
 
+/* ---- administration ---- */
+
+#define ADMIN "/varve.v1.Admin/"
+
+/* A call whose answer has nothing in it that is wanted. */
+static bool admin_call(vv_client *c, const char *method, const ProtobufCMessage *request,
+                       const ProtobufCMessageDescriptor *answer_type, vv_client_error *err) {
+    ProtobufCMessage *message = unary(c, method, request, answer_type, err);
+    if (message)
+        protobuf_c_message_free_unpacked(message, NULL);
+    return message != NULL;
+}
+
+static bool do_flush(vv_client *c, vv_client_error *err) {
+    Varve__V1__FlushRequest request = VARVE__V1__FLUSH_REQUEST__INIT;
+    return admin_call(c, ADMIN "Flush", &request.base, &varve__v1__flush_response__descriptor, err);
+}
+
+static bool do_compact(vv_client *c, vv_client_error *err) {
+    Varve__V1__CompactRequest request = VARVE__V1__COMPACT_REQUEST__INIT;
+    return admin_call(c, ADMIN "Compact", &request.base, &varve__v1__compact_response__descriptor, err);
+}
+
+static bool do_status(vv_client *c, vv_client_status *out, vv_client_error *err) {
+    Varve__V1__StatusRequest request = VARVE__V1__STATUS_REQUEST__INIT;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Status", &request.base, &varve__v1__status_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__StatusResponse *r = (const Varve__V1__StatusResponse *)message;
+    *out = (vv_client_status){.serving = r->serving,
+                              .wal_failed = r->wal_failed,
+                              .last_lsn = r->last_lsn,
+                              .durable_lsn = r->durable_lsn,
+                              .flushed_lsn = r->flushed_lsn,
+                              .safe_compaction_lsn = r->safe_compaction_lsn,
+                              .epoch = r->epoch,
+                              .uptime_ms = r->uptime_ms};
+    snprintf(out->version, sizeof out->version, "%s", r->version);
+    snprintf(out->role, sizeof out->role, "%s", r->role);
+    snprintf(out->io_backend, sizeof out->io_backend, "%s", r->io_backend);
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
+static bool do_stats(vv_client *c, vv_client_stats *out, vv_client_error *err) {
+    vv_client_status status;
+    Varve__V1__StatsRequest request = VARVE__V1__STATS_REQUEST__INIT;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Stats", &request.base, &varve__v1__stats_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__StatsResponse *r = (const Varve__V1__StatsResponse *)message;
+    for (size_t i = 0; i < r->n_stats; i++)
+        vv_client_stats_add(out, r->stats[i]->name, r->stats[i]->value);
+    protobuf_c_message_free_unpacked(message, NULL);
+    if (!do_status(c, &status, err))
+        return false;
+    out->wal_failed = status.wal_failed;
+    snprintf(out->io_backend, sizeof out->io_backend, "%s", status.io_backend);
+    return true;
+}
+
+static bool do_backup(vv_client *c, const vv_client_backup *backup, varve_backup_info *out,
+                      vv_client_error *err) {
+    Varve__V1__BackupRequest request = VARVE__V1__BACKUP_REQUEST__INIT;
+    request.name = borrow(vv_slice_str(backup->dest));
+    if (backup->incremental)
+        request.incremental = borrow(vv_slice_str(backup->incremental));
+    request.hard_links = backup->link;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Backup", &request.base, &varve__v1__backup_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__BackupResponse *r = (const Varve__V1__BackupResponse *)message;
+    *out = (varve_backup_info){
+        .lsn = r->lsn, .file_count = r->file_count, .bytes = r->bytes, .copied_bytes = r->copied_bytes};
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
+static bool do_verify(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
+                      vv_client_error *err) {
+    Varve__V1__VerifyRequest request = VARVE__V1__VERIFY_REQUEST__INIT;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Verify", &request.base, &varve__v1__verify_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__VerifyResponse *r = (const Varve__V1__VerifyResponse *)message;
+    for (size_t i = 0; i < r->n_damages; i++) {
+        const Varve__V1__Damage *d = r->damages[i];
+        bool has_keys = d->last_key.len > 0;
+        varve_damage damage = {.file = d->file,
+                               .offset = d->offset,
+                               .first_key = has_keys ? d->first_key.data : NULL,
+                               .first_key_bytes = d->first_key.len,
+                               .last_key = has_keys ? d->last_key.data : NULL,
+                               .last_key_bytes = d->last_key.len,
+                               .text = d->message};
+        fn(arg, &damage);
+    }
+    *out = (varve_verify_result){.file_count = r->file_count,
+                                 .block_count = r->block_count,
+                                 .bytes = r->bytes,
+                                 .damage_count = r->damage_count};
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
 /* ---- life ---- */
 
 static bool do_close(vv_client *client, vv_client_error *err) {
@@ -302,6 +412,12 @@ static const vv_client_ops grpc_ops = {
     .del = do_del,
     .write = do_write,
     .health = do_health,
+    .flush = do_flush,
+    .compact = do_compact,
+    .stats = do_stats,
+    .status = do_status,
+    .backup = do_backup,
+    .verify = do_verify,
     .close = do_close,
 };
 

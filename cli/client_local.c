@@ -125,10 +125,34 @@ static bool do_flush(vv_client *c, vv_client_error *err) {
     return varve_ok(st) || fail(err, st, NULL);
 }
 
-static bool do_stats(vv_client *c, varve_stats *out, vv_client_error *err) {
+static bool do_stats(vv_client *c, vv_client_stats *out, vv_client_error *err) {
+    varve_stats s;
+    const char *name;
+    uint64_t value;
     (void)err;
-    varve_stats_get(db_of(c), out);
+    varve_stats_get(db_of(c), &s);
+    for (size_t i = 0; varve_stats_number(&s, i, &name, &value); i++)
+        vv_client_stats_add(out, name, value);
+    out->wal_failed = s.wal_failed;
+    snprintf(out->io_backend, sizeof out->io_backend, "%s", s.io_backend);
     return true;
+}
+
+static bool do_backup(vv_client *c, const vv_client_backup *backup, varve_backup_info *out,
+                      vv_client_error *err) {
+    varve_error words;
+    varve_backup_options o = {.mode = backup->link ? VARVE_BACKUP_LINK : VARVE_BACKUP_COPY,
+                              .base_dir = backup->incremental};
+    varve_status st = varve_backup(db_of(c), backup->dest, &o, out, &words);
+    return varve_ok(st) || fail(err, st, words.text);
+}
+
+static bool do_verify(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
+                      vv_client_error *err) {
+    varve_error words;
+    varve_verify_options o = {.damaged = fn, .arg = arg};
+    varve_status st = varve_verify(db_of(c), &o, out, &words);
+    return varve_ok(st) || fail(err, st, words.text);
 }
 
 static bool do_close(vv_client *c, vv_client_error *err) {
@@ -146,6 +170,8 @@ static const vv_client_ops local_ops = {
     .flush = do_flush,
     .compact = do_compact,
     .stats = do_stats,
+    .backup = do_backup,
+    .verify = do_verify,
     .close = do_close,
 };
 

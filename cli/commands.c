@@ -194,11 +194,43 @@ static vv_cli_exit run_flush(const job *j, vv_client *c, vv_client_error *err) {
 }
 
 static vv_cli_exit run_stats(const job *j, vv_client *c, vv_client_error *err) {
-    varve_stats stats = {0};
-    if (!vv_client_stats(c, &stats, err))
+    static vv_client_stats stats;
+    if (!vv_client_get_stats(c, &stats, err))
         return failed(j->args, err);
     vv_output_stats(stdout, &stats, j->args->json);
     return VV_CLI_DONE;
+}
+
+static vv_cli_exit run_status(const job *j, vv_client *c, vv_client_error *err) {
+    vv_client_status status = {0};
+    if (!vv_client_get_status(c, &status, err))
+        return failed(j->args, err);
+    vv_output_status(stdout, &status, j->args->json);
+    return VV_CLI_DONE;
+}
+
+static vv_cli_exit run_backup(const job *j, vv_client *c, vv_client_error *err) {
+    varve_backup_info info = {0};
+    vv_client_backup backup = {
+        .dest = j->args->operands[0], .incremental = j->args->incremental, .link = j->args->link};
+    if (!vv_client_back_up(c, &backup, &info, err))
+        return failed(j->args, err);
+    vv_output_backup(stdout, &info, j->args->json);
+    return VV_CLI_DONE;
+}
+
+static void show_damage(void *arg, const varve_damage *damage) {
+    const vv_cli_args *args = arg;
+    vv_output_damage(stdout, damage, args->json, args->hex);
+}
+
+static vv_cli_exit run_verify(const job *j, vv_client *c, vv_client_error *err) {
+    vv_cli_args args = *j->args;
+    varve_verify_result result = {0};
+    if (!vv_client_verify(c, show_damage, &args, &result, err))
+        return failed(j->args, err);
+    vv_output_verified(stdout, &result, args.json);
+    return result.damage_count == 0 ? VV_CLI_DONE : VV_CLI_NOT_FOUND;
 }
 
 static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
@@ -207,6 +239,9 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_HEALTH: return run_health(j, c, err);
     case VV_CLI_FLUSH: return run_flush(j, c, err);
     case VV_CLI_STATS: return run_stats(j, c, err);
+    case VV_CLI_STATUS: return run_status(j, c, err);
+    case VV_CLI_BACKUP: return run_backup(j, c, err);
+    case VV_CLI_VERIFY: return run_verify(j, c, err);
     case VV_CLI_SCAN: return run_scan(j, c, err);
     case VV_CLI_COMPACT: return run_compact(j, c, err);
     case VV_CLI_PUT:

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/compiler.h"
 
@@ -99,54 +100,25 @@ void vv_output_health(FILE *out, vv_client_health health, bool json) {
         fprintf(out, "%s\n", names[health]);
 }
 
-void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
-    const struct {
-        const char *name;
-        uint64_t value;
-    } numbers[] = {
-        {"last_lsn", s->last_lsn},
-        {"durable_lsn", s->durable_lsn},
-        {"flushed_lsn", s->flushed_lsn},
-        {"memtable_bytes", s->memtable_bytes},
-        {"immutable_count", s->immutable_count},
-        {"immutable_bytes", s->immutable_bytes},
-        {"sstable_count", s->sstable_count},
-        {"sstable_bytes", s->sstable_bytes},
-        {"wal_segment_count", s->wal_segment_count},
-        {"wal_bytes", s->wal_bytes},
-        {"wal_commits", s->wal_commits},
-        {"wal_records", s->wal_records},
-        {"flushes", s->flushes},
-        {"write_stalls", s->write_stalls},
-        {"write_delays", s->write_delays},
-        {"write_delay_us", s->write_delay_us},
-        {"cache_bytes", s->cache_bytes},
-        {"cache_hits", s->cache_hits},
-        {"cache_misses", s->cache_misses},
-        {"open_tables", s->open_tables},
-        {"sorted_run_count", s->sorted_run_count},
-        {"flush_bytes", s->flush_bytes},
-        {"compactions", s->compactions},
-        {"compaction_read_bytes", s->compaction_read_bytes},
-        {"compaction_written_bytes", s->compaction_written_bytes},
-        {"compaction_debt_bytes", s->compaction_debt_bytes},
-        {"dropped_versions", s->dropped_versions},
-        {"dropped_tombstones", s->dropped_tombstones},
-        {"safe_compaction_lsn", s->safe_compaction_lsn},
-        {"memory_bytes", s->memory_bytes},
-        {"cache_memory_bytes", s->cache_memory_bytes},
-        {"table_memory_bytes", s->table_memory_bytes},
-        {"wal_memory_bytes", s->wal_memory_bytes},
-        {"io_memory_bytes", s->io_memory_bytes},
-        {"retry_memory_bytes", s->retry_memory_bytes},
-        {"retried_writes", s->retried_writes},
-    };
+void vv_client_stats_add(vv_client_stats *stats, const char *name, uint64_t value) {
+    /* A newer server may have more than we know of, and wal_failed is shown as what it is. */
+    if (stats->count == VV_CLIENT_NUMBERS_MAX || strcmp(name, "wal_failed") == 0)
+        return;
+    snprintf(stats->numbers[stats->count].name, sizeof stats->numbers[0].name, "%s", name);
+    stats->numbers[stats->count++].value = value;
+}
+
+static json_t *json_number(uint64_t value) {
+    return json_integer((json_int_t)value);
+}
+
+void vv_output_stats(FILE *out, const vv_client_stats *s, bool json) {
     json_t *object = json ? json_object() : NULL;
-    for (size_t i = 0; i < VV_ARRAY_COUNT(numbers); i++) {
+    for (size_t i = 0; i < s->count; i++) {
         if (json)
-            json_object_set_new(object, numbers[i].name, json_integer((json_int_t)numbers[i].value));
+            json_object_set_new(object, s->numbers[i].name, json_number(s->numbers[i].value));
         else
-            fprintf(out, "%s %llu\n", numbers[i].name, (unsigned long long)numbers[i].value);
+            fprintf(out, "%s %llu\n", s->numbers[i].name, (unsigned long long)s->numbers[i].value);
     }
     if (json) {
         json_object_set_new(object, "wal_failed", json_boolean(s->wal_failed));
@@ -155,6 +127,78 @@ void vv_output_stats(FILE *out, const varve_stats *s, bool json) {
     } else {
         fprintf(out, "wal_failed %s\nio_backend %s\n", s->wal_failed ? "true" : "false", s->io_backend);
     }
+}
+
+void vv_output_status(FILE *out, const vv_client_status *s, bool json) {
+    const struct {
+        const char *name;
+        uint64_t value;
+    } numbers[] = {{"last_lsn", s->last_lsn},
+                   {"durable_lsn", s->durable_lsn},
+                   {"flushed_lsn", s->flushed_lsn},
+                   {"safe_compaction_lsn", s->safe_compaction_lsn},
+                   {"epoch", s->epoch},
+                   {"uptime_ms", s->uptime_ms}};
+    json_t *object = NULL;
+    if (json)
+        object = json_pack("{s:s, s:s, s:b, s:b, s:s}", "version", s->version, "role", s->role, "serving",
+                           s->serving, "wal_failed", s->wal_failed, "io_backend", s->io_backend);
+    else
+        fprintf(out, "version %s\nrole %s\nserving %s\nwal_failed %s\nio_backend %s\n", s->version, s->role,
+                s->serving ? "true" : "false", s->wal_failed ? "true" : "false", s->io_backend);
+    for (size_t i = 0; i < VV_ARRAY_COUNT(numbers); i++) {
+        if (json)
+            json_object_set_new(object, numbers[i].name, json_number(numbers[i].value));
+        else
+            fprintf(out, "%s %llu\n", numbers[i].name, (unsigned long long)numbers[i].value);
+    }
+    if (json)
+        print_json(out, object);
+}
+
+void vv_output_backup(FILE *out, const varve_backup_info *info, bool json) {
+    if (json)
+        print_json(out, json_pack("{s:I, s:I, s:I, s:I}", "lsn", (json_int_t)info->lsn, "file_count",
+                                  (json_int_t)info->file_count, "bytes", (json_int_t)info->bytes,
+                                  "copied_bytes", (json_int_t)info->copied_bytes));
+    else
+        fprintf(out, "LSN %llu: %llu files, %llu bytes, of which %llu were copied\n",
+                (unsigned long long)info->lsn, (unsigned long long)info->file_count,
+                (unsigned long long)info->bytes, (unsigned long long)info->copied_bytes);
+}
+
+void vv_output_damage(FILE *out, const varve_damage *d, bool json, bool hex) {
+    vv_slice first = vv_slice_make(d->first_key, d->first_key_bytes);
+    vv_slice last = vv_slice_make(d->last_key, d->last_key_bytes);
+    if (json) {
+        json_t *object = json_pack("{s:s, s:I, s:s}", "file", d->file, "offset", (json_int_t)d->offset,
+                                   "message", d->text);
+        if (d->last_key) {
+            json_object_set_new(object, "first_key", json_bytes(first, hex));
+            json_object_set_new(object, "last_key", json_bytes(last, hex));
+        }
+        print_json(out, object);
+        return;
+    }
+    fputs(d->text, out);
+    if (d->last_key) {
+        fputs("; keys that may be lost: ", out);
+        print_word(out, first, hex);
+        fputs(" to ", out);
+        print_word(out, last, hex);
+    }
+    fputc('\n', out);
+}
+
+void vv_output_verified(FILE *out, const varve_verify_result *r, bool json) {
+    if (json)
+        print_json(out, json_pack("{s:I, s:I, s:I, s:I}", "file_count", (json_int_t)r->file_count,
+                                  "block_count", (json_int_t)r->block_count, "bytes", (json_int_t)r->bytes,
+                                  "damage_count", (json_int_t)r->damage_count));
+    else
+        fprintf(out, "%llu files, %llu blocks, %llu bytes read: %llu damaged\n",
+                (unsigned long long)r->file_count, (unsigned long long)r->block_count,
+                (unsigned long long)r->bytes, (unsigned long long)r->damage_count);
 }
 
 void vv_output_done(FILE *out) {

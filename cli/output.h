@@ -25,7 +25,15 @@ void vv_output_lsn(FILE *out, uint64_t lsn, size_t operations);
 
 void vv_output_health(FILE *out, vv_client_health health, bool json);
 
-void vv_output_stats(FILE *out, const varve_stats *stats, bool json);
+void vv_output_stats(FILE *out, const vv_client_stats *stats, bool json);
+
+void vv_output_status(FILE *out, const vv_client_status *status, bool json);
+
+void vv_output_backup(FILE *out, const varve_backup_info *info, bool json);
+
+/* A line for each damage; then one for all. */
+void vv_output_damage(FILE *out, const varve_damage *damage, bool json, bool hex);
+void vv_output_verified(FILE *out, const varve_verify_result *result, bool json);
 
 /* {} */
 void vv_output_done(FILE *out);

@@ -99,8 +99,14 @@ Test(cli_args, what_a_command_does_not_take_is_refused) {
     expect_bad("get a --async", "does not take --async");
     expect_bad("health --hex", "does not take --hex");
     expect_bad("health --data d", "asks a server");
-    expect_bad("stats", "needs --data DIR");
-    expect_bad("flush --server h:1", "needs --data DIR");
+    expect_bad("status --data d", "asks a server");
+    expect_bad("backup", "too few arguments");
+    expect_bad("stats --link", "does not take the options of backup");
+    expect_bad("verify d --incremental x", "does not take the options of backup");
+    expect_bad("verify a b", "too many arguments");
+    expect_bad("verify a --data b", "give one of them");
+    expect_bad("verify a --server h:1", "--server does not go with it");
+    expect_bad("backup x --async", "does not take --async");
     expect_bad("get a --data d --server h:1", "--server does not go with it");
     expect_bad("get a --data d --timeout 1s", "--timeout does not go with it");
     expect_bad("get a --server", "needs a value");
@@ -122,13 +128,31 @@ Test(cli_args, a_bad_address_or_time_names_what_is_allowed) {
     expect_bad("get k --timeout never", "TIMEOUT = never");
 }
 
+Test(cli_args, what_takes_long_has_no_limit_unless_it_is_given_one) {
+    cr_expect_eq(parse("flush"), VV_CLI_RUN);
+    cr_expect_eq(args.timeout_us, 0);
+    cr_expect_eq(parse("backup monday --incremental sunday --link"), VV_CLI_RUN);
+    cr_expect_eq(args.timeout_us, 0);
+    cr_expect_str_eq(args.incremental, "sunday");
+    cr_expect(args.link);
+    cr_expect_eq(parse("verify --timeout 2s"), VV_CLI_RUN);
+    cr_expect_eq(args.timeout_us, 2000000);
+    cr_expect_not_null(args.server);
+    cr_expect_eq(parse("verify dir"), VV_CLI_RUN);
+    cr_expect_str_eq(args.data, "dir");
+    cr_expect_null(args.server);
+    cr_expect_eq(parse("status"), VV_CLI_RUN);
+    cr_expect_neq(args.timeout_us, 0);
+}
+
 Test(cli_args, help_and_version_go_to_stdout) {
     cr_expect_eq(parse("--help"), VV_CLI_SHOWN);
     cr_expect(strstr(out_text, "Exit codes"));
     cr_expect_eq(parse("help"), VV_CLI_SHOWN);
     cr_expect_eq(parse("--version"), VV_CLI_SHOWN);
     cr_expect(strstr(out_text, "varve 0."));
-    static const char *const commands[] = {"put", "get", "delete", "batch", "health", "flush", "stats"};
+    static const char *const commands[] = {"put",   "get",     "delete", "batch",  "health", "flush",
+                                           "stats", "compact", "status", "backup", "verify"};
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         char line[32];
         snprintf(line, sizeof line, "%s --help", commands[i]);

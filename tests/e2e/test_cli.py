@@ -178,11 +178,23 @@ class ThroughTheServer(Commands, unittest.TestCase):
         self.assertEqual(result.code, 3)
         self.assertIn("DEADLINE_EXCEEDED", result.err)
 
-    def test_flush_and_stats_need_a_directory(self):
-        for command in ("flush", "stats", "scan", "compact"):
-            result = self.varve(command)
-            self.assertEqual(result.code, 2)
-            self.assertIn("--data", result.err)
+    def test_administration(self):
+        self.ok("put", "k", "1")
+        status = json.loads(self.ok("status", "--json"))
+        self.assertEqual((status["role"], status["serving"], status["wal_failed"]), ("primary", True, False))
+        lines = dict(line.split() for line in self.ok("status").decode().splitlines())
+        self.assertEqual(lines.keys(), status.keys())
+        self.ok("flush")
+        self.assertEqual(json.loads(self.ok("compact", "--json")), {})
+        stats = json.loads(self.ok("stats", "--json"))
+        self.assertEqual(stats["flushed_lsn"], stats["last_lsn"])
+        self.assertEqual(stats["sorted_run_count"], 1)
+        self.assertIn("rpc_calls", stats, "the server's own")
+        verified = json.loads(self.ok("verify", "--json"))
+        self.assertEqual((verified["file_count"], verified["damage_count"]), (2, 0))
+        result = self.varve("backup", "monday")
+        self.assertEqual(result.code, 3)
+        self.assertIn("BACKUP_DIR_NOT_SET", result.err)
 
 
 class InProcess(Commands, unittest.TestCase):
@@ -227,6 +239,37 @@ class InProcess(Commands, unittest.TestCase):
             self.assertEqual(self.varve("scan", *words).code, 2, words)
         self.assertEqual(self.varve("scan", "--start", "b", "--end", "a").code, 3)
         self.assertEqual(self.varve("get", "a", "--reverse").code, 2)
+
+    def test_backup_and_verify(self):
+        self.ok("put", "second", "two")
+        done = json.loads(self.ok("backup", self.work / "a", "--json"))
+        self.assertEqual((done["lsn"], done["file_count"]), (2, 2))
+        self.ok("put", "third", "three")
+        again = json.loads(self.ok("backup", self.work / "b", "--incremental", self.work / "a", "--json"))
+        self.assertLess(again["copied_bytes"], again["bytes"] - done["copied_bytes"] + 1)
+        self.assertIn(b"LSN 3: 3 files", self.ok("backup", self.work / "c", "--link"))
+        self.assertEqual(varve("--data", self.work / "a", "get", "second").out, b"two")
+        self.assertEqual(varve("--data", self.work / "a", "get", "third").code, 1)
+        self.assertEqual(varve("--data", self.work / "b", "get", "third").out, b"three")
+        result = self.varve("backup", self.work / "b")
+        self.assertEqual(result.code, 3)
+        self.assertIn("EXISTS", result.err)
+
+        self.assertIn(b": 0 damaged", varve("verify", self.work / "b").out)
+        table = sorted((self.work / "b").glob("*.sst"))[0]
+        with table.open("r+b") as file:
+            file.seek(100)
+            byte = file.read(1)
+            file.seek(100)
+            file.write(bytes([byte[0] ^ 1]))
+        result = varve("verify", self.work / "b")
+        self.assertEqual(result.code, 1, "a check that failed")
+        first = result.out.decode().splitlines()[0]
+        self.assertIn(table.name, first)
+        self.assertIn("checksum mismatch; keys that may be lost: first to second", first)
+        damage, summary = map(json.loads, varve("verify", self.work / "b", "--json", "--hex").out.splitlines())
+        self.assertEqual((damage["offset"], bytes.fromhex(damage["last_key"])), (0, b"second"))
+        self.assertEqual(summary["damage_count"], 1)
 
     def test_reading_makes_no_database(self):
         for words in (["get", "k"], ["delete", "k"], ["flush"], ["stats"], ["scan"], ["compact"]):
