@@ -211,7 +211,8 @@ static void show_help(FILE *out) {
         "\nvarve COMMAND --help tells more about one. Options may stand anywhere; behind -- everything is "
         "an\n"
         "argument, such as a key that begins with '-'.\n"
-        "\nExit codes: 0 done, 1 key not found (or not serving, or damage found), 2 usage, 3 the call failed.\n",
+        "\nExit codes: 0 done, 1 key not found (or not serving, or damage found), 2 usage, 3 the call "
+        "failed.\n",
         general_options);
 }
 
