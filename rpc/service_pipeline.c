@@ -120,7 +120,7 @@ struct pipeline {
 
     run *free_runs;
     lookup *free_lookups;
-    pending_write *buckets[BUCKETS];
+    pending_write **buckets; /* NULL while no write is in flight */
 };
 
 static pipeline *pipeline_of(vv_rpc_call *call) {
@@ -315,7 +315,7 @@ static bool op_at(const run *r, uint32_t index, varve_batch_op *out) {
 
 /* The newest write of the key that is in flight. */
 static pending_write *pending_find(pipeline *p, uint64_t hash, vv_slice key) {
-    for (pending_write *w = *bucket_of(p, hash); w; w = w->next) {
+    for (pending_write *w = p->buckets ? *bucket_of(p, hash) : NULL; w; w = w->next) {
         varve_batch_op op;
         if (w->hash == hash && op_at(w->run, w->index, &op) &&
             vv_slice_equal(key, vv_slice_make(op.key, op.key_bytes)))
@@ -383,6 +383,11 @@ static void submit_run(pipeline *p, uint64_t sequence) {
     p->building = NULL;
     if (!r)
         return;
+    if (r->count == 0) { /* the one write for it was refused */
+        r->next_free = p->free_runs;
+        p->free_runs = r;
+        return;
+    }
     varve_write_options options = {.durability = VARVE_DURABILITY_SYNC};
     if (p->message.durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         options.durability = VARVE_DURABILITY_ASYNC;
@@ -411,9 +416,11 @@ static void start_write(pipeline *p, const vv_pipeline_op *op) {
         submit_run(p, 0);
     if (!p->building)
         p->building = run_new(p);
+    if (!p->buckets)
+        p->buckets = vv_alloc_zeroed(BUCKETS * sizeof *p->buckets);
     r = p->building;
     varve_status st = {.code = VARVE_NO_MEMORY};
-    if (r)
+    if (r && p->buckets)
         st = op->value.bytes > p->kv->options.value_bytes_max
                  ? (varve_status){.code = VARVE_INVALID_ARGUMENT, .reason = VV_SUB_VALUE_TOO_LARGE}
                  : add_to_batch(r, op);
@@ -504,9 +511,8 @@ static void start_get(pipeline *p, const vv_pipeline_op *op) {
 
 /* ---- the stream ---- */
 
-static void pipeline_free(pipeline *p) {
-    while (p->first)
-        pop_chunk(p);
+/* Give back what only operations in flight need: there may be thousands of idle streams. */
+static void release_storage(pipeline *p) {
     while (p->free_runs) {
         run *r = p->free_runs;
         p->free_runs = r->next_free;
@@ -517,7 +523,16 @@ static void pipeline_free(pipeline *p) {
         p->free_lookups = l->next_free;
         vv_free(l);
     }
+    vv_free(p->buckets);
+    p->buckets = NULL;
     vv_pipeline_message_deinit(&p->message);
+    p->next_op = 0;
+}
+
+static void pipeline_free(pipeline *p) {
+    while (p->first)
+        pop_chunk(p);
+    release_storage(p);
     vv_free(p);
 }
 
@@ -595,6 +610,8 @@ static void step(pipeline *p) {
     send(p);
     if (end_if_over(p))
         return;
+    if (p->in_flight == 0 && p->next_op == p->message.count)
+        release_storage(p);
     if (!p->reading && !p->half_closed && !p->ending && p->next_op == p->message.count && room_for_op(p)) {
         p->reading = true;
         vv_rpc_read_next(p->call);
