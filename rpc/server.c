@@ -264,6 +264,7 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     vv_admin_options admin = {.backup_dir = s->config.backup_dir,
                               .bytes_per_second = s->config.backup_rate,
                               .gate = &s->gate,
+                              .leases = s->leases,
                               .users = &s->access.users};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;

@@ -98,6 +98,7 @@ typedef struct vv_admin_options {
     const char *backup_dir;    /* backups go below it; "": there are none */
     uint64_t bytes_per_second; /* of a backup or verification; 0: no limit */
     const vv_gate *gate;       /* for Stats */
+    vv_leases *leases;         /* the same */
     vv_users *users;           /* for SetRateLimit */
 } vv_admin_options;
 

@@ -152,6 +152,8 @@ static void on_stats(vv_rpc_call *call, vv_slice request) {
             add_stat(&list, name, value);
         const vv_gate *gate = admin->options.gate;
         add_stat(&list, "rpc_calls", atomic_load(&gate->calls));
+        add_stat(&list, "rpc_streams", atomic_load(&gate->streams));
+        add_stat(&list, "rpc_leases", vv_leases_count(admin->options.leases));
         add_stat(&list, "rpc_bytes", atomic_load(&gate->bytes));
         add_stat(&list, "rpc_refused", atomic_load(&gate->refused));
         Varve__V1__StatsResponse r = VARVE__V1__STATS_RESPONSE__INIT;

@@ -127,6 +127,8 @@ Test(admin, status_and_stats_say_how_far_it_is) {
     cr_assert_geq(stat_of("wal_commits"), 2);
     cr_assert_eq(stat_of("wal_failed"), 0);
     cr_assert_eq(stat_of("rpc_calls"), 1, "this one");
+    cr_assert_eq(stat_of("rpc_streams"), 0);
+    cr_assert_eq(stat_of("rpc_leases"), 0);
     cr_assert_eq(stat_of("rpc_refused"), 0);
 }
 
