@@ -11,6 +11,7 @@
 
 #include "base/compiler.h"
 #include "base/config.h"
+#include "cli/token.h"
 #include "engine/varve.h"
 
 #define DEFAULT_SERVER  "127.0.0.1:7700"
@@ -33,7 +34,11 @@ enum {
     OPT_REVERSE,
     OPT_KEYS_ONLY,
     OPT_INCREMENTAL,
-    OPT_LINK
+    OPT_LINK,
+    OPT_TOKEN_FILE,
+    OPT_TLS_CA,
+    OPT_TLS_CERT,
+    OPT_TLS_KEY
 };
 
 static const struct option long_options[] = {
@@ -52,6 +57,10 @@ static const struct option long_options[] = {
     {"keys-only", no_argument, NULL, OPT_KEYS_ONLY},
     {"incremental", required_argument, NULL, OPT_INCREMENTAL},
     {"link", no_argument, NULL, OPT_LINK},
+    {"token-file", required_argument, NULL, OPT_TOKEN_FILE},
+    {"tls-ca", required_argument, NULL, OPT_TLS_CA},
+    {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
+    {"tls-key", required_argument, NULL, OPT_TLS_KEY},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {0},
@@ -178,6 +187,14 @@ static const command commands[] = {
      "  --json             an object for each damage, then one for all: {\"file_count\", \"block_count\", "
      "\"bytes\",\n"
      "                     \"damage_count\"}\n"},
+    {"token", VV_CLI_TOKEN, 2, 2, false, false, false, false, false, "token USER ROLES",
+     "make a token for a user of a server",
+     "Print a fresh token, which is for USER alone, and the line for the server's TOKENS_FILE, which has "
+     "only "
+     "the\n"
+     "token's hash. ROLES are of read,write,admin. The server takes the line up with SIGHUP.\n"
+     "\n"
+     "  --json             print {\"line\", \"token\"}\n"},
 };
 
 static const char general_options[] =
@@ -185,6 +202,9 @@ static const char general_options[] =
     "  --data DIR         open the database in DIR in this process instead of asking a server\n"
     "  --timeout TIME     give up on a call after TIME (500ms, 5s; default " DEFAULT_TIMEOUT
     "; flush, compact, backup and verify: no limit), for --server\n"
+    "  --token-file FILE  the token to show the server (default: $VARVE_SERVER_TOKEN, the token itself)\n"
+    "  --tls-ca FILE      speak TLS with a server that this CA has signed (default: $VARVE_SERVER_TLS_CA)\n"
+    "  --tls-cert FILE, --tls-key FILE   a certificate of one's own for it\n"
     "  --help, --version\n";
 
 static const command *find_command(const char *name) {
@@ -202,7 +222,7 @@ static void show_help(FILE *out) {
                  "Usage: varve [OPTION]... COMMAND [ARGUMENT]...\n\nCommands:\n");
     for (size_t i = 0; i < VV_ARRAY_COUNT(commands); i++)
         fprintf(out, "  %-18s %s%s\n", commands[i].usage, commands[i].summary,
-                commands[i].with_server ? "" : " (with --data)");
+                commands[i].with_server || !commands[i].with_data ? "" : " (with --data)");
     fprintf(
         out,
         "\nOptions:\n%s"
@@ -275,9 +295,28 @@ static vv_cli_parsed check_timeout(const parse *p) {
     return VV_CLI_RUN;
 }
 
-/* Who is asked: the server or the directory. */
-static vv_cli_parsed check_target(const parse *p, const char *server_env) {
+/* What the server is shown. */
+static vv_cli_parsed check_credentials(const parse *p, const vv_cli_environment *environment) {
     vv_cli_args *args = p->args;
+    if (!args->token_file && environment->token && *environment->token)
+        args->token = environment->token;
+    if (!args->tls_ca && environment->tls_ca && *environment->tls_ca)
+        args->tls_ca = environment->tls_ca;
+    if (!args->tls_cert != !args->tls_key)
+        return bad(p, "--tls-cert and --tls-key need each other");
+    if (args->tls_cert && !args->tls_ca)
+        return bad(p, "--tls-cert needs --tls-ca");
+    return check_timeout(p);
+}
+
+/* Who is asked: the server or the directory, or nobody. */
+static vv_cli_parsed check_target(const parse *p, const vv_cli_environment *environment) {
+    vv_cli_args *args = p->args;
+    bool asks = p->command->with_server || p->command->with_data;
+    if (!asks && (p->server || args->data || p->timeout))
+        return bad(p, "%s asks neither a server nor a directory", p->command->name);
+    if (!asks)
+        return VV_CLI_RUN;
     if (p->command->verb == VV_CLI_VERIFY && args->operand_count == 1) {
         if (args->data)
             return bad(p, "verify: DIR and --data are the same; give one of them");
@@ -286,18 +325,21 @@ static vv_cli_parsed check_target(const parse *p, const char *server_env) {
     if (args->data) {
         if (!p->command->with_data)
             return bad(p, "%s asks a server; it does not go with --data", p->command->name);
-        if (p->server || p->timeout)
+        if (p->server || p->timeout || args->token_file || args->tls_ca || args->tls_cert || args->tls_key)
             return bad(p, "--data opens the directory in this process; %s does not go with it",
-                       p->server ? "--server" : "--timeout");
+                       p->server    ? "--server"
+                       : p->timeout ? "--timeout"
+                                    : "what is for a server");
         return VV_CLI_RUN;
     }
     if (!p->command->with_server)
         return bad(p, "%s needs --data DIR", p->command->name);
-    args->server = p->server ? p->server : server_env && *server_env ? server_env : DEFAULT_SERVER;
+    const char *given = environment->server;
+    args->server = p->server ? p->server : given && *given ? given : DEFAULT_SERVER;
     if (!is_address(args->server))
         return bad(p, "%s '%s': allowed is HOST:PORT or unix:PATH", p->server ? "--server" : "VARVE_SERVER",
                    args->server);
-    return check_timeout(p);
+    return check_credentials(p, environment);
 }
 
 static bool parse_limit(const char *text, uint64_t *out) {
@@ -330,6 +372,11 @@ static vv_cli_parsed check_options(const parse *p) {
         return bad(p, "%s does not take --async", c->name);
     if (args->hex && !c->takes_hex)
         return bad(p, "%s does not take --hex", c->name);
+    if (c->verb == VV_CLI_TOKEN && !vv_token_user_ok(args->operands[0]))
+        return bad(p, "token: USER has 1 to 255 printable ASCII characters, no quotes and backslashes");
+    if (c->verb == VV_CLI_TOKEN && !vv_token_roles_ok(args->operands[1]))
+        return bad(p, "token: ROLES '%s': allowed are read, write and admin, with commas between",
+                   args->operands[1]);
     return VV_CLI_RUN;
 }
 
@@ -352,6 +399,10 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_KEYS_ONLY: p->args->keys_only = true; break;
     case OPT_INCREMENTAL: p->args->incremental = optarg; break;
     case OPT_LINK: p->args->link = true; break;
+    case OPT_TOKEN_FILE: p->args->token_file = optarg; break;
+    case OPT_TLS_CA: p->args->tls_ca = optarg; break;
+    case OPT_TLS_CERT: p->args->tls_cert = optarg; break;
+    case OPT_TLS_KEY: p->args->tls_key = optarg; break;
     case 'h': p->help = true; break;
     case 'V': p->version = true; break;
     case ':': return bad(p, "option '%s' needs a value", argv[optind - 1]);
@@ -377,8 +428,8 @@ static vv_cli_parsed shown(const parse *p, const char *topic, FILE *out) {
     return VV_CLI_SHOWN;
 }
 
-vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const char *server_env, vv_cli_args *args, FILE *out,
-                                FILE *err) {
+vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const vv_cli_environment *environment,
+                                vv_cli_args *args, FILE *out, FILE *err) {
     parse p = {.args = args, .err = err};
     *args = (vv_cli_args){0};
     optind = 0; /* starts afresh, whatever was parsed before */
@@ -407,5 +458,5 @@ vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const char *server_env, v
     args->operand_count = argc - optind - 1;
     if (check_options(&p) != VV_CLI_RUN)
         return VV_CLI_BAD;
-    return check_target(&p, server_env);
+    return check_target(&p, environment);
 }

@@ -28,15 +28,21 @@ typedef enum vv_cli_verb {
     VV_CLI_STATS,
     VV_CLI_STATUS,
     VV_CLI_BACKUP,
-    VV_CLI_VERIFY
+    VV_CLI_VERIFY,
+    VV_CLI_TOKEN
 } vv_cli_verb;
 
 /* All texts are borrowed from argv or the environment. */
 typedef struct vv_cli_args {
     vv_cli_verb verb;
-    const char *name;       /* of the verb */
-    const char *server;     /* NULL: in process */
-    const char *data;       /* NULL: through the server */
+    const char *name;   /* of the verb */
+    const char *server; /* NULL: in process */
+    const char *data;   /* NULL: through the server */
+    const char *token;  /* for the server, as the next ones; NULL: none */
+    const char *token_file;
+    const char *tls_ca; /* NULL: no TLS */
+    const char *tls_cert;
+    const char *tls_key;
     const char *value_file; /* of put; NULL: not given */
     const char *prefix;     /* of scan, as the next ones; NULL: not given */
     const char *start;
@@ -54,6 +60,14 @@ typedef struct vv_cli_args {
     int operand_count;
 } vv_cli_args;
 
+/* What the environment says of the server; NULL: nothing. The names begin with VARVE_SERVER, which varved
+ * leaves alone. */
+typedef struct vv_cli_environment {
+    const char *server; /* VARVE_SERVER */
+    const char *token;  /* VARVE_SERVER_TOKEN: the token itself */
+    const char *tls_ca; /* VARVE_SERVER_TLS_CA: a file */
+} vv_cli_environment;
+
 typedef enum vv_cli_parsed {
     VV_CLI_RUN,   /* *args is to be carried out */
     VV_CLI_SHOWN, /* help or version was asked for and is written to `out` */
@@ -61,10 +75,9 @@ typedef enum vv_cli_parsed {
 } vv_cli_parsed;
 
 /*
- * Parse a command line; argv is permuted as getopt_long() does. server_env: the value of VARVE_SERVER, or
- * NULL. Not thread-safe, as getopt_long().
+ * Parse a command line; argv is permuted as getopt_long() does. Not thread-safe, as getopt_long().
  */
-vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const char *server_env, vv_cli_args *args, FILE *out,
-                                FILE *err);
+vv_cli_parsed vv_cli_args_parse(int argc, char **argv, const vv_cli_environment *environment,
+                                vv_cli_args *args, FILE *out, FILE *err);
 
 #endif

@@ -186,11 +186,19 @@ static inline bool vv_client_close(vv_client *c, vv_client_error *err) {
     return c->ops->close(c, err);
 }
 
-/*
- * address is HOST:PORT or unix:PATH; timeout_us bounds each call from its start, connecting included.
- * NULL: *err says why. Connecting happens with the first call.
- */
-vv_client *vv_client_grpc_open(const char *address, uint64_t timeout_us, vv_client_error *err);
+/* A server, and what it is shown; NULL: nothing of the kind. */
+typedef struct vv_client_target {
+    const char *address; /* HOST:PORT or unix:PATH */
+    uint64_t timeout_us; /* of each call from its start, connecting included */
+    const char *token;
+    const char *token_file; /* its first word, instead */
+    const char *tls_ca;     /* files, PEM; no TLS without this one */
+    const char *tls_cert;
+    const char *tls_key;
+} vv_client_target;
+
+/* The target is borrowed until return. NULL: *err says why. Connecting happens with the first call. */
+vv_client *vv_client_grpc_open(const vv_client_target *target, vv_client_error *err);
 
 /* create: make the directory and the database if there is none; otherwise that is an error. */
 vv_client *vv_client_local_open(const char *path, bool create, vv_client_error *err);

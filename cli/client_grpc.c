@@ -13,12 +13,14 @@
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/compiler.h"
+#include "cli/bytes.h"
 #include "cli/client.h"
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
@@ -33,6 +35,7 @@ typedef struct grpc_client {
     grpc_channel *channel;
     grpc_completion_queue *queue;
     uint64_t timeout_us;
+    char *authorization; /* "Bearer ..."; NULL: none */
 } grpc_client;
 
 /* ---- statuses ---- */
@@ -112,8 +115,12 @@ static grpc_call *exchange(grpc_client *c, const char *method, grpc_byte_buffer 
                                 gpr_time_from_micros((int64_t)c->timeout_us, GPR_TIMESPAN));
     grpc_call *call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue,
                                                grpc_slice_from_static_string(method), NULL, deadline, NULL);
+    grpc_metadata header = {.key = grpc_slice_from_static_string("authorization")};
+    if (c->authorization)
+        header.value = grpc_slice_from_static_string(c->authorization);
     grpc_op ops[6] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_SEND_INITIAL_METADATA,
+         .data.send_initial_metadata = {.count = c->authorization ? 1 : 0, .metadata = &header}},
         {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = request},
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
         {.op = GRPC_OP_RECV_INITIAL_METADATA,
@@ -401,6 +408,7 @@ static bool do_close(vv_client *client, vv_client_error *err) {
         grpc_completion_queue_shutdown(c->queue);
         grpc_completion_queue_destroy(c->queue);
     }
+    vv_free(c->authorization);
     vv_free(c);
     grpc_shutdown_blocking();
     return true;
@@ -426,7 +434,64 @@ static void drop_log(gpr_log_func_args *args) {
     (void)args;
 }
 
-vv_client *vv_client_grpc_open(const char *address, uint64_t timeout_us, vv_client_error *err) {
+/* A small text file with a zero behind its end, the caller's to deinit; NULL: *err says why. */
+static const char *read_text(const char *path, vv_bytes *out, vv_client_error *err) {
+    FILE *file = fopen(path, "re");
+    int error = file ? vv_bytes_read(out, file, (size_t)1 << 20) : errno;
+    if (file)
+        fclose(file);
+    vv_bytes_push(out, '\0');
+    if (error == 0)
+        return (const char *)out->data;
+    char words[256];
+    snprintf(words, sizeof words, "%s: %s", path, strerror(error));
+    vv_client_fail(err, "UNREADABLE_FILE", "", words);
+    return NULL;
+}
+
+/* False: *err. */
+static bool take_token(grpc_client *c, const vv_client_target *target, vv_client_error *err) {
+    vv_bytes file = {0};
+    const char *token = target->token_file ? read_text(target->token_file, &file, err) : target->token;
+    bool taken = !target->token_file || token;
+    if (token) {
+        token += strspn(token, " \t\r\n");
+        size_t bytes = strcspn(token, " \t\r\n");
+        c->authorization = vv_alloc(sizeof "Bearer " + bytes);
+        taken = c->authorization != NULL;
+        if (taken)
+            snprintf(c->authorization, sizeof "Bearer " + bytes, "Bearer %.*s", (int)bytes, token);
+        else
+            vv_client_fail(err, "NO_MEMORY", "", "out of memory");
+    }
+    vv_bytes_deinit(&file);
+    return taken;
+}
+
+/* NULL: *err. */
+static grpc_channel_credentials *make_credentials(const vv_client_target *target, vv_client_error *err) {
+    if (!target->tls_ca)
+        return grpc_insecure_credentials_create();
+    vv_bytes files[3] = {{0}};
+    const char *ca = read_text(target->tls_ca, &files[0], err);
+    grpc_ssl_pem_key_cert_pair own = {0};
+    bool complete = ca != NULL;
+    if (complete && target->tls_cert) {
+        own.cert_chain = read_text(target->tls_cert, &files[1], err);
+        own.private_key = own.cert_chain ? read_text(target->tls_key, &files[2], err) : NULL;
+        complete = own.private_key != NULL;
+    }
+    grpc_channel_credentials *credentials = NULL;
+    if (complete)
+        credentials = grpc_ssl_credentials_create(ca, target->tls_cert ? &own : NULL, NULL, NULL);
+    if (complete && !credentials)
+        vv_client_fail(err, "BAD_CREDENTIALS", "", "--tls-ca, --tls-cert or --tls-key is not usable");
+    for (size_t i = 0; i < VV_ARRAY_COUNT(files); i++)
+        vv_bytes_deinit(&files[i]);
+    return credentials;
+}
+
+vv_client *vv_client_grpc_open(const vv_client_target *target, vv_client_error *err) {
     if (!getenv("GRPC_VERBOSITY"))
         gpr_set_log_function(drop_log);
     grpc_init();
@@ -437,7 +502,7 @@ vv_client *vv_client_grpc_open(const char *address, uint64_t timeout_us, vv_clie
         return NULL;
     }
     c->client.ops = &grpc_ops;
-    c->timeout_us = timeout_us;
+    c->timeout_us = target->timeout_us;
     c->queue = grpc_completion_queue_create_for_pluck(NULL);
 
     char max_receive[] = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, retries[] = GRPC_ARG_ENABLE_RETRIES;
@@ -450,8 +515,13 @@ vv_client *vv_client_grpc_open(const char *address, uint64_t timeout_us, vv_clie
         {.type = GRPC_ARG_INTEGER, .key = proxy, .value.integer = 0}, /* a database is no web page */
     };
     grpc_channel_args channel_args = {.num_args = VV_ARRAY_COUNT(args), .args = args};
-    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
-    c->channel = grpc_channel_create(address, credentials, &channel_args);
+    grpc_channel_credentials *credentials = take_token(c, target, err) ? make_credentials(target, err) : NULL;
+    if (!credentials) {
+        vv_client_error none;
+        (void)vv_client_close(&c->client, &none);
+        return NULL;
+    }
+    c->channel = grpc_channel_create(target->address, credentials, &channel_args);
     grpc_channel_credentials_release(credentials);
     return &c->client;
 }

@@ -14,6 +14,7 @@
 #include "cli/client.h"
 #include "cli/output.h"
 #include "cli/script.h"
+#include "cli/token.h"
 
 /* What a command works on, the caller's. */
 typedef struct job {
@@ -246,20 +247,37 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_COMPACT: return run_compact(j, c, err);
     case VV_CLI_PUT:
     case VV_CLI_DELETE:
-    case VV_CLI_BATCH: break;
+    case VV_CLI_BATCH:
+    case VV_CLI_TOKEN: break;
     }
     return run_write(j, c, err);
 }
 
+static vv_cli_exit make_token(const vv_cli_args *args) {
+    if (vv_token_print(stdout, args->operands[0], args->operands[1], args->json))
+        return VV_CLI_DONE;
+    fprintf(stderr, "varve: token: the system has no random bytes\n");
+    return VV_CLI_FAILED;
+}
+
 vv_cli_exit vv_cli_run(const vv_cli_args *args) {
+    if (args->verb == VV_CLI_TOKEN)
+        return make_token(args);
     job j = {.args = args};
     vv_client_error err = {0};
     vv_cli_exit result = take_input(&j);
     if (result != VV_CLI_DONE)
         goto out;
     bool creates = args->verb == VV_CLI_PUT || args->verb == VV_CLI_BATCH;
-    vv_client *c = args->data ? vv_client_local_open(args->data, creates, &err)
-                              : vv_client_grpc_open(args->server, args->timeout_us, &err);
+    vv_client_target target = {.address = args->server,
+                               .timeout_us = args->timeout_us,
+                               .token = args->token,
+                               .token_file = args->token_file,
+                               .tls_ca = args->tls_ca,
+                               .tls_cert = args->tls_cert,
+                               .tls_key = args->tls_key};
+    vv_client *c =
+        args->data ? vv_client_local_open(args->data, creates, &err) : vv_client_grpc_open(&target, &err);
     if (!c) {
         result = failed(args, &err);
         goto out;

@@ -12,7 +12,10 @@
 int main(int argc, char **argv) {
     vv_cli_args args;
     vv_cli_exit result = VV_CLI_DONE;
-    switch (vv_cli_args_parse(argc, argv, getenv("VARVE_SERVER"), &args, stdout, stderr)) {
+    vv_cli_environment environment = {.server = getenv("VARVE_SERVER"),
+                                      .token = getenv("VARVE_SERVER_TOKEN"),
+                                      .tls_ca = getenv("VARVE_SERVER_TLS_CA")};
+    switch (vv_cli_args_parse(argc, argv, &environment, &args, stdout, stderr)) {
     case VV_CLI_RUN: result = vv_cli_run(&args); break;
     case VV_CLI_SHOWN: break;
     case VV_CLI_BAD: return VV_CLI_USAGE;

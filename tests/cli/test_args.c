@@ -28,7 +28,8 @@ static vv_cli_parsed parse_env(const char *line, const char *server_env) {
     free(err_text);
     size_t out_bytes, err_bytes;
     FILE *out = open_memstream(&out_text, &out_bytes), *err = open_memstream(&err_text, &err_bytes);
-    vv_cli_parsed parsed = vv_cli_args_parse(argc, argv, server_env, &args, out, err);
+    vv_cli_parsed parsed =
+        vv_cli_args_parse(argc, argv, &(vv_cli_environment){.server = server_env}, &args, out, err);
     fclose(out);
     fclose(err);
     return parsed;
@@ -163,4 +164,24 @@ Test(cli_args, help_and_version_go_to_stdout) {
     }
     cr_expect_str_empty(err_text);
     expect_bad("help nothing", "no command 'nothing'");
+}
+
+Test(cli_args, what_is_for_a_server_goes_with_one) {
+    cr_assert_eq(parse("get k --tls-ca a --tls-cert c --tls-key k --token-file t"), VV_CLI_RUN, "%s",
+                 err_text);
+    cr_expect_str_eq(args.tls_ca, "a");
+    cr_expect_str_eq(args.token_file, "t");
+    expect_bad("get k --tls-ca a --tls-cert c", "need each other");
+    expect_bad("get k --tls-cert c --tls-key k", "needs --tls-ca");
+    expect_bad("--data d get k --token-file t", "what is for a server");
+}
+
+Test(cli_args, a_token_is_made_for_a_name_and_known_roles) {
+    cr_assert_eq(parse("token alice read,admin"), VV_CLI_RUN, "%s", err_text);
+    cr_expect_eq(args.verb, VV_CLI_TOKEN);
+    expect_bad("token alice", "too few");
+    expect_bad("token alice reed", "ROLES 'reed'");
+    expect_bad("token alice read,", "ROLES 'read,'");
+    expect_bad("token al\"ice read", "USER");
+    expect_bad("token alice read --server h:1", "neither");
 }

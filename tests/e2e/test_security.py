@@ -208,6 +208,33 @@ class Security(unittest.TestCase):
         self.fails(UNAVAILABLE, self.get, self.stub(server.address, servers.ca, servers.issue("alice")))
         self.fails(UNAVAILABLE, self.get, self.stub(server.address, servers.ca))
 
+    def test_the_command_makes_tokens_and_shows_them(self):
+        ca = Authority(self.work, "servers")
+        cert, key = ca.issue("varved")
+
+        def varve(*words, code=0, **more):
+            result = subprocess.run([varved.VARVE, *map(str, words)], capture_output=True, text=True, timeout=60,
+                                    env=varved.environment(more))
+            self.assertEqual(result.returncode, code, result.stderr)
+            return result
+
+        made = dict(row.split(None, 1) for row in varve("token", "alice b", "read,write").stdout.splitlines())
+        self.assertTrue(made["line"].startswith('"alice b" sha256:'))
+        self.assertEqual(made["line"], line('"alice b"', made["token"], "read,write").strip())
+        self.tokens.write_text(made["line"] + "\n")
+        held = self.work / "token"
+        held.write_text(made["token"] + "\n")
+        server = self.serve("--tokens-file", self.tokens, "--tls-cert", cert, "--tls-key", key)
+        at = ("--server", server.address, "--tls-ca", ca.ca)
+        varve(*at, "--token-file", held, "put", "k", "v")
+        got = varve("get", "k", VARVE_SERVER=server.address, VARVE_SERVER_TLS_CA=str(ca.ca),
+                    VARVE_SERVER_TOKEN=made["token"])
+        self.assertEqual(got.stdout, "v")
+        self.assertIn("UNAUTHENTICATED (CREDENTIALS_MISSING)", varve(*at, "get", "k", code=3).stderr)
+        self.assertIn("PERMISSION_DENIED (ROLE_MISSING)",
+                      varve(*at, "--token-file", held, "flush", code=3).stderr)
+        self.assertIn("none: No such file", varve(*at, "--token-file", self.work / "none", "get", "k", code=3).stderr)
+
     def test_a_unix_socket_asks_for_tokens_and_keeps_others_out(self):
         path = self.work / "socket"
         self.tokens.write_text(line("alice", self.token, "read,write"))
