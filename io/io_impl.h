@@ -50,6 +50,19 @@ typedef struct vv_posix_backend {
     } mu;
 } vv_posix_backend;
 
+/* Call back the requests from `due` on, linked by `next`. How many they were. */
+static inline uint32_t vv_io_call_back(vv_io_queue *q, vv_io_req *due) {
+    uint32_t called = 0;
+    while (due) {
+        vv_io_req *req = due;
+        due = req->next; /* the callback may submit it again */
+        q->in_flight--;
+        called++;
+        req->done(req);
+    }
+    return called;
+}
+
 typedef struct vv_posix_file {
     vv_file head;
     int fd;

@@ -85,15 +85,7 @@ static uint32_t run_batch(posix_queue *q) {
     if (!q->first)
         q->last = &q->first;
 
-    uint32_t called = 0;
-    while (batch) {
-        vv_io_req *req = batch;
-        batch = req->next; /* the callback may submit it again */
-        q->head.in_flight--;
-        called++;
-        req->done(req);
-    }
-    return called;
+    return vv_io_call_back(&q->head, batch);
 }
 
 static vv_status queue_run(vv_io_queue *head, uint32_t min_done, uint32_t *done_out) {

@@ -427,17 +427,9 @@ static void break_ring(uring_queue *q, vv_status why) {
 }
 
 static uint32_t call_back(uring_queue *q) {
-    uint32_t called = 0;
     vv_io_req *due = q->done.first;
     list_init(&q->done);
-    while (due) {
-        vv_io_req *req = due;
-        due = req->next; /* the callback may submit it again */
-        q->head.in_flight--;
-        called++;
-        req->done(req);
-    }
-    return called;
+    return vv_io_call_back(&q->head, due);
 }
 
 static vv_status queue_run(vv_io_queue *head, uint32_t min_done, uint32_t *done_out) {
