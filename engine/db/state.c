@@ -56,6 +56,16 @@ static vv_status wait_for_room(varve_db *db) {
     return VV_STATUS_OK;
 }
 
+/* The active memtable is new. While the log is replayed there is none to ask: recover() in open.c counts
+ * then. */
+static void count_log_from_here(varve_db *db) {
+    if (!db->wal)
+        return;
+    vv_wal_stats stats;
+    vv_wal_stats_get(db->wal, &stats);
+    db->commit.memtable_wal_bytes = stats.written_bytes;
+}
+
 vv_status vv_db_seal(varve_db *db) {
     vv_memtable *fresh = NULL;
     vv_view *old = NULL;
@@ -81,6 +91,7 @@ vv_status vv_db_seal(varve_db *db) {
             db->commit.active = fresh;
             db->state.sealed_retry[now->sealed_count] = retry;
             retry = NULL;
+            count_log_from_here(db);
         } else {
             st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
         }

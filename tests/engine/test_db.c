@@ -247,6 +247,29 @@ Test(db, log_that_was_replayed_counts_for_the_limit_too) {
     }
 }
 
+static uint64_t sealed_count(void) {
+    return fx_stats().flushes + fx_stats().immutable_count;
+}
+
+/* Each opening takes a segment, and too many of them have the memtable sealed. What that held is behind it.
+ */
+Test(db, log_of_a_memtable_that_was_sealed_at_open_counts_no_more) {
+    for (int i = 0;; i++) {
+        cr_assert_lt(i, 10);
+        fx_open_with(fx_options("MAX_WAL_SIZE", "1MiB", "WAL_SEGMENT_SIZE", "256KiB", NULL));
+        if (sealed_count() > 0)
+            break;
+        while (fx_stats().wal_bytes < 150 * 1024)
+            fx_put("same", "small");
+        cr_assert_eq(sealed_count(), 0);
+        fx_close();
+    }
+    for (uint64_t bytes = 0; bytes < 800 * 1024; bytes += 4096)
+        fx_put("same", "small"); /* a block of log each */
+    cr_assert_eq(sealed_count(), 1);
+    fx_close();
+}
+
 Test(db, the_smallest_memtable_holds_more_than_one_write) {
     fx_open_with(fx_options("MEMTABLE_SIZE", "64KiB", NULL));
     for (int i = 0; i < 10; i++)
