@@ -65,11 +65,9 @@ static uint64_t ops_bytes(const vv_write *w) {
     return bytes;
 }
 
-static void latch(varve_db *db, vv_status st) {
-    if (!atomic_exchange_explicit(&db->wal_failed, true, memory_order_relaxed))
-        vv_log(&db->logger, VV_LOG_ERROR,
-               "write-ahead log failed (%s): no more writes until the database is opened again; reads go on",
-               st.sys ? strerrordesc_np(st.sys) : vv_code_text(st.code));
+/* The log, which knows why, has said so. */
+static void latch(varve_db *db) {
+    atomic_store_explicit(&db->wal_failed, true, memory_order_relaxed);
     vv_db_followers_notify(db);
 }
 
@@ -109,7 +107,7 @@ static void append(varve_db *db, vv_write *w) {
     w->status = vv_db_file_failure(vv_wal_append(db->wal, &rec, w->parts, w->part_count));
     w->appended = vv_ok(w->status);
     if (vv_is(w->status, VV_WAL_FAILED))
-        latch(db, w->status); /* by the log's own thread, while no commit was looking */
+        latch(db); /* by the log's own thread, while no commit was looking */
     if (!w->appended)
         return;
     w->first_lsn = rec.first_lsn;
@@ -124,7 +122,7 @@ vv_status vv_db_sync_log(varve_db *db, bool inline_only) {
     vv_wal_commit(db->wal, inline_only);
     vv_status st = vv_wal_sync(db->wal);
     if (!vv_ok(st)) {
-        latch(db, st);
+        latch(db);
         return st;
     }
     db->commit.unsynced = false;
@@ -157,11 +155,7 @@ static vv_status seal(varve_db *db) {
         return VV_STATUS_OK;
     if (db->commit.unsynced)
         VV_TRY(vv_db_sync_log(db, false));
-    VV_TRY(vv_db_seal(db));
-    vv_wal_stats stats;
-    vv_wal_stats_get(db->wal, &stats);
-    db->commit.memtable_wal_bytes = stats.written_bytes;
-    return VV_STATUS_OK;
+    return vv_db_seal(db);
 }
 
 /* Everything of the list up to `end`, which is not included. Returns whether the log has to be synced. */
@@ -253,7 +247,7 @@ static void commit_group(varve_db *db, const write_group *g, bool inline_only) {
     if (g->traced)
         tell_traces(g, begun_ns, applying_ns, applied_ns);
     if (!vv_ok(st)) {
-        latch(db, st);
+        latch(db);
         fail_group(group, end, st);
         return;
     }

@@ -31,8 +31,10 @@
 
 void vv_wal_latch(vv_wal *w, vv_status why, const char *what) {
     if (!atomic_exchange_explicit(&w->failed, true, memory_order_acq_rel))
-        vv_log(w->logger, VV_LOG_ERROR, "wal: the log has failed and takes no more writes: %s: %s", what,
-               why.sys ? strerrordesc_np(why.sys) : vv_code_text(why.code));
+        vv_log(
+            w->logger, VV_LOG_ERROR,
+            "wal: the log has failed: %s: %s; no more writes until the database is opened again, reads go on",
+            what, why.sys ? strerrordesc_np(why.sys) : vv_code_text(why.code));
 }
 
 static vv_status latched(void) {

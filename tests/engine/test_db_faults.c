@@ -66,8 +66,19 @@ static void setup(void) {
 
 TestSuite(db_faults, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 120);
 
+static _Atomic int failures_logged;
+
+static void count_failures(void *arg, varve_log_level level, const char *line) {
+    (void)arg;
+    (void)line;
+    if (level == VARVE_LOG_ERROR)
+        atomic_fetch_add(&failures_logged, 1);
+}
+
 static void latches_on(const char *op) {
-    open_faulty(fx_options(NULL));
+    varve_options *o = fx_options(NULL);
+    varve_options_set_log(o, count_failures, NULL, VARVE_LOG_INFO);
+    open_faulty(o);
     fx_put("before", "1");
     break_io(op, "wal-", EIO);
     varve_status st = varve_put(fx_db, "lost", 4, "1", 1, NULL, NULL);
@@ -83,6 +94,7 @@ static void latches_on(const char *op) {
     fx_expect("after", NULL);
     cr_assert_eq(varve_close(fx_db).code, VARVE_WAL_FAILED, "closing does not pretend that all is well");
     cr_assert_eq(atomic_load(&fault.syncs_after_failure), 0);
+    cr_assert_eq(atomic_load(&failures_logged), 1, "one failure, one line");
     fx_open();
     fx_expect("before", "1");
     fx_expect("after", NULL);
