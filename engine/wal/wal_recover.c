@@ -21,8 +21,10 @@
 #include "base/alloc.h"
 #include "base/checksum.h"
 #include "engine/wal/wal_impl.h"
+#include "engine/wal/wal_search.h"
 
-#define WINDOW_BYTES (UINT64_C(4) << 20)
+/* Enough for the header of a segment and the head of its first frame. */
+#define HEADS_BYTES ((uint64_t)VV_WAL_BLOCK_BYTES_MAX + VV_WAL_FRAME_HEAD_BYTES)
 
 typedef struct found_segment {
     uint64_t seq;
@@ -51,12 +53,12 @@ typedef struct recovery {
     bool clean;                   /* the last frame was a close frame */
     uint64_t end_offset;          /* of the frames in the segment that was replayed last */
     char path[VV_WAL_PATH_BYTES]; /* of the segment at hand */
-    /* a window into the segment at hand */
-    vv_file *file;
-    uint8_t *buf;
-    uint64_t buf_bytes;
-    uint64_t window_at;
-    uint64_t window_bytes;
+    vv_file *file;                /* the segment at hand, and the window onto it */
+    vv_wal_window *window;
+    vv_io_req sync; /* of the segment at hand */
+    bool syncing;
+    vv_wal_trace *traces; /* of found[end] and those behind it */
+    vv_wal_search *search;
 } recovery;
 
 static vv_status gap(recovery *r, const char *fmt, uint64_t lsn, uint64_t offset) {
@@ -69,48 +71,47 @@ static vv_status gap(recovery *r, const char *fmt, uint64_t lsn, uint64_t offset
                    r->path, offset, words);
 }
 
-/* ---- the window ---- */
+/* ---- the segment at hand ---- */
 
-/* Bytes [at, at + bytes) of the segment at hand, borrowed until the next call; an empty slice in *out if the
- * file ends before. */
+/* Bytes [at, at + bytes) of it, borrowed until the next call; an empty slice in *out if the file ends
+ * before. */
 static vv_status window(recovery *r, uint64_t at, uint64_t bytes, vv_slice *out) {
-    *out = vv_slice_make(NULL, 0);
-    if (at < r->window_at || at + bytes > r->window_at + r->window_bytes) {
-        uint64_t from = at & ~(uint64_t)(VV_IO_ALIGN_BYTES - 1);
-        uint64_t want = VV_MAX(vv_align_up(at - from + bytes, VV_IO_ALIGN_BYTES), WINDOW_BYTES);
-        if (want > r->buf_bytes) {
-            vv_free(r->buf);
-            r->buf_bytes = 0;
-            r->buf = vv_alloc_aligned(VV_IO_ALIGN_BYTES, want);
-            if (!r->buf)
-                return vv_fail(r->err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: out of memory",
-                               r->path);
-            r->buf_bytes = want;
-        }
-        size_t got;
-        r->window_bytes = 0;
-        vv_status st = vv_file_read(r->file, r->buf, r->buf_bytes, from, &got);
-        if (!vv_ok(st))
-            return vv_fail(r->err, st, "%s: read at %" PRIu64, r->path, from);
-        r->window_at = from;
-        r->window_bytes = got;
-    }
-    if (at + bytes <= r->window_at + r->window_bytes)
-        *out = vv_slice_make(r->buf + (at - r->window_at), bytes);
+    vv_status st = vv_wal_window_get(r->window, at, bytes, out);
+    return vv_ok(st) ? st : vv_fail(r->err, st, "%s: read at %" PRIu64, r->path, at);
+}
+
+static vv_status open_file(recovery *r, uint64_t seq, uint64_t wanted_bytes) {
+    VV_ASSERT(!r->file);
+    vv_wal_path(r->w, seq, ".log", r->path);
+    VV_TRY(vv_file_open(r->w->backend, r->path, VV_OPEN_READ | VV_OPEN_WRITE | VV_OPEN_DIRECT, &r->file,
+                        r->err));
+    vv_wal_window_start(r->window, r->file, wanted_bytes);
     return VV_STATUS_OK;
 }
 
-static void close_file(recovery *r) {
-    vv_file_close(r->file);
-    r->file = NULL;
-    r->window_bytes = 0;
+static void sync_done(vv_io_req *req) {
+    VV_CONTAINER_OF(req, recovery, sync)->syncing = false;
 }
 
-static vv_status open_file(recovery *r, uint64_t seq) {
-    close_file(r);
-    vv_wal_path(r->w, seq, ".log", r->path);
-    return vv_file_open(r->w->backend, r->path, VV_OPEN_READ | VV_OPEN_WRITE | VV_OPEN_DIRECT, &r->file,
-                        r->err);
+/* Make what was read of the segment at hand stay; close_file() says whether it does. */
+static void start_sync(recovery *r) {
+    r->sync = (vv_io_req){.op = VV_IO_SYNC, .file = r->file, .done = sync_done};
+    r->syncing = true;
+    vv_io_submit(vv_wal_window_queue(r->window), &r->sync);
+}
+
+/* Behind everything that was started on it. Nothing open is fine. */
+static vv_status close_file(recovery *r) {
+    if (!r->file)
+        return VV_STATUS_OK;
+    vv_wal_window_stop(r->window);
+    while (r->syncing)
+        vv_wal_window_run(r->window);
+    vv_file_close(r->file);
+    r->file = NULL;
+    vv_status st = r->sync.status;
+    r->sync.status = VV_STATUS_OK;
+    return vv_ok(st) ? st : vv_fail(r->err, st, "%s: sync", r->path);
 }
 
 /* ---- what is there ---- */
@@ -213,12 +214,12 @@ static vv_status read_heads(recovery *r) {
         f->segment = vv_alloc_zeroed(sizeof *f->segment);
         if (!f->segment)
             return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-        VV_TRY(open_file(r, f->seq));
+        VV_TRY(open_file(r, f->seq, HEADS_BYTES));
         VV_TRY(check_header(r, f->seq, i == 0, &f->segment->head));
         f->segment->seed = vv_wal_segment_seed(&f->segment->head);
         VV_TRY(frame_at(r, f->segment, f->segment->head.block_bytes, &f->has_frame, &f->first));
+        VV_TRY(close_file(r));
     }
-    close_file(r);
     return VV_STATUS_OK;
 }
 
@@ -320,10 +321,17 @@ static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_e
     return VV_STATUS_OK;
 }
 
-/* Look at every block from `at` on for the head of a frame of this segment. One that knows the first missing
- * record to be durable is evidence of a loss; others are cut. */
-static vv_status seek_evidence(recovery *r, const vv_wal_segment *s, uint64_t at, bool *torn) {
+/* One that knows the first missing record to be durable is evidence of a loss; other frames are cut. at:
+ * where the frames of the segment at hand end, or would begin. */
+static vv_status check_evidence(recovery *r, uint64_t durable_lsn, uint64_t at) {
     uint64_t missing_lsn = VV_MAX(r->next_lsn, r->w->replay_after_lsn + 1);
+    if (durable_lsn >= missing_lsn)
+        return gap(r, "record %" PRIu64 " was durable once, and is damaged", missing_lsn, at);
+    return VV_STATUS_OK;
+}
+
+/* Look at every block from `at` on for the head of a frame of the segment at hand. */
+static vv_status seek_evidence(recovery *r, const vv_wal_segment *s, uint64_t at, bool *torn) {
     for (uint64_t block = at; block < s->head.segment_bytes; block += s->head.block_bytes) {
         vv_wal_frame_head head;
         bool valid;
@@ -331,8 +339,7 @@ static vv_status seek_evidence(recovery *r, const vv_wal_segment *s, uint64_t at
         if (!valid)
             continue;
         *torn = true;
-        if (head.durable_lsn >= missing_lsn)
-            return gap(r, "record %" PRIu64 " was durable once, and is damaged", missing_lsn, at);
+        VV_TRY(check_evidence(r, head.durable_lsn, at));
     }
     return VV_STATUS_OK;
 }
@@ -345,17 +352,31 @@ static uint64_t next_segment_frame(const recovery *r, size_t i) {
     return UINT64_MAX;
 }
 
+/* Begin to search the segments behind the last frame. */
+static vv_status start_search(recovery *r) {
+    size_t count = r->logs.count - r->end;
+    if (count == 0)
+        return VV_STATUS_OK;
+    r->traces = vv_alloc_zeroed(count * sizeof *r->traces);
+    if (!r->traces)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    for (size_t i = 0; i < count; i++)
+        r->traces[i].segment = r->found[r->end + i].segment;
+    return vv_wal_search_create(r->w, r->window, r->traces, count, &r->search);
+}
+
+/* The last segment stays open. */
 static vv_status replay_frames(recovery *r) {
     for (size_t i = r->first; i < r->end; i++) {
         vv_wal_segment *s = r->found[i].segment;
-        VV_TRY(open_file(r, r->found[i].seq));
+        VV_TRY(close_file(r));
+        VV_TRY(open_file(r, r->found[i].seq, s->head.segment_bytes));
         VV_TRY(replay_segment(r, s, next_segment_frame(r, i)));
         s->last_lsn = r->next_lsn - 1;
         /* After a kill these frames may be in the device's cache, or in the kernel's, and nowhere else.
-         * Readers are about to see them: make them stay. */
-        vv_status st = vv_file_sync(r->file, VV_SYNC_DATA);
-        if (!vv_ok(st))
-            return vv_fail(r->err, st, "%s: sync", r->path);
+         * Readers are about to see them: make them stay. All of them have been read by now, so that the sync
+         * covers what was read, and recovery does not succeed before it has. */
+        start_sync(r);
     }
     return VV_STATUS_OK;
 }
@@ -366,16 +387,22 @@ static vv_status check_tail(recovery *r) {
     if (r->logs.count == 0)
         return VV_STATUS_OK;
     bool torn = false;
-    size_t tail = r->end > 0 ? r->end - 1 : 0;
+    size_t last = r->end > 0 ? r->end - 1 : 0;
     uint64_t tail_at = r->end > 0 ? r->end_offset : r->found[0].segment->head.block_bytes;
-    for (size_t i = tail; i < r->logs.count; i++) {
-        const vv_wal_segment *s = r->found[i].segment;
-        VV_TRY(open_file(r, r->found[i].seq));
-        VV_TRY(seek_evidence(r, s, i == tail ? tail_at : s->head.block_bytes, &torn));
+    if (r->end > 0) {
+        VV_TRY(seek_evidence(r, r->found[last].segment, tail_at, &torn));
+        VV_TRY(close_file(r));
     }
-    close_file(r);
+    if (r->search)
+        VV_TRY(vv_wal_search_finish(r->search, r->err));
+    for (size_t i = r->end; i < r->logs.count; i++) {
+        const vv_wal_trace *trace = &r->traces[i - r->end];
+        vv_wal_path(r->w, r->found[i].seq, ".log", r->path);
+        torn |= trace->any;
+        VV_TRY(check_evidence(r, trace->durable_lsn, trace->segment->head.block_bytes));
+    }
     if (!r->clean && (r->end > 0 || torn)) {
-        vv_wal_path(r->w, r->found[tail].seq, ".log", r->path);
+        vv_wal_path(r->w, r->found[last].seq, ".log", r->path);
         vv_log(r->w->logger, torn ? VV_LOG_WARN : VV_LOG_INFO,
                "wal: %s: not closed cleanly; %s at offset %" PRIu64 ", behind record %" PRIu64, r->path,
                torn ? "torn tail cut" : "ends", tail_at, r->next_lsn - 1);
@@ -458,9 +485,13 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
         err->text[0] = '\0';
     vv_status st = list_files(r);
     if (vv_ok(st))
+        st = vv_wal_window_create(w->backend, &r->window, err);
+    if (vv_ok(st))
         st = read_heads(r);
     if (vv_ok(st))
         st = pick_start(r);
+    if (vv_ok(st))
+        st = start_search(r);
     if (vv_ok(st))
         st = replay_frames(r);
     if (vv_ok(st))
@@ -477,13 +508,16 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
     else
         st = vv_wrap(err, st, "recover the log");
 
-    close_file(r);
+    r->err = NULL; /* has the words of the first failure */
+    vv_status_ignore(close_file(r), "open after a failure only, which is the one to report");
+    vv_wal_search_destroy(r->search); /* before the segments that it looks for */
+    vv_wal_window_destroy(r->window);
+    vv_free(r->traces);
     for (size_t i = 0; r->found && i < r->logs.count; i++)
         vv_wal_segment_destroy(r->found[i].segment);
     vv_free(r->found);
     vv_free(r->logs.items);
     vv_free(r->raws.items);
-    vv_free(r->buf);
     vv_free(r);
     return st;
 }

@@ -155,6 +155,38 @@ Test(wal_faults, what_is_replayed_is_synced_before_open_returns) {
     must(fault_close());
 }
 
+static void opening_fails_once(fault_kind kind, int nth) {
+    fault_arm(kind, nth, EIO, false);
+    vv_status st = fault_open(0);
+    cr_assert(vv_is(st, VV_IO), "%s", vv_code_name(st.code));
+    cr_assert_eq(fault.fired, 1);
+    cr_assert(strstr(fx_err.text, "wal-0000000000000"), "%s", fx_err.text);
+    fault_arm(F_NONE, 0, 0, false);
+}
+
+Test(wal_faults, what_can_not_be_read_or_synced_is_not_replayed) {
+    must(fault_open(0));
+    fx_put(200); /* several segments */
+    must(fault_close());
+    int before = fault_event_count();
+    must(fault_open(0));
+    int reads = 0, segments = 0;
+    for (int i = before; i < fault_event_count(); i++) {
+        reads += fault.events[i].kind == F_READ;
+        segments += fault.events[i].kind == F_SYNC && strstr(fault.events[i].path, ".log");
+    }
+    cr_assert_gt(segments, 3);
+    cr_assert_gt(reads, 2 * segments);
+    must(fault_close());
+    for (int n = 1; n <= reads; n++)
+        opening_fails_once(F_READ, n);
+    for (int n = 1; n <= segments; n++)
+        opening_fails_once(F_SYNC, n);
+    must(fault_open(0));
+    cr_assert_eq(fx_replay_count, 200);
+    must(fault_close());
+}
+
 /* ---- a failed write or sync ---- */
 
 static void is_latched_for_good(uint64_t durable_lsn) {

@@ -237,6 +237,31 @@ Test(wal_recover, damage_in_an_older_segment_is_refused) {
     refused(VV_CORRUPTION, VV_SUB_LOG_GAP);
 }
 
+/* Larger than what is read at a time, with one head left, where the second chunk begins. */
+Test(wal_recover, a_frame_deep_in_a_segment_testifies) {
+    static uint32_t sizes[32];
+    const uint32_t frame_bytes = (2 << 20) - 4096;
+    for (size_t lsn = 1; lsn < VV_ARRAY_COUNT(sizes); lsn++)
+        sizes[lsn] = frame_bytes - 1000;
+    fx_sizes = sizes;
+    fx_options.segment_bytes = 12 << 20;
+    fx_open(0);
+    fx_put(10);
+    crash();
+    segment_view *v = look(2);
+    cr_assert_geq(v->frame_count, 4);
+    for (int i = 0; i < v->frame_count; i++)
+        if (i != 1)
+            flip(2, v->at[i], 1);
+    cr_assert(v->head.block_bytes != 4096 || v->at[1] == 2 << 20);
+    refused(VV_CORRUPTION, VV_SUB_LOG_GAP);
+    flip(2, v->at[1], 1); /* no head at all: the log seems to end with segment 1 */
+    fx_open(0);
+    cr_assert_eq(fx_replayed, v->frames[0].first_lsn - 1);
+    fx_close();
+    forget(v);
+}
+
 Test(wal_recover, damage_below_the_tables_does_not_matter) {
     fx_open(0);
     fx_put(60);

@@ -336,9 +336,16 @@ static vv_status fq_run(vv_io_queue *q, uint32_t min_done, uint32_t *done_out) {
     for (*done_out = 0; *done_out < min_done && q->in_flight > 0; ++*done_out) {
         vv_io_req *req = ((fault_queue *)q)->newest;
         ((fault_queue *)q)->newest = req->next;
-        cr_assert_eq(req->op, VV_IO_WRITE_SYNC);
-        req->status = ff_write_sync(req->file, req->buf, req->bytes, req->offset);
-        req->transferred_bytes = req->bytes;
+        size_t got = req->bytes;
+        switch (req->op) {
+        case VV_IO_READ: req->status = ff_read(req->file, req->buf, req->bytes, req->offset, &got); break;
+        case VV_IO_WRITE: cr_assert_fail("the log writes and syncs in one");
+        case VV_IO_WRITE_SYNC:
+            req->status = ff_write_sync(req->file, req->buf, req->bytes, req->offset);
+            break;
+        case VV_IO_SYNC: req->status = ff_sync(req->file, VV_SYNC_DATA); break;
+        }
+        req->transferred_bytes = (uint32_t)got;
         q->in_flight--;
         req->done(req);
     }
