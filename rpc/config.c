@@ -59,6 +59,8 @@ static const vv_option options[] = {
      false, NULL, "directory below which Admin.Backup makes backups; empty: it makes none"},
     {"BACKUP_RATE", VV_OPTION_BYTES, offsetof(vv_server_config, backup_rate), "0", 0, UINT64_C(1) << 40,
      false, NULL, "bytes a second that a backup or a verification reads and writes; 0: as fast as it goes"},
+    {"SCAN_IDLE_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, scan_idle_us), "60s", 1000,
+     LEASE_US_MAX, false, NULL, "a scan whose client takes no message for so long is ended"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
     {"MAX_CONNECTIONS", VV_OPTION_COUNT, offsetof(vv_server_config, connections_max), "10000", 0,

@@ -3,6 +3,7 @@
  *
  *   service_kv.c         the service; unary calls
  *   service_multi_get.c  KV.MultiGet
+ *   service_scan.c       KV.Scan
  *   service_pipeline.c   KV.Pipeline
  */
 #ifndef VV_RPC_KV_IMPL_H
@@ -26,6 +27,12 @@ void vv_kv_note_write(vv_kv *kv, varve_status st);
 /* service_multi_get.c */
 void vv_multi_get_on_call(vv_rpc_call *call, vv_slice request);
 void vv_multi_get_on_posted(vv_rpc_call *call);
+
+/* service_scan.c */
+void vv_scan_on_call(vv_rpc_call *call, vv_slice request);
+void vv_scan_on_posted(vv_rpc_call *call);
+void vv_scan_on_written(vv_rpc_call *call);
+void vv_scan_on_cancelled(vv_rpc_call *call);
 
 /* service_pipeline.c */
 void vv_pipeline_on_call(vv_rpc_call *call, vv_slice request);

@@ -251,7 +251,9 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     VV_TRY(start_helpers(s, err));
     vv_health_init(&s->health, flush, s->transport);
     vv_kv_options options = {.leases = s->leases,
+                             .timers = s->timers,
                              .workers = s->workers,
+                             .scan_idle_us = s->config.scan_idle_us,
                              .response_bytes_max = s->message_bytes_max,
                              .value_bytes_max = s->value_bytes_max,
                              .pipeline_ops_max = s->config.pipeline_ops_max};

@@ -11,6 +11,7 @@
 #include "engine/varve.h"
 #include "rpc/gate.h"
 #include "rpc/leases.h"
+#include "rpc/page_token.h"
 #include "rpc/transport.h"
 #include "rpc/users.h"
 #include "rpc/workers.h"
@@ -50,9 +51,11 @@ vv_rpc_service vv_health_service(vv_health *h);
 #define VV_KV_SERVICE_NAME "varve.v1.KV"
 
 typedef struct vv_kv_options {
-    vv_leases *leases;           /* the clients' snapshots */
+    vv_leases *leases; /* the clients' snapshots */
+    vv_timers *timers;
     vv_workers *workers;         /* for what takes long, one turn at a time */
     uint64_t response_bytes_max; /* what one message to a client may have in values */
+    uint64_t scan_idle_us;       /* a client that takes no message of a scan for so long is given up */
     uint64_t value_bytes_max;    /* the engine's MAX_VALUE_SIZE */
     uint64_t pipeline_ops_max;   /* in flight in one pipeline */
 } vv_kv_options;
@@ -60,6 +63,7 @@ typedef struct vv_kv_options {
 typedef struct vv_kv {
     varve_db *db;
     vv_kv_options options;
+    uint8_t token_secret[VV_PAGE_TOKEN_SECRET_BYTES];
     uint64_t hash_seed; /* for tables of clients' keys: not to be guessed */
     vv_health *health;  /* turns to NOT_SERVING when the log has failed */
     const vv_logger *log;

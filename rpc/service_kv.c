@@ -425,6 +425,13 @@ static const vv_rpc_method methods[] = {
      .access = VV_RPC_READ,
      .on_call = vv_multi_get_on_call,
      .on_posted = vv_multi_get_on_posted},
+    {.path = "/" VV_KV_SERVICE_NAME "/Scan",
+     .kind = VV_RPC_SERVER_STREAM,
+     .access = VV_RPC_READ,
+     .on_call = vv_scan_on_call,
+     .on_written = vv_scan_on_written,
+     .on_posted = vv_scan_on_posted,
+     .on_cancelled = vv_scan_on_cancelled},
     {.path = "/" VV_KV_SERVICE_NAME "/Pipeline",
      .kind = VV_RPC_BIDI,
      .access = VV_RPC_READ, /* each write of it needs more */
@@ -439,7 +446,8 @@ static const vv_rpc_method methods[] = {
 vv_status vv_kv_init(vv_kv *kv, const vv_kv_options *options, varve_db *db, vv_health *health,
                      const vv_logger *log) {
     *kv = (vv_kv){.db = db, .options = *options, .health = health, .log = log};
-    if (getrandom(&kv->hash_seed, sizeof kv->hash_seed, 0) != sizeof kv->hash_seed)
+    if (getrandom(&kv->hash_seed, sizeof kv->hash_seed, 0) != sizeof kv->hash_seed ||
+        getrandom(kv->token_secret, sizeof kv->token_secret, 0) != sizeof kv->token_secret)
         return vv_status_errno(errno);
     vv_mutex_init(&kv->mu.lock);
     vv_cond_init(&kv->mu.unpinned);

@@ -210,7 +210,7 @@ static inline void vv_rpc_peer(vv_rpc_call *call, char *buf, size_t buf_bytes) {
     call->ops->peer(call, buf, buf_bytes);
 }
 
-/* End a unary call with its answer. */
+/* End a unary call with its answer, or a stream (nothing of which is under way) with its last message. */
 static inline void vv_rpc_reply(vv_rpc_call *call, vv_rpc_body body) {
     call->ops->reply(call, body);
 }

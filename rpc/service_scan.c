@@ -1,0 +1,550 @@
+/*
+ * service_scan.c - KV.Scan: the entries of a range as a stream of chunks.
+ *
+ *     on_call() --> [worker] turn: a chunk --post--> write ------------> on_written() --> write --> ...
+ *                                                    next turn --post--> waits, written  next turn
+ *
+ * A cursor waits for the disk, so it is moved on the workers. One turn makes one chunk and takes TURN_NS at
+ * most, then the job goes to the end of the queue: so many scans share the workers, and a run of a million
+ * tombstones holds nobody up. A stream has one message under way, and one more is made meanwhile; so a client
+ * that reads slowly costs two chunks and no worker. Large entries are not made ahead.
+ *
+ * All chunks are of one state: of the client's snapshot, or of one that the scan makes. The first chunk that
+ * is not the last one puts that into a lease of pages (leases.h), which its page token names. The lease ends
+ * with a scan that came to its end, unless somebody has come back to it; after one that broke off it lasts
+ * for PAGE_TOKEN_LEASE, so that a client whose connection broke can go on. Cursor, tables and buffers go at
+ * once.
+ *
+ * A cursor keeps the memtables and tables that it reads. It is replaced when it is VIEW_NS old, which keeps
+ * slow scans from pinning files that merges have replaced; and a client that has not taken a message for
+ * SCAN_IDLE_TIMEOUT is given up.
+ *
+ * Ending: the call may be ended only when neither a worker nor a posted task has it. `stop` asks a worker to
+ * come back at once.
+ */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/assert.h"
+#include "base/clock.h"
+#include "rpc/codec.h"
+#include "rpc/kv_impl.h"
+#include "rpc/page_token.h"
+#include "rpc/scan_chunk.h"
+#include "rpc/status_map.h"
+
+#define TURN_NS           (5 * VV_NS_PER_MS)
+#define TURN_ENTRIES      32   /* between two looks at the clock */
+#define SKIP_LIMIT        1024 /* the same for entries that are not shown */
+#define VIEW_NS           (10 * VV_NS_PER_S)
+#define AHEAD_BYTES_MAX   ((size_t)1 << 20) /* behind a larger chunk nothing is made ahead */
+#define OVERLOAD_RETRY_MS 100
+#define LEASE_RETRY_MS    1000
+
+/* What is behind a chunk. */
+typedef enum outlook {
+    MORE,   /* another one */
+    END,    /* nothing */
+    FAILED, /* scan.failure */
+} outlook;
+
+/* Why it is ended before its time. */
+typedef enum reason { NOTHING, CLIENT_LEFT, CLIENT_IDLE } reason;
+
+typedef struct scan {
+    vv_job job;
+    vv_rpc_call *call;
+    vv_kv *kv;
+    const Varve__V1__ScanRequest *request; /* in the arena */
+    vv_page_binding binding;
+
+    /* The state that it reads: the client's or the pages' lease, or a snapshot that nobody has leased. */
+    vv_lease *lease;
+    vv_lease_kind lease_kind;
+    varve_snapshot *own;
+    const varve_snapshot *snapshot;
+
+    /* The worker's while `working`: */
+    varve_iter *iter;
+    uint64_t iter_made_ns;
+    bool resuming;    /* the cursor may stand on `last`, which has been sent */
+    bool amid_hidden; /* it stands among entries that are not shown */
+    uint8_t *last;    /* key */
+    size_t last_bytes, last_capacity;
+    uint64_t sent; /* entries */
+    vv_scan_chunk chunk;
+    outlook outlook;
+    bool token_out; /* its last message has one */
+    vv_rpc_status failure;
+
+    /* The call's thread: */
+    bool working; /* a job is queued or runs */
+    bool ready;   /* `chunk` waits for the message before it */
+    reason given_up;
+    bool timer_set;
+    bool ending;
+    _Atomic bool stop;
+
+    /* The timer and its task, see idle_check(). */
+    vv_timer timer;
+    vv_rpc_task idle_task;
+    _Atomic uint64_t written_ns; /* when the message under way was given to the transport; 0: there is none */
+    _Atomic bool idle_posted;
+
+    vv_codec_arena arena;
+} scan;
+
+static scan **slot_of(vv_rpc_call *call) {
+    return (scan **)(void *)call->state;
+}
+
+static vv_slice bytes_of(ProtobufCBinaryData data) {
+    return vv_slice_make(data.data, data.len);
+}
+
+static void destroy(scan *s) {
+    varve_iter_destroy(s->iter);
+    varve_snapshot_release(s->kv->db, s->own);
+    vv_leases *leases = s->kv->options.leases;
+    if (s->lease && s->outlook == END && !s->token_out && s->given_up == NOTHING)
+        vv_lease_unref_done(leases, s->lease);
+    else
+        vv_lease_unref(leases, s->lease);
+    vv_free(s->chunk.data);
+    vv_free(s->last);
+    vv_codec_arena_deinit(&s->arena);
+    vv_free(s);
+}
+
+/* ---- a turn, on a worker ---- */
+
+static outlook fail_turn(scan *s, varve_status st) {
+    vv_rpc_status_from_engine(&s->failure, st);
+    return FAILED;
+}
+
+static bool fails(scan *s, vv_status st) {
+    if (vv_ok(st))
+        return false;
+    fail_turn(s, (varve_status){.code = st.code});
+    return true;
+}
+
+static void step(scan *s) {
+    if (s->request->reverse)
+        varve_iter_prev(s->iter);
+    else
+        varve_iter_next(s->iter);
+}
+
+/* A cursor at the first entry that has not been sent, or on the last one that has. */
+static varve_status open_cursor(scan *s) {
+    const Varve__V1__ScanRequest *r = s->request;
+    varve_iter_options options = {.snapshot = s->snapshot,
+                                  .start = r->start.len ? r->start.data : NULL,
+                                  .start_bytes = r->start.len,
+                                  .end = r->end.len ? r->end.data : NULL,
+                                  .end_bytes = r->end.len,
+                                  .prefix = r->prefix.len ? r->prefix.data : NULL,
+                                  .prefix_bytes = r->prefix.len,
+                                  .skip_limit = SKIP_LIMIT};
+    varve_status st = varve_iter_create(s->kv->db, &options, &s->iter);
+    if (!varve_ok(st))
+        return st;
+    s->iter_made_ns = vv_clock_mono_ns();
+    s->resuming = s->last_bytes > 0;
+    if (s->resuming && r->reverse)
+        varve_iter_seek_back(s->iter, s->last, s->last_bytes);
+    else if (s->resuming)
+        varve_iter_seek(s->iter, s->last, s->last_bytes);
+    else if (r->reverse)
+        varve_iter_last(s->iter);
+    else
+        varve_iter_first(s->iter);
+    return st;
+}
+
+static varve_status refresh_cursor(scan *s) {
+    /* Amid hidden entries its place is not known by a key that has been sent: it would not get through a long
+     * run of them. */
+    bool stale =
+        s->iter && !s->amid_hidden && s->last_bytes > 0 && vv_clock_mono_ns() - s->iter_made_ns > VIEW_NS;
+    if (stale) {
+        varve_iter_destroy(s->iter);
+        s->iter = NULL;
+    }
+    return s->iter ? (varve_status){0} : open_cursor(s);
+}
+
+static bool turn_over(scan *s, uint64_t end_ns) {
+    return atomic_load_explicit(&s->stop, memory_order_relaxed) || vv_clock_mono_ns() >= end_ns;
+}
+
+static bool at_limit(const scan *s) {
+    return s->request->limit > 0 && s->sent == s->request->limit;
+}
+
+/* The entry at hand into the chunk, and on. False: the turn is over before it. */
+static bool take_entry(scan *s, uint64_t end_ns, vv_status *st) {
+    varve_entry e;
+    varve_iter_entry(s->iter, &e);
+    vv_slice key = vv_slice_make(e.key, e.key_bytes);
+    bool sent = s->resuming && vv_slice_equal(key, vv_slice_make(s->last, s->last_bytes));
+    s->resuming = false;
+    if (!sent) {
+        vv_slice value = vv_slice_make(e.value, s->request->keys_only ? 0 : e.value_bytes);
+        bool look = s->chunk.entries > 0 && s->chunk.entries % TURN_ENTRIES == 0;
+        if (at_limit(s) || !vv_scan_chunk_has_room(&s->chunk, key, value) || (look && turn_over(s, end_ns)))
+            return false;
+        *st = vv_scan_chunk_add(&s->chunk, key, value, e.lsn);
+        if (!vv_ok(*st))
+            return false;
+        s->sent++;
+    }
+    step(s);
+    return true;
+}
+
+/* Entries until the chunk is full, the time is over or there is no more. */
+static outlook fill(scan *s) {
+    uint64_t end_ns = vv_clock_mono_ns() + TURN_NS;
+    for (;;) {
+        while (varve_iter_valid(s->iter)) {
+            vv_status st = VV_STATUS_OK;
+            s->amid_hidden = false;
+            if (!take_entry(s, end_ns, &st))
+                return fails(s, st) ? FAILED : MORE;
+        }
+        varve_status st = varve_iter_status(s->iter);
+        if (varve_ok(st))
+            return END;
+        if (st.code != VARVE_BUSY)
+            return fail_turn(s, st);
+        s->amid_hidden = true;
+        if (turn_over(s, end_ns))
+            return MORE;
+        step(s);
+    }
+}
+
+/* Remember the chunk's last key: its memory goes with the message. */
+static vv_status keep_last_key(scan *s) {
+    vv_slice key = vv_scan_chunk_last_key(&s->chunk);
+    if (key.bytes > s->last_capacity) {
+        uint8_t *last = vv_realloc(s->last, key.bytes);
+        if (!last)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        s->last = last;
+        s->last_capacity = key.bytes;
+    }
+    memcpy(s->last, key.data, key.bytes);
+    s->last_bytes = key.bytes;
+    return VV_STATUS_OK;
+}
+
+static vv_status add_token(scan *s) {
+    if (!s->lease) {
+        s->lease = vv_leases_add_pages(s->kv->options.leases, s->call->user, &s->own);
+        s->lease_kind = VV_LEASE_PAGES;
+    }
+    if (!s->lease) /* too many: the stream goes on, but can't be gone on with in another */
+        return VV_STATUS_OK;
+    vv_page_token token = {.kind = s->lease_kind,
+                           .lease_id = vv_lease_id(s->lease),
+                           .key = vv_slice_make(s->last, s->last_bytes)};
+    uint8_t *at;
+    VV_TRY(vv_scan_chunk_add_token(&s->chunk, vv_page_token_bytes(&token), sizeof s->binding, &at));
+    return vv_page_token_write(s->kv->token_secret, &s->binding, &token, at);
+}
+
+/* What fill() left behind as a message: its token; and the end, if the client wanted no more. */
+static outlook complete(scan *s, outlook ahead) {
+    if (s->chunk.entries == 0 || ahead != MORE)
+        return ahead;
+    if (fails(s, keep_last_key(s)) || fails(s, add_token(s)))
+        return FAILED;
+    if (!at_limit(s))
+        return MORE;
+    s->token_out = s->lease != NULL;
+    if (s->token_out)
+        return END;
+    vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "TOO_MANY_SNAPSHOTS", LEASE_RETRY_MS,
+                      "there is more, but no room for the lease of another page token");
+    return FAILED;
+}
+
+static bool too_late(scan *s) {
+    if (vv_clock_mono_ns() < s->call->deadline_ns)
+        return false;
+    vv_rpc_status_set(&s->failure, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
+                      "the deadline has passed");
+    return true;
+}
+
+static void run(vv_job *job) {
+    scan *s = VV_CONTAINER_OF(job, scan, job);
+    bool stop = atomic_load_explicit(&s->stop, memory_order_relaxed);
+    if (!stop) {
+        varve_status st = {0};
+        if (too_late(s))
+            s->outlook = FAILED;
+        else if (!varve_ok(st = refresh_cursor(s)))
+            s->outlook = fail_turn(s, st);
+        else
+            s->outlook = complete(s, fill(s));
+        bool nothing_yet = s->outlook == MORE && s->chunk.entries == 0;
+        if (nothing_yet && vv_workers_submit(s->kv->options.workers, &s->job))
+            return; /* to the end of the queue; s may be gone by now */
+        if (nothing_yet) {
+            vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", OVERLOAD_RETRY_MS,
+                              "too many calls wait for the workers");
+            s->outlook = FAILED;
+        }
+    }
+    vv_rpc_post_and_wake(s->call);
+}
+
+/* ---- the end, on the call's thread ---- */
+
+/* No worker has it: end the call and all that it has, now or when the idle task has come back. */
+static void settle(scan *s) {
+    s->ending = true;
+    if (s->timer_set)
+        vv_timers_unset(s->kv->options.timers, &s->timer); /* its fn is not running: no more posts */
+    s->timer_set = false;
+    if (atomic_load(&s->idle_posted))
+        return;
+    vv_rpc_call *call = s->call;
+    if (s->given_up == CLIENT_LEFT) {
+        vv_rpc_fail_with(call, VV_RPC_CANCELLED, "CANCELLED", 0, "the client has left");
+    } else if (s->given_up == CLIENT_IDLE) {
+        vv_rpc_fail_with(
+            call, VV_RPC_ABORTED, "SCAN_IDLE", 0,
+            "no message was taken for too long; the page token of the last one goes on from there");
+    } else if (s->outlook == FAILED) {
+        vv_rpc_fail(call, &s->failure);
+    } else if (s->chunk.bytes > 0) { /* with the status in one go */
+        vv_rpc_body body = vv_kv_body_take(s->chunk.data, s->chunk.bytes);
+        s->chunk = (vv_scan_chunk){0};
+        vv_rpc_reply(call, body);
+    } else {
+        vv_rpc_finish(call);
+    }
+    destroy(s);
+}
+
+static void give_up(scan *s, reason why) {
+    if (s->given_up == NOTHING)
+        s->given_up = why;
+    atomic_store_explicit(&s->stop, true, memory_order_relaxed);
+    if (!s->working)
+        settle(s);
+}
+
+/* ---- a client that takes nothing ---- */
+
+/*
+ * The timer looks at a stream once in a while instead of being set for each message. What it finds has to be
+ * told on the call's thread, and a call must not be ended while a task of it is posted: so settle() waits for
+ * one that is, and no other can follow once the timer is unset.
+ */
+static void idle_check(vv_timer *timer) {
+    scan *s = VV_CONTAINER_OF(timer, scan, timer);
+    uint64_t limit_ns = s->kv->options.scan_idle_us * VV_NS_PER_US;
+    uint64_t since_ns = atomic_load(&s->written_ns), now_ns = vv_clock_mono_ns();
+    if (since_ns == 0 || now_ns - since_ns < limit_ns) {
+        uint64_t next_ns = (since_ns ? since_ns : now_ns) + limit_ns;
+        vv_status_ignore(vv_timers_set(s->kv->options.timers, timer, next_ns),
+                         "without memory the call's deadline is what bounds it");
+        return;
+    }
+    atomic_store(&s->idle_posted, true);
+    vv_rpc_waker waker = vv_rpc_waker_of(s->call);
+    vv_rpc_post_task(s->call, &s->idle_task);
+    vv_rpc_wake(waker);
+}
+
+static void watch_idle(scan *s) {
+    uint64_t at_ns = vv_clock_mono_ns() + s->kv->options.scan_idle_us * VV_NS_PER_US;
+    if (!s->timer_set)
+        s->timer_set = vv_ok(vv_timers_set(s->kv->options.timers, &s->timer, at_ns));
+}
+
+static void idle_told(vv_rpc_task *task) {
+    scan *s = VV_CONTAINER_OF(task, scan, idle_task);
+    atomic_store(&s->idle_posted, false);
+    if (s->ending) {
+        settle(s);
+        return;
+    }
+    s->timer_set = false;
+    if (atomic_load(&s->written_ns) != 0)
+        give_up(s, CLIENT_IDLE);
+    else
+        watch_idle(s); /* it was taken after all */
+}
+
+/* ---- the stream, on the call's thread ---- */
+
+static void start_turn(scan *s) {
+    s->working = true;
+    if (vv_workers_submit(s->kv->options.workers, &s->job))
+        return;
+    s->working = false;
+    vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", OVERLOAD_RETRY_MS,
+                      "too many calls wait for the workers");
+    s->outlook = FAILED;
+    if (atomic_load(&s->written_ns) == 0)
+        settle(s);
+}
+
+/* The chunk is ready, and no message is under way. */
+static void send(scan *s) {
+    s->ready = false;
+    bool message = s->outlook == MORE || (s->outlook == FAILED && s->chunk.entries > 0);
+    if (!message) {
+        settle(s);
+        return;
+    }
+    bool ahead = s->chunk.bytes <= AHEAD_BYTES_MAX;
+    vv_rpc_body body = vv_kv_body_take(s->chunk.data, s->chunk.bytes);
+    s->chunk = (vv_scan_chunk){0};
+    atomic_store(&s->written_ns, vv_clock_mono_ns());
+    watch_idle(s);
+    vv_rpc_stream_write(s->call, body);
+    if (ahead && s->outlook == MORE)
+        start_turn(s);
+}
+
+void vv_scan_on_posted(vv_rpc_call *call) {
+    scan *s = *slot_of(call);
+    s->working = false;
+    if (call->cancelled || s->given_up != NOTHING) {
+        give_up(s, CLIENT_LEFT);
+        return;
+    }
+    s->ready = true;
+    if (atomic_load(&s->written_ns) == 0)
+        send(s);
+}
+
+void vv_scan_on_written(vv_rpc_call *call) {
+    scan *s = *slot_of(call);
+    atomic_store(&s->written_ns, 0);
+    if (s->ending || s->working)
+        return;
+    if (s->ready)
+        send(s);
+    else if (s->outlook == FAILED)
+        settle(s);
+    else
+        start_turn(s);
+}
+
+void vv_scan_on_cancelled(vv_rpc_call *call) {
+    scan *s = *slot_of(call);
+    if (!s->ending)
+        give_up(s, CLIENT_LEFT);
+}
+
+/* ---- arrival ---- */
+
+static bool fail_token(scan *s) {
+    vv_rpc_fail_with(
+        s->call, VV_RPC_INVALID_ARGUMENT, "BAD_PAGE_TOKEN", 0,
+        "page_token is none that this server gave to this user for this range and direction since "
+        "its start");
+    return false;
+}
+
+/* What the token pins, and where it goes on. False: the call has failed. */
+static bool take_token(scan *s) {
+    vv_page_token token;
+    vv_status st =
+        vv_page_token_read(s->kv->token_secret, &s->binding, bytes_of(s->request->page_token), &token);
+    if (vv_is(st, VV_NO_MEMORY)) {
+        vv_kv_fail(s->call, (varve_status){.code = VARVE_NO_MEMORY});
+        return false;
+    }
+    bool same = s->request->snapshot_id == 0 ||
+                (token.kind == VV_LEASE_SNAPSHOT && s->request->snapshot_id == token.lease_id);
+    if (!vv_ok(st) || !same)
+        return fail_token(s);
+    s->lease = vv_leases_ref(s->kv->options.leases, s->call->user, token.kind, token.lease_id);
+    s->lease_kind = token.kind;
+    if (!s->lease && token.kind == VV_LEASE_SNAPSHOT)
+        vv_snapshots_fail_unknown(s->call);
+    else if (!s->lease)
+        vv_rpc_fail_with(s->call, VV_RPC_NOT_FOUND, "PAGE_TOKEN_EXPIRED", 0,
+                         "the state that page_token goes on in is no longer held: begin a new scan");
+    if (!s->lease)
+        return false;
+    s->last = vv_alloc(token.key.bytes);
+    if (!s->last) {
+        vv_kv_fail(s->call, (varve_status){.code = VARVE_NO_MEMORY});
+        return false;
+    }
+    memcpy(s->last, token.key.data, token.key.bytes);
+    s->last_bytes = s->last_capacity = token.key.bytes;
+    return true;
+}
+
+/* The state that it reads. False: the call has failed. */
+static bool take_snapshot(scan *s) {
+    uint64_t id = s->request->snapshot_id;
+    if (s->request->page_token.len > 0) {
+        if (!take_token(s))
+            return false;
+    } else if (id != 0) {
+        s->lease = vv_leases_ref(s->kv->options.leases, s->call->user, VV_LEASE_SNAPSHOT, id);
+        if (!s->lease) {
+            vv_snapshots_fail_unknown(s->call);
+            return false;
+        }
+    }
+    s->own = s->lease ? NULL : varve_snapshot_create(s->kv->db);
+    s->snapshot = s->lease ? vv_lease_snapshot(s->lease) : s->own;
+    if (!s->snapshot)
+        vv_kv_fail(s->call, (varve_status){.code = VARVE_NO_MEMORY});
+    return s->snapshot != NULL;
+}
+
+static bool prepare(scan *s) {
+    const Varve__V1__ScanRequest *r = s->request;
+    if (VV_MAX(VV_MAX(r->start.len, r->end.len), r->prefix.len) > VARVE_KEY_BYTES_MAX) {
+        vv_rpc_fail_with(s->call, VV_RPC_INVALID_ARGUMENT, "KEY_TOO_LONG", 0,
+                         "start, end and prefix have at most %d bytes", VARVE_KEY_BYTES_MAX);
+        return false;
+    }
+    vv_page_scan bound = {.user = s->call->user,
+                          .start = bytes_of(r->start),
+                          .end = bytes_of(r->end),
+                          .prefix = bytes_of(r->prefix),
+                          .reverse = r->reverse};
+    if (!vv_ok(vv_page_binding_make(&bound, &s->binding))) {
+        vv_kv_fail(s->call, (varve_status){.code = VARVE_NO_MEMORY});
+        return false;
+    }
+    return take_snapshot(s);
+}
+
+void vv_scan_on_call(vv_rpc_call *call, vv_slice request) {
+    scan *s = vv_alloc_zeroed(sizeof *s);
+    if (!s) {
+        vv_kv_fail(call, (varve_status){.code = VARVE_NO_MEMORY});
+        return;
+    }
+    s->call = call;
+    s->kv = call->service;
+    s->job.run = run;
+    s->idle_task.fn = idle_told;
+    vv_timer_init(&s->timer, idle_check);
+    vv_codec_arena_init(&s->arena);
+    *slot_of(call) = s;
+    s->request = (void *)vv_codec_request(call, &s->arena, &varve__v1__scan_request__descriptor, request);
+    if (s->request && prepare(s))
+        start_turn(s);
+    else
+        destroy(s);
+}
