@@ -70,7 +70,8 @@ static void see(vv_slice bytes) {
     seen.bytes_max = bytes.bytes > seen.bytes_max ? bytes.bytes : seen.bytes_max;
     free(seen.token.data);
     seen.token = (ProtobufCBinaryData){response->page_token.len, malloc(response->page_token.len + 1)};
-    memcpy(seen.token.data, response->page_token.data, response->page_token.len);
+    if (response->page_token.len > 0)
+        memcpy(seen.token.data, response->page_token.data, response->page_token.len);
     varve__v1__scan_response__free_unpacked(response, NULL);
 }
 

@@ -172,7 +172,7 @@ static void expect_results(client_call *call, size_t count, size_t present) {
         int value_bytes = key == 0 ? 0 : snprintf(value, sizeof value, "value%zu", key);
         cr_assert_eq(r->lsn, key + 1);
         cr_assert_eq(r->value.len, (size_t)value_bytes);
-        cr_assert_eq(memcmp(r->value.data, value, r->value.len), 0);
+        cr_assert(value_bytes == 0 || memcmp(r->value.data, value, r->value.len) == 0);
     }
     varve__v1__multi_get_response__free_unpacked(response, NULL);
     client_call_destroy(call);
