@@ -172,8 +172,10 @@ Test(db_retry, a_synchronous_repetition_of_an_asynchronous_write_is_answered_whe
     fx_close();
 }
 
-/* The n-th datasync of the log from now on is held until told, then fails or not. */
+/* The n-th datasync of the log from now on is held until told, then fails or not. Tables are not made while
+ * flushes are held. */
 static struct {
+    _Atomic bool hold_flushes;
     _Atomic int countdown;
     _Atomic int held;
     _Atomic bool go;
@@ -182,6 +184,8 @@ static struct {
 
 static vv_status on_op(void *arg, const char *op, const char *name) {
     (void)arg;
+    while (atomic_load(&gate.hold_flushes) && strcmp(op, "open") == 0 && strstr(name, ".sst"))
+        sched_yield();
     if (strcmp(op, "datasync") != 0 || strncmp(name, "wal-", 4) != 0 ||
         atomic_fetch_sub(&gate.countdown, 1) != 1)
         return VV_STATUS_OK;
@@ -384,6 +388,25 @@ Test(db_retry, names_survive_a_replay_that_flushes_on_its_way) {
     }
 }
 
+Test(db_retry, each_of_many_sealed_memtables_takes_its_own_names_along) {
+    static char value[20000];
+    open_gated(fx_options("MEMTABLE_SIZE", "256KiB", "MAX_IMMUTABLE_COUNT", "4", NULL));
+    atomic_store(&gate.hold_flushes, true);
+    for (uint64_t sequence = 1; sequence <= 45; sequence++) {
+        varve_write_options o = {.client_id = CLIENT, .sequence = sequence};
+        cr_assert(varve_ok(varve_put(fx_db, &sequence, sizeof sequence, value, sizeof value, &o, NULL)));
+    }
+    cr_assert_geq(fx_stats().immutable_count, 3);
+    atomic_store(&gate.hold_flushes, false);
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    cr_assert(varve_ok(varve_compact(fx_db)));
+    fx_close();
+    fx_open();
+    cr_assert_eq(fx_stats().flushed_lsn, 45);
+    expect_known(45);
+    fx_close();
+}
+
 /* Names 1, 2, 3, ... for ever, some twice, with a flush now and then; each that is acknowledged is told. In a
  * child, as below: what fails there is said by the exit code. */
 static void write_names_for_ever(int fd, uint64_t start) {
@@ -560,6 +583,29 @@ Test(db_retry, a_trace_tells_where_the_time_of_a_write_went) {
     cr_assert_geq(traces[1].queue_ns, 5 * VV_NS_PER_MS, "it waited for the one before");
     cr_assert_gt(traces[1].wal_ns, 0);
     varve_batch_destroy(b);
+    fx_close();
+}
+
+static void *put_traced(void *arg) {
+    varve_write_options o = {.trace = arg};
+    cr_assert(varve_ok(varve_put(fx_db, "key", 3, "value", 5, &o, NULL)));
+    return NULL;
+}
+
+Test(db_retry, a_trace_of_a_write_on_its_callers_thread_has_the_sync_in_it) {
+    open_gated(fx_options(NULL));
+    varve_trace trace;
+    pthread_t thread;
+    atomic_store(&gate.countdown, 1);
+    pthread_create(&thread, NULL, put_traced, &trace);
+    wait_held(1);
+    uint64_t held_ns = vv_clock_mono_ns();
+    while (vv_clock_mono_ns() - held_ns < 5 * VV_NS_PER_MS)
+        sched_yield();
+    atomic_store(&gate.go, true);
+    pthread_join(thread, NULL);
+    cr_assert_geq(trace.wal_ns, 5 * VV_NS_PER_MS);
+    cr_assert_lt(trace.memtable_ns, trace.wal_ns);
     fx_close();
 }
 
