@@ -63,12 +63,12 @@ static bool parse_bool(const char *text, bool *out) {
     return false;
 }
 
-static bool parse_rate(const char *text, double *out) {
+static bool parse_rate(const vv_option *o, const char *text, double *out) {
     char *end;
     if (!isdigit((unsigned char)*text) && *text != '.')
         return false;
     *out = strtod(text, &end);
-    return *end == '\0' && *out >= 0.0 && *out < 1.0;
+    return *end == '\0' && *out >= 0.0 && (*out < 1.0 || (o->max == 1 && *out <= 1.0));
 }
 
 static bool set_number(const vv_option *o, void *field, const char *value, const unit *units, size_t count) {
@@ -112,7 +112,7 @@ static bool set_field(const vv_option *o, void *field, const char *value) {
     case VV_OPTION_CHOICE: return set_choice(o, field, value);
     case VV_OPTION_RATE: {
         double rate;
-        if (!parse_rate(value, &rate))
+        if (!parse_rate(o, value, &rate))
             return false;
         memcpy(field, &rate, sizeof rate);
         return true;
@@ -222,7 +222,9 @@ void vv_option_allowed(const vv_option *o, char *buf, size_t buf_bytes) {
                                                  : "a number",
                  low, high);
         break;
-    case VV_OPTION_RATE: snprintf(buf, buf_bytes, "a fraction from 0 to below 1"); break;
+    case VV_OPTION_RATE:
+        snprintf(buf, buf_bytes, "a fraction from 0 to %s1", o->max == 1 ? "" : "below ");
+        break;
     case VV_OPTION_CHOICE: {
         size_t used = (size_t)snprintf(buf, buf_bytes, "%s", o->choices[1] ? "one of " : "");
         for (size_t i = 0; o->choices[i] && used < buf_bytes; i++)

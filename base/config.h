@@ -23,7 +23,7 @@ typedef enum vv_option_type {
                                */
     VV_OPTION_COUNT,          /* uint64_t */
     VV_OPTION_DURATION,       /* uint64_t, microseconds */
-    VV_OPTION_RATE,           /* double, 0 to below 1 */
+    VV_OPTION_RATE,           /* double, 0 to below 1; with max 1, to 1 */
     VV_OPTION_CHOICE,         /* uint32_t, an index into choices */
     VV_OPTION_BOOL,           /* bool: true, false, on, off, yes, no, 1, 0 */
     VV_OPTION_TEXT,           /* char[max + 1] */

@@ -13,3 +13,9 @@ void vv_log(const vv_logger *lg, vv_log_level level, const char *fmt, ...) {
     va_end(args);
     lg->write(lg->arg, level, line);
 }
+
+void vv_log_event(const vv_logger *lg, vv_log_level level, const char *name, const vv_log_field *fields,
+                  size_t count) {
+    if (lg && lg->event && level >= lg->least)
+        lg->event(lg->arg, level, name, fields, count);
+}

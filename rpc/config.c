@@ -18,6 +18,7 @@
 #define LEASE_US_MAX       UINT64_C(86400000000)
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+static const char *const log_formats[] = {"text", "json", NULL};
 
 static const char *const unix_modes[] = {"0600", "0660", "0666", NULL};
 const uint32_t vv_server_unix_modes[] = {0600, 0660, 0666};
@@ -63,6 +64,16 @@ static const vv_option options[] = {
      LEASE_US_MAX, false, NULL, "a scan whose client takes no message for so long is ended"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
      "least level of the lines on stderr"},
+    {"LOG_FORMAT", VV_OPTION_CHOICE, offsetof(vv_server_config, log_format), "text", 0, 0, false, log_formats,
+     "how they look"},
+    {"LOG_LINES_PER_SECOND", VV_OPTION_COUNT, offsetof(vv_server_config, log_lines_per_second), "200", 1,
+     UINT64_C(1000000), false, NULL,
+     "most lines about calls, and of each level beside; more are only counted"},
+    {"ACCESS_LOG_SAMPLE", VV_OPTION_RATE, offsetof(vv_server_config, access_log_sample), "0", 0, 1, false,
+     NULL, "share of the calls that get a line when they are over"},
+    {"SLOW_CALL_THRESHOLD", VV_OPTION_DURATION, offsetof(vv_server_config, slow_call_us), "1s", 0,
+     UINT64_C(3600000000), false, NULL,
+     "unary calls that take so long get a line that says where the time went; 0us: none"},
     {"MAX_CONNECTIONS", VV_OPTION_COUNT, offsetof(vv_server_config, connections_max), "10000", 0,
      UINT64_C(10000000), false, NULL, "connections at once; more are closed at once; 0: no limit"},
     {"MAX_CONCURRENT_STREAMS", VV_OPTION_COUNT, offsetof(vv_server_config, connection_streams_max), "1000", 1,

@@ -62,6 +62,7 @@ static void ended(vv_rpc_gate *base, vv_rpc_call *call) {
     vv_gate *g = VV_CONTAINER_OF(base, vv_gate, base);
     if (call->admitted)
         give_room(g, call->method, call->admitted_bytes);
+    vv_call_log_ended(g->options.call_log, call);
 }
 
 void vv_gate_init(vv_gate *g, const vv_gate_options *options) {

@@ -20,6 +20,7 @@
 
 #include "base/compiler.h"
 #include "rpc/access.h"
+#include "rpc/call_log.h"
 #include "rpc/transport.h"
 
 #define VV_GATE_OPEN_STREAMS_MAX 1000
@@ -28,7 +29,8 @@ typedef struct vv_gate_options {
     uint64_t calls_max;   /* unary calls in flight */
     uint64_t streams_max; /* streams in flight */
     uint64_t bytes_max;   /* of the requests of both; one call alone may have more */
-    vv_access *access;    /* borrowed as long as calls are alive */
+    vv_access *access;    /* borrowed as long as calls are alive, as what follows */
+    vv_call_log *call_log;
 } vv_gate_options;
 
 typedef struct vv_gate {

@@ -18,6 +18,12 @@ void vv_kv_fail(vv_rpc_call *call, varve_status st);
 /* A message in a buffer of its own, which is vv_free()d when the message has been sent. */
 vv_rpc_body vv_kv_body_take(uint8_t *buffer_take, size_t bytes);
 
+/* Where the engine is to note what a unary call's time went into; NULL: nobody asks. */
+static inline varve_trace *vv_kv_trace(vv_rpc_call *call) {
+    const vv_kv *kv = call->service;
+    return kv->options.traced ? &call->trace : NULL;
+}
+
 /* The moment when an entry that is written now with this ttl expires, Unix milliseconds; 0: never. */
 uint64_t vv_kv_expiry(uint64_t ttl_ms);
 

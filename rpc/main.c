@@ -131,7 +131,12 @@ int main(int argc, char **argv) {
     } else if (action == VV_SERVER_VERSION) {
         printf("varved %s\n", varve_version());
     } else {
-        vv_logger log = {.write = vv_stderr_log_write, .least = (vv_log_level)config.log_level};
+        vv_stderr_log lines;
+        vv_stderr_log_init(&lines, (vv_log_format)config.log_format, (uint32_t)config.log_lines_per_second);
+        vv_logger log = {.write = vv_stderr_log_write,
+                         .event = vv_stderr_log_event,
+                         .arg = &lines,
+                         .least = (vv_log_level)config.log_level};
         sigset_t signals;
         sigemptyset(&signals);
         sigaddset(&signals, SIGTERM);
@@ -146,6 +151,7 @@ int main(int argc, char **argv) {
         code = serve(&config, engine, &signals, &log);
         grpc_shutdown_blocking();
         vv_grpc_log_to(NULL);
+        vv_stderr_log_deinit(&lines);
     }
     varve_options_destroy(engine);
     return code;

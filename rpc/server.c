@@ -35,6 +35,7 @@ struct vv_server {
     vv_server_config config;
     const vv_logger *log;
     vv_access access;
+    vv_call_log call_log;
     vv_tls *tls; /* NULL: none */
     vv_timer tls_timer, log_timer;
     vv_gate gate;
@@ -94,10 +95,16 @@ static uint32_t thread_count(uint64_t configured) {
 
 static vv_status create_transport(vv_server *s, const varve_options *engine) {
     s->value_bytes_max = engine_bytes(engine, "MAX_VALUE_SIZE", UINT64_C(32) << 20);
+    vv_call_log_options logged = {.log = s->log,
+                                  .sample = s->config.access_log_sample,
+                                  .slow_ns = s->config.slow_call_us * VV_NS_PER_US,
+                                  .lines_per_second = (uint32_t)s->config.log_lines_per_second};
+    vv_call_log_init(&s->call_log, &logged);
     vv_gate_options limits = {.calls_max = s->config.rpc_calls_max,
                               .streams_max = s->config.rpc_streams_max,
                               .bytes_max = s->config.rpc_bytes_max,
-                              .access = &s->access};
+                              .access = &s->access,
+                              .call_log = &s->call_log};
     vv_gate_init(&s->gate, &limits);
     s->message_bytes_max = message_bytes_max(engine, s->value_bytes_max);
     const vv_server_config *c = &s->config;
@@ -256,7 +263,8 @@ static vv_status start_services(vv_server *s, vv_error *err) {
                              .scan_idle_us = s->config.scan_idle_us,
                              .response_bytes_max = s->message_bytes_max,
                              .value_bytes_max = s->value_bytes_max,
-                             .pipeline_ops_max = s->config.pipeline_ops_max};
+                             .pipeline_ops_max = s->config.pipeline_ops_max,
+                             .traced = s->config.slow_call_us > 0};
     vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
     if (!vv_ok(st)) {
         vv_health_deinit(&s->health);
@@ -310,6 +318,7 @@ static varve_status release(vv_server *s) {
     vv_grpc_destroy(s->transport);
     vv_connection_limit_set(0, 0);
     vv_tls_destroy(s->tls);
+    vv_call_log_deinit(&s->call_log);
     vv_access_deinit(&s->access);
     vv_free(s);
     return closed;

@@ -58,6 +58,7 @@ typedef struct vv_kv_options {
     uint64_t scan_idle_us;       /* a client that takes no message of a scan for so long is given up */
     uint64_t value_bytes_max;    /* the engine's MAX_VALUE_SIZE */
     uint64_t pipeline_ops_max;   /* in flight in one pipeline */
+    bool traced;                 /* unary calls tell the log where their time went */
 } vv_kv_options;
 
 typedef struct vv_kv {

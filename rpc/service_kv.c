@@ -173,8 +173,8 @@ static void on_get(vv_rpc_call *call, vv_slice request) {
     }
     get_state_of(call)->lease = lease;
     getting = call;
-    varve_get_async(kv->db, lease ? vv_lease_snapshot(lease) : NULL, get->key.data, get->key.len, get_done,
-                    call);
+    varve_get_async_traced(kv->db, lease ? vv_lease_snapshot(lease) : NULL, get->key.data, get->key.len,
+                           vv_kv_trace(call), get_done, call);
     if (!getting) /* it has been answered; else it is get_posted() that has done with the lease */
         vv_lease_unref(kv->options.leases, lease);
     getting = NULL;
@@ -253,8 +253,10 @@ static void write_answer(vv_rpc_call *call) {
 static void submit(vv_rpc_call *call, Varve__V1__Durability durability, uint64_t client_id,
                    uint64_t sequence) {
     vv_kv *kv = call->service;
-    varve_write_options options = {
-        .durability = VARVE_DURABILITY_SYNC, .client_id = client_id, .sequence = sequence};
+    varve_write_options options = {.durability = VARVE_DURABILITY_SYNC,
+                                   .client_id = client_id,
+                                   .sequence = sequence,
+                                   .trace = vv_kv_trace(call)};
     if (durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         options.durability = VARVE_DURABILITY_ASYNC;
     varve_write_async(kv->db, state_of(call)->batch, &options, write_done, call);

@@ -27,6 +27,7 @@
 
 #include "base/slice.h"
 #include "base/stack.h"
+#include "engine/varve.h"
 
 /* The codes of gRPC; the numbers are the protocol's. */
 typedef enum vv_rpc_code {
@@ -140,8 +141,8 @@ struct vv_rpc_gate {
     /* A call has arrived. False: it has been failed here, and its method is not called. On the call's thread;
      * must not block. */
     bool (*admit)(vv_rpc_gate *gate, vv_rpc_call *call, size_t request_bytes);
-    /* A call is over, whether it was admitted or not: nothing of it is left but what the struct has. On the
-     * call's thread. */
+    /* A call is over, whether it was admitted or not: nothing of it is left but what the struct has, its
+     * metadata and its peer. method is NULL if there is none of that name. On the call's thread. */
     void (*ended)(vv_rpc_gate *gate, vv_rpc_call *call);
 };
 
@@ -190,11 +191,13 @@ struct vv_rpc_call {
     bool admitted;
     uint64_t admitted_bytes;
 
+    varve_trace trace; /* the service's: where the time went that the engine took */
+
     /* The service's own, zeroed when the call arrives. */
     _Alignas(16) uint8_t state[VV_RPC_CALL_STATE_BYTES];
 };
 
-/* The first header of that name (lower case), empty if there is none. Valid until the call is ended. */
+/* The first header of that name (lower case), empty if there is none. Valid until the gate's ended(). */
 static inline vv_slice vv_rpc_metadata(vv_rpc_call *call, const char *key) {
     return call->ops->metadata(call, key);
 }

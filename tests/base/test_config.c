@@ -7,6 +7,7 @@ typedef struct settings {
     uint64_t threads;
     uint64_t timeout_us;
     double rate;
+    double share;
     uint32_t backend;
     bool on;
     char path[9];
@@ -20,6 +21,7 @@ static const vv_option options[] = {
     {"THREADS", VV_OPTION_COUNT, offsetof(settings, threads), "2", 1, 64, false, NULL, ""},
     {"TIMEOUT", VV_OPTION_DURATION, offsetof(settings, timeout_us), "10s", 0, 3600000000, false, NULL, ""},
     {"RATE", VV_OPTION_RATE, offsetof(settings, rate), "0.01", 0, 0, false, NULL, ""},
+    {"SHARE", VV_OPTION_RATE, offsetof(settings, share), "0", 0, 1, false, NULL, ""},
     {"BACKEND", VV_OPTION_CHOICE, offsetof(settings, backend), "auto", 0, 0, false, backends, ""},
     {"SWITCH", VV_OPTION_BOOL, offsetof(settings, on), "off", 0, 0, false, NULL, ""},
     {"CACHE", VV_OPTION_BYTES_OR_COUNT, offsetof(settings, cache), "8MiB", 0, UINT64_C(1) << 40, false, NULL,
@@ -82,6 +84,9 @@ Test(config, numbers_out_of_range_or_malformed_are_refused) {
     cr_assert_not(accepts("RATE", "1"));
     cr_assert_not(accepts("RATE", "nan"));
     cr_assert(accepts("RATE", "0"));
+    cr_assert(accepts("SHARE", "1") && accepts("SHARE", "1.0") && accepts("SHARE", "0.5"));
+    cr_assert_not(accepts("SHARE", "1.001"));
+    cr_assert_not(accepts("SHARE", "nan"));
     cr_assert_not(accepts("SWITCH", "maybe"));
     cr_assert_not(accepts("FILE", "123456789"));
 }

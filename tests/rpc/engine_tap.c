@@ -14,8 +14,10 @@ void REAL(varve_write_async)(varve_db *db, const varve_batch *batch, const varve
                              varve_write_fn done, void *arg);
 void WRAP(varve_write_async)(varve_db *db, const varve_batch *batch, const varve_write_options *options,
                              varve_write_fn done, void *arg);
-void REAL(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
-                           varve_get_fn done, void *arg);
+void REAL(varve_get_async_traced)(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                  size_t key_bytes, varve_trace *trace, varve_get_fn done, void *arg);
+void WRAP(varve_get_async_traced)(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                  size_t key_bytes, varve_trace *trace, varve_get_fn done, void *arg);
 void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
                            varve_get_fn done, void *arg);
 varve_status REAL(varve_get)(varve_db *db, const void *key, size_t key_bytes, varve_value *out);
@@ -44,6 +46,7 @@ typedef struct queued_get {
     struct queued_get *next;
     varve_db *db;
     const varve_snapshot *snapshot;
+    varve_trace *trace;
     varve_get_fn done;
     void *arg;
     size_t key_bytes;
@@ -279,14 +282,14 @@ static void get_done(void *arg, varve_status st, varve_value *value) {
 }
 
 static void get_now(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
-                    varve_get_fn done, void *arg) {
+                    varve_trace *trace, varve_get_fn done, void *arg) {
     varve_status st = tapped_status();
     varve_value none = {0};
     tapped_get *g = vv_alloc(sizeof *g);
     VV_ASSERT(g);
     *g = (tapped_get){done, arg};
     if (varve_ok(st))
-        REAL(varve_get_async)(db, snapshot, key, key_bytes, get_done, g);
+        REAL(varve_get_async_traced)(db, snapshot, key, key_bytes, trace, get_done, g);
     else
         get_done(g, st, &none);
 }
@@ -305,21 +308,21 @@ static void answer_gets(void *arg) {
             t.last_get = &t.first_get;
         t.queued_gets--;
         unlock();
-        get_now(g->db, g->snapshot, g->key, g->key_bytes, g->done, g->arg);
+        get_now(g->db, g->snapshot, g->key, g->key_bytes, g->trace, g->done, g->arg);
         vv_free(g);
         lock();
     }
     unlock();
 }
 
-void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
-                           varve_get_fn done, void *arg) {
+void WRAP(varve_get_async_traced)(varve_db *db, const varve_snapshot *snapshot, const void *key,
+                                  size_t key_bytes, varve_trace *trace, varve_get_fn done, void *arg) {
     lock();
     bool hold = t.hold_gets;
     if (hold) {
         queued_get *g = vv_alloc(sizeof *g + key_bytes);
         VV_ASSERT(g);
-        *g = (queued_get){NULL, db, snapshot, done, arg, key_bytes};
+        *g = (queued_get){NULL, db, snapshot, trace, done, arg, key_bytes};
         memcpy(g->key, key, key_bytes);
         *t.last_get = g;
         t.last_get = &g->next;
@@ -332,7 +335,12 @@ void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const v
     }
     unlock();
     if (!hold)
-        get_now(db, snapshot, key, key_bytes, done, arg);
+        get_now(db, snapshot, key, key_bytes, trace, done, arg);
+}
+
+void WRAP(varve_get_async)(varve_db *db, const varve_snapshot *snapshot, const void *key, size_t key_bytes,
+                           varve_get_fn done, void *arg) {
+    WRAP(varve_get_async_traced)(db, snapshot, key, key_bytes, NULL, done, arg);
 }
 
 void WRAP(varve_value_release)(varve_value *value) {

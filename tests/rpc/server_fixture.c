@@ -28,7 +28,7 @@ void fixture_init(void) {
 
 void fixture_start(void) {
     vv_error err = {""};
-    vv_status st = vv_server_start(&fx.config, fx.engine, NULL, &fx.server, &err);
+    vv_status st = vv_server_start(&fx.config, fx.engine, fx.log, &fx.server, &err);
     cr_assert(vv_ok(st), "%s", err.text);
     fx.client = client_create(vv_server_address(fx.server, 0));
 }

@@ -14,6 +14,7 @@
 typedef struct fixture {
     vv_server_config config; /* 127.0.0.1:0, two threads; change before fixture_start() */
     varve_options *engine;
+    const vv_logger *log; /* of the test's own; NULL: none */
     vv_server *server;
     client *client;
 } fixture;

@@ -47,6 +47,10 @@ Test(server_config, defaults_serve_loopback_and_data_beside_the_caller) {
     cr_assert_eq(config.drain_timeout_us, 10000000);
     cr_assert_eq(config.rpc_threads, 0);
     cr_assert_eq(config.log_level, VV_LOG_INFO);
+    cr_assert_eq(config.log_format, 0);
+    cr_assert_eq(config.log_lines_per_second, 200);
+    cr_assert_eq(config.access_log_sample, 0);
+    cr_assert_eq(config.slow_call_us, 1000000);
 }
 
 Test(server_config, flags_win_over_the_environment_and_that_over_the_file) {
