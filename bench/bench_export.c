@@ -2,7 +2,7 @@
  * bench_export - what durable puts cost while somebody takes snapshots of the files, backs the database up or
  * verifies it: one side writes alone, the others beside each of these, in turn.
  *
- *     bench_export [--rounds N] [--seconds S] [--threads N] [--prefill-mib N]
+ *     bench_export [--rounds N] [--seconds S] [--threads N] [--prefill-mib N] [--rate BYTES]
  *
  * The jobs run on a thread of nice 19, as the server has them; snapshots at 5 a second, the others one behind
  * the other.
@@ -29,6 +29,7 @@ static int rounds = 3;
 static double seconds = 3.0;
 static int threads = 4;
 static uint64_t prefill_mib = 512;
+static uint64_t rate; /* of backups and verification, bytes a second; 0: no limit */
 
 static varve_db *db;
 static char root[600];
@@ -87,8 +88,8 @@ static void run_job(job kind) {
     varve_export e;
     varve_backup_info info;
     varve_verify_result result;
-    varve_backup_options backup = {.progress = go_on};
-    varve_verify_options verify = {.progress = go_on};
+    varve_backup_options backup = {.progress = go_on, .bytes_per_second = rate};
+    varve_verify_options verify = {.progress = go_on, .bytes_per_second = rate};
     varve_status st = {0};
     varve_error err;
     switch (kind) {
@@ -159,16 +160,16 @@ static void prefill(void) {
 }
 
 static void parse(int argc, char **argv) {
-    static const struct option options[] = {{"rounds", required_argument, NULL, 'r'},
-                                            {"seconds", required_argument, NULL, 's'},
-                                            {"threads", required_argument, NULL, 't'},
-                                            {"prefill-mib", required_argument, NULL, 'p'},
-                                            {0}};
+    static const struct option options[] = {
+        {"rounds", required_argument, NULL, 'r'},  {"seconds", required_argument, NULL, 's'},
+        {"threads", required_argument, NULL, 't'}, {"prefill-mib", required_argument, NULL, 'p'},
+        {"rate", required_argument, NULL, 'b'},    {0}};
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
         case 'r': rounds = atoi(optarg); break;
         case 's': seconds = atof(optarg); break;
         case 't': threads = atoi(optarg); break;
+        case 'b': rate = strtoull(optarg, NULL, 10); break;
         case 'p': prefill_mib = strtoull(optarg, NULL, 10); break;
         default: exit(2);
         }

@@ -690,16 +690,17 @@ typedef struct varve_verify_options {
 } varve_verify_options;
 
 typedef struct varve_verify_result {
-    uint64_t file_count; /* looked at */
+    uint64_t file_count; /* the manifest and tables that were looked at */
     uint64_t block_count;
     uint64_t bytes;
     uint64_t damage_count;
 } varve_verify_result;
 
 /*
- * Read the manifest and every table from the disk, beside all caches, and check each block, index, filter and
- * footer, while the database serves. Damage is reported and passed over. What is in memtables only is not
- * looked at; the log is checked whenever it is read. The calling thread does the work, as for a backup.
+ * Read the manifest, every table, and what the log has beyond the tables, from the disk, beside all caches,
+ * and check each block, index, filter, footer and frame, while the database serves. Damage is reported and
+ * passed over; in the log it is the end, since nothing behind can be read. The calling thread does the work,
+ * as for a backup.
  *
  * OK: everything was looked at; out->damage_count says what was found. NO_MEMORY. BUSY/CANCELED: progress
  * said stop. *out holds also what was done before a failure.

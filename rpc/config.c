@@ -58,7 +58,7 @@ static const vv_option options[] = {
      LEASE_US_MAX, false, NULL, "how long a scan may be gone on with by its page token"},
     {"BACKUP_DIR", VV_OPTION_TEXT, offsetof(vv_server_config, backup_dir), "", 0, VV_SERVER_PATH_BYTES_MAX,
      false, NULL, "directory below which Admin.Backup makes backups; empty: it makes none"},
-    {"BACKUP_RATE", VV_OPTION_BYTES, offsetof(vv_server_config, backup_rate), "0", 0, UINT64_C(1) << 40,
+    {"BACKUP_RATE", VV_OPTION_BYTES, offsetof(vv_server_config, backup_rate), "64MiB", 0, UINT64_C(1) << 40,
      false, NULL, "bytes a second that a backup or a verification reads and writes; 0: as fast as it goes"},
     {"SCAN_IDLE_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, scan_idle_us), "60s", 1000,
      LEASE_US_MAX, false, NULL, "a scan whose client takes no message for so long is ended"},

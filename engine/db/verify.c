@@ -1,5 +1,6 @@
 /*
- * verify.c - looks for damage in the files of a running database.
+ * verify.c - looks for damage in the files of a running database: the manifest, the log as far as it is
+ * needed, the tables.
  *
  * The tables are those of one version, which is held: none of their files goes away meanwhile. Each is opened
  * anew, so that nothing is believed because it was good when it was read before, and nothing that is read
@@ -122,6 +123,61 @@ static vv_status verify_manifest(verify_job *j) {
     return VV_STATUS_OK;
 }
 
+/* The log cannot be read at the cursor: what is behind is not reached. */
+static void log_damaged(verify_job *j, vv_wal_cursor *c, vv_status st) {
+    char path[VV_DB_PATH_BYTES];
+    vv_error text;
+    vv_sst_damage d = {.status = st};
+    vv_wal_cursor_place(c, path, sizeof path, &d.offset);
+    j->path = path;
+    vv_status_ignore(vv_fail(&text, st,
+                             "%s: record %" PRIu64 " at %" PRIu64 ": %s; a flush puts what it holds into "
+                             "a table",
+                             path, vv_wal_cursor_lsn(c) + 1, d.offset, words_of(st)),
+                     "only its words are wanted");
+    report(j, &d, text.text);
+}
+
+/* What only the log and a memtable have, up to what is durable now. TRIMMED: it has gone into tables
+ * meanwhile. */
+static vv_status verify_log_once(verify_job *j, uint64_t limit_lsn) {
+    vv_wal_cursor *c;
+    vv_record rec;
+    uint64_t oldest_lsn;
+    vv_mutex_lock(&j->db->state.lock);
+    uint64_t flushed_lsn = j->db->state.manifest.flushed_lsn;
+    vv_mutex_unlock(&j->db->state.lock);
+    if (flushed_lsn >= limit_lsn)
+        return VV_STATUS_OK;
+    VV_TRY(vv_wal_cursor_open(j->db->wal, flushed_lsn, &c, &oldest_lsn));
+    vv_wal_cursor_from_disk(c);
+    vv_status st;
+    do {
+        st = vv_wal_cursor_next(c, limit_lsn, &rec, &oldest_lsn);
+        if (vv_ok(st) && !pace(j, rec.ops.bytes))
+            st = vv_status_make(VV_BUSY, VV_SUB_CANCELED, 0);
+    } while (vv_ok(st));
+    if (vv_is(st, VV_END) || vv_is(st, VV_WAL_FAILED))
+        st = VV_STATUS_OK;
+    if (vv_is(st, VV_CORRUPTION) || vv_is(st, VV_IO)) {
+        log_damaged(j, c, st);
+        st = VV_STATUS_OK;
+    }
+    vv_wal_cursor_close(c);
+    return st;
+}
+
+static vv_status verify_log(verify_job *j) {
+    vv_wal_stats wal;
+    vv_wal_stats_get(j->db->wal, &wal);
+    j->throttle.total_bytes += wal.live_bytes;
+    vv_status st;
+    do
+        st = verify_log_once(j, wal.durable_lsn);
+    while (vv_is(st, VV_TRIMMED));
+    return st;
+}
+
 static uint64_t file_bytes_of(const vv_version *v) {
     uint64_t bytes = 0;
     for (size_t i = 0; i < v->table_count; i++)
@@ -140,6 +196,8 @@ varve_status varve_verify(varve_db *db, const varve_verify_options *options, var
     vv_db_state_get(db, &manifest, &version, &retry);
     vv_throttle_init(&j.throttle, j.o->bytes_per_second, j.o->progress, j.o->arg, file_bytes_of(version));
     vv_status st = verify_manifest(&j);
+    if (vv_ok(st))
+        st = verify_log(&j);
     for (size_t i = 0; i < version->table_count && vv_ok(st); i++)
         st = verify_table(&j, version->tables[i]);
     vv_version_unref(version);

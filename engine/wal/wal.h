@@ -137,6 +137,13 @@ void vv_wal_cursor_close(vv_wal_cursor *c);
 vv_status vv_wal_cursor_next(vv_wal_cursor *c, uint64_t limit_lsn, vv_record *rec,
                              uint64_t *oldest_lsn_out) VV_CHECKED;
 
+/* For who wants to know what stands on the disk: from here on nothing is taken from memory. Before the first
+ * vv_wal_cursor_next(). */
+void vv_wal_cursor_from_disk(vv_wal_cursor *c);
+
+/* Of the frame that was read last or, after CORRUPTION, could not be: its segment's file, and where in it. */
+void vv_wal_cursor_place(const vv_wal_cursor *c, char *path, size_t path_bytes, uint64_t *offset_out);
+
 /* Everything up to here was given out, or lies before the start. */
 uint64_t vv_wal_cursor_lsn(const vv_wal_cursor *c);
 

@@ -23,6 +23,7 @@
  * durable is TRIMMED if its segment has left the log, and else CORRUPTION: never passed over.
  */
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "base/alloc.h"
 #include "base/checksum.h"
@@ -62,6 +63,7 @@ struct vv_wal_cursor {
     uint64_t window_bytes;
     uint64_t window_durable_lsn;
 
+    bool from_disk; /* nothing is shared */
     vv_wal_hold hold;
     bool hold_asked; /* it may be lost */
 };
@@ -316,7 +318,7 @@ vv_status vv_wal_cursor_next(vv_wal_cursor *c, uint64_t limit_lsn, vv_record *re
             drop_buffer(c);
         if (c->next_lsn > limit_lsn || !is_durable(c))
             return nothing_yet(c);
-        if (!find_shared(c))
+        if (c->from_disk || !find_shared(c))
             VV_TRY(read_frame(c, oldest_lsn_out));
         move_hold(c);
     }
@@ -343,6 +345,17 @@ vv_status vv_wal_cursor_open(vv_wal *w, uint64_t after_lsn, vv_wal_cursor **out,
     }
     *out = c;
     return VV_STATUS_OK;
+}
+
+void vv_wal_cursor_from_disk(vv_wal_cursor *c) {
+    c->from_disk = true;
+}
+
+void vv_wal_cursor_place(const vv_wal_cursor *c, char *path, size_t path_bytes, uint64_t *offset_out) {
+    char full[VV_WAL_PATH_BYTES];
+    vv_wal_path(c->w, c->seq, ".log", full);
+    snprintf(path, path_bytes, "%s", full);
+    *offset_out = c->offset;
 }
 
 static void drop_hold(vv_wal_cursor *c) {
