@@ -28,6 +28,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/clock.h"
+#include "rpc/access.h"
 #include "rpc/codec.h"
 #include "rpc/kv_impl.h"
 #include "rpc/page_token.h"
@@ -389,11 +390,13 @@ static void idle_told(vv_rpc_task *task) {
 
 static void start_turn(scan *s) {
     s->working = true;
-    if (vv_workers_submit(s->kv->options.workers, &s->job))
+    bool allowed = vv_access_check(s->call, VV_RPC_READ, &s->failure); /* still: a scan may be long */
+    if (allowed && vv_workers_submit(s->kv->options.workers, &s->job))
         return;
     s->working = false;
-    vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", OVERLOAD_RETRY_MS,
-                      "too many calls wait for the workers");
+    if (allowed)
+        vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", OVERLOAD_RETRY_MS,
+                          "too many calls wait for the workers");
     s->outlook = FAILED;
     if (atomic_load(&s->written_ns) == 0)
         settle(s);

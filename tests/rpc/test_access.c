@@ -360,6 +360,37 @@ Test(access, each_operation_of_a_pipeline_needs_its_right_at_its_time) {
     expect_end(stream, GRPC_STATUS_OK, NULL);
 }
 
+Test(access, a_scan_ends_when_its_token_is_taken_away) {
+    char both[512];
+    snprintf(both, sizeof both, "%s%s", token_line("a", "first", "read"),
+             token_line("b", "second", "read,write"));
+    use_tokens(both);
+    fixture_start();
+    enum { COUNT = 64, VALUE_BYTES = 256 << 10 };
+    for (int i = 0; i < COUNT; i++) {
+        Varve__V1__PutRequest put = VARVE__V1__PUT_REQUEST__INIT;
+        char key[8];
+        snprintf(key, sizeof key, "k%02d", i);
+        put.key = BYTES(key);
+        put.value = (ProtobufCBinaryData){.data = calloc(1, VALUE_BYTES), .len = VALUE_BYTES};
+        put.durability = VARVE__V1__DURABILITY__DURABILITY_ASYNC;
+        client_call *call = client_start_with(fx.client, "/varve.v1.KV/Put", CLIENT_DEADLINE_MS,
+                                              "authorization", "Bearer second");
+        client_send(call, client_pack(&put));
+        free(put.value.data);
+        client_half_close(call);
+        drain_messages(call);
+        expect_end(call, GRPC_STATUS_OK, NULL);
+    }
+    client_call *scan = start_as("/varve.v1.KV/Scan", "first", CLIENT_DEADLINE_MS);
+    vv_slice message;
+    cr_assert(client_read(scan, &message));
+    write_file("tokens", token_line("b", "second", "read,write"));
+    reload(true);
+    drain_messages(scan); /* what was on its way */
+    expect_end(scan, GRPC_STATUS_PERMISSION_DENIED, "ROLE_MISSING");
+}
+
 Test(access, a_condition_of_a_write_needs_the_right_to_read) {
     use_four();
     fixture_start();
