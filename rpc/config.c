@@ -60,6 +60,8 @@ static const vv_option options[] = {
      false, NULL, "directory below which Admin.Backup makes backups; empty: it makes none"},
     {"BACKUP_RATE", VV_OPTION_BYTES, offsetof(vv_server_config, backup_rate), "64MiB", 0, UINT64_C(1) << 40,
      false, NULL, "bytes a second that a backup or a verification reads and writes; 0: as fast as it goes"},
+    {"WATCH_PROGRESS_INTERVAL", VV_OPTION_DURATION, offsetof(vv_server_config, watch_progress_interval_us),
+     "10s", 10000, UINT64_C(3600000000), false, NULL, "a watch with nothing to tell says how far it is"},
     {"SCAN_IDLE_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, scan_idle_us), "60s", 1000,
      LEASE_US_MAX, false, NULL, "a scan whose client takes no message for so long is ended"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,

@@ -35,8 +35,9 @@ typedef struct vv_server_config {
     uint64_t snapshot_lease_us, snapshot_lease_us_max, page_token_lease_us, scan_idle_us;
     char backup_dir[VV_SERVER_PATH_BYTES_MAX + 1]; /* "": none */
     uint64_t backup_rate;                          /* bytes a second; 0: no limit */
-    uint32_t log_level;                            /* a vv_log_level */
-    uint32_t log_format;                           /* a vv_log_format */
+    uint64_t watch_progress_interval_us;
+    uint32_t log_level;  /* a vv_log_level */
+    uint32_t log_format; /* a vv_log_format */
     uint64_t log_lines_per_second;
     double access_log_sample;
     uint64_t slow_call_us; /* 0: no call is */

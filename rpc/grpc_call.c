@@ -124,6 +124,7 @@ void vv_grpc_call_drain(vv_grpc_call *c) {
 
 static void stream_add(vv_grpc_call *c) {
     vv_grpc *t = c->queue->transport;
+    c->in_streams = true;
     vv_mutex_lock(&t->mu.lock);
     c->stream_next = t->mu.streams;
     c->stream_link = &t->mu.streams;
@@ -138,7 +139,7 @@ static void stream_add(vv_grpc_call *c) {
 /* False: the drain's task is on its way to the call. */
 static bool stream_remove(vv_grpc_call *c) {
     vv_grpc *t = c->queue->transport;
-    if (!c->stream_link)
+    if (!c->in_streams)
         return true;
     vv_mutex_lock(&t->mu.lock);
     bool free_of_drain = !c->drain_posted;
@@ -157,6 +158,14 @@ static void start(vv_grpc_call *c, const grpc_op *ops, size_t count, vv_grpc_tag
     c->tags++;
     grpc_call_error error = grpc_call_start_batch(c->core, ops, count, tag, NULL);
     VV_ASSERT(error == GRPC_CALL_OK);
+}
+
+static void call_is_over(vv_grpc *t) {
+    if (atomic_fetch_sub(&t->live_calls, 1) == 1 && atomic_load(&t->draining)) {
+        vv_mutex_lock(&t->mu.lock);
+        vv_cond_broadcast(&t->mu.idle);
+        vv_mutex_unlock(&t->mu.lock);
+    }
 }
 
 /* After every tag: free the call with the last one. */
@@ -179,11 +188,7 @@ static void free_if_over(vv_grpc_call *c) {
             q->unarmed_count--;
             vv_grpc_call_arm(q, m);
         }
-    if (atomic_fetch_sub(&t->live_calls, 1) == 1 && atomic_load(&t->draining)) {
-        vv_mutex_lock(&t->mu.lock);
-        vv_cond_broadcast(&t->mu.idle);
-        vv_mutex_unlock(&t->mu.lock);
-    }
+    call_is_over(t);
 }
 
 static void run_drain(vv_rpc_task *task) {
@@ -525,8 +530,14 @@ static void on_arrive(vv_grpc_tag *tag, bool ok) {
         call_free(c);
         return;
     }
+    atomic_fetch_add(&q->transport->live_calls, 1);
+    if (atomic_load(&q->transport->stopping)) {
+        /* Its client has left, and it comes out of a queue that may be shut down: no batch can be started. */
+        call_free(c);
+        call_is_over(q->transport);
+        return;
+    }
     vv_grpc_call_arm(q, (uint32_t)(c->method - q->transport->methods));
-    atomic_fetch_add_explicit(&q->transport->live_calls, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&q->transport->arrivals, 1, memory_order_relaxed);
 
     c->base.arrived_ns = vv_clock_mono_ns();

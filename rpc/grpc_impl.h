@@ -75,6 +75,7 @@ struct vv_grpc {
     _Atomic uint64_t live_calls;
     _Atomic uint64_t arrivals; /* calls so far */
     _Atomic bool draining;     /* calls that arrive are refused */
+    _Atomic bool stopping;     /* and then dropped: no connection is left */
     struct {
         vv_mutex lock;
         vv_cond idle;          /* draining, and live_calls fell to 0 */
@@ -113,6 +114,7 @@ struct vv_grpc_call {
     bool writing;
     bool cancel_told;
     bool ended;
+    bool in_streams; /* told of a drain */
 
     vv_grpc_tag arrive_tag, close_tag, read_tag, write_tag, end_tag;
 };

@@ -21,6 +21,7 @@
  */
 #include <grpc/grpc.h>
 #include <grpc/support/time.h>
+#include <sched.h>
 
 #include "base/alloc.h"
 #include "base/assert.h"
@@ -117,6 +118,11 @@ vv_status vv_grpc_queue_start(vv_grpc_queue *q) {
 void vv_grpc_queue_stop(vv_grpc_queue *q) {
     if (!q->core)
         return;
+    /* Whoever posted last may still be about to wake this queue for what it has done already, and a batch
+     * must not be started on a queue that is shut down. So the token is taken for good; one that is out comes
+     * back with its carrier, which the thread is there to take. */
+    while (q->running && atomic_exchange(&q->carrier, true))
+        sched_yield();
     grpc_completion_queue_shutdown(q->core);
     if (q->running)
         vv_thread_join(q->thread);

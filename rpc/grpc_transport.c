@@ -312,6 +312,13 @@ static void refuse_until_quiet(vv_grpc *t, uint64_t patience_ns) {
     vv_mutex_unlock(&t->mu.lock);
 }
 
+static void calls_wait(vv_grpc *t) {
+    vv_mutex_lock(&t->mu.lock);
+    while (atomic_load(&t->live_calls) > 0)
+        vv_cond_wait(&t->mu.idle, &t->mu.lock);
+    vv_mutex_unlock(&t->mu.lock);
+}
+
 void vv_grpc_drain(vv_grpc *t, uint64_t timeout_us) {
     VV_ASSERT(t->server && !t->drained);
     t->drained = true;
@@ -327,10 +334,11 @@ void vv_grpc_drain(vv_grpc *t, uint64_t timeout_us) {
         grpc_server_cancel_all_calls(t->server);
         grpc_completion_queue_pluck(t->shutdown_queue, t, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
     }
-    vv_mutex_lock(&t->mu.lock);
-    while (atomic_load(&t->live_calls) > 0)
-        vv_cond_wait(&t->mu.idle, &t->mu.lock);
-    vv_mutex_unlock(&t->mu.lock);
+    calls_wait(t);
+    /* A call whose client has left may lie in a queue, unseen. It finds `stopping` set, or is seen here: each
+     * side writes before it reads, in sequential consistency. */
+    atomic_store(&t->stopping, true);
+    calls_wait(t);
 }
 
 void vv_grpc_stop(vv_grpc *t) {

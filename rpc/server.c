@@ -45,6 +45,7 @@ struct vv_server {
     vv_grpc *transport;
     varve_db *db;
     vv_kv kv;
+    vv_watches watches;
     vv_health health;
     vv_admin admin;
     bool admin_ready;
@@ -208,6 +209,7 @@ static void stop_checks(vv_server *s) {
 static vv_status open_database(vv_server *s, varve_options *engine, vv_error *err) {
     varve_error words = {""};
     varve_options_set_group_callback(engine, flush, s->transport);
+    varve_options_set_durable_callback(engine, vv_watches_wake, &s->watches);
     if (s->log)
         varve_options_set_log(engine, engine_log, (void *)(uintptr_t)s->log, (varve_log_level)s->log->least);
     varve_status st = varve_open(s->config.data, engine, &s->db, &words);
@@ -278,7 +280,11 @@ static vv_status start_services(vv_server *s, vv_error *err) {
                               .users = &s->access.users};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;
+    st = vv_watches_start(&s->watches, s->db, s->timers, s->config.watch_progress_interval_us);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start watches");
     s->services[s->service_count++] = vv_kv_service(&s->kv);
+    s->services[s->service_count++] = vv_watch_service(&s->watches);
     s->services[s->service_count++] = vv_snapshots_service(s->leases);
     s->services[s->service_count++] = vv_admin_service(&s->admin);
     s->services[s->service_count++] = vv_health_service(&s->health);
@@ -306,6 +312,7 @@ static varve_status release(vv_server *s) {
     vv_reflection_destroy(s->reflection);
     if (s->admin_ready)
         vv_admin_deinit(&s->admin);
+    vv_watches_stop(&s->watches);
     if (s->services_ready) {
         vv_kv_deinit(&s->kv);
         vv_health_deinit(&s->health);
@@ -315,6 +322,7 @@ static varve_status release(vv_server *s) {
     vv_timers_destroy(s->timers);
     if (s->db)
         closed = varve_close(s->db);
+    vv_watches_deinit(&s->watches);
     vv_grpc_destroy(s->transport);
     vv_connection_limit_set(0, 0);
     vv_tls_destroy(s->tls);
@@ -332,6 +340,7 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
         return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "start server");
     s->config = *config;
     s->log = log;
+    vv_watches_init(&s->watches);
     vv_status st = start_access(s, err);
     if (!vv_ok(st)) /* whatever is wrong with a file that the configuration names, it is to be mended there */
         st = vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, st.sys);

@@ -12,6 +12,7 @@
 #include "rpc/gate.h"
 #include "rpc/leases.h"
 #include "rpc/page_token.h"
+#include "rpc/timer.h"
 #include "rpc/transport.h"
 #include "rpc/users.h"
 #include "rpc/workers.h"
@@ -126,6 +127,40 @@ void vv_admin_stop(vv_admin *admin);
 /* No call is left. */
 void vv_admin_deinit(vv_admin *admin);
 vv_rpc_service vv_admin_service(vv_admin *admin);
+/* ---- changes: varve.v1.Watch ---- */
+
+#define VV_WATCH_SERVICE_NAME "varve.v1.Watch"
+
+typedef struct vv_watch vv_watch;
+
+typedef struct vv_watches {
+    varve_db *db;
+    vv_timers *timers;
+    vv_workers *workers;
+    uint64_t progress_interval_ns;
+    vv_job wake_job;             /* sends all that are idle to look for more */
+    vv_timer tick;               /* marks that are due */
+    _Atomic uint64_t generation; /* counts vv_watches_wake(); moved on with the lock held */
+    struct {
+        vv_mutex lock;
+        vv_watch *idle; /* have told all there is */
+        uint64_t count;
+        bool wake_queued;
+        bool ticking;
+    } mu;
+} vv_watches;
+
+/* Before the database is opened: vv_watches_wake() is its durable callback. */
+void vv_watches_init(vv_watches *s);
+void vv_watches_wake(void *watches);
+/* timers is borrowed until stop. On failure there is nothing to stop. */
+vv_status vv_watches_start(vv_watches *s, varve_db *db, vv_timers *timers,
+                           uint64_t progress_interval_us) VV_CHECKED;
+/* No call is left. */
+void vv_watches_stop(vv_watches *s);
+/* The database is closed. */
+void vv_watches_deinit(vv_watches *s);
+vv_rpc_service vv_watch_service(vv_watches *s);
 
 /* ---- reflection: grpc.reflection.v1 and v1alpha ---- */
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "google/protobuf/any.pb-c.h"
 #include "google/protobuf/duration.pb-c.h"
 #include "google/rpc/error_details.pb-c.h"
@@ -24,11 +25,22 @@ static Google__Protobuf__Any any_of(const char *type_url, const ProtobufCMessage
     return any;
 }
 
-static void pack_details(vv_rpc_status *out, const char *reason, uint32_t retry_ms) {
+static void pack_details(vv_rpc_status *out, const char *reason, uint32_t retry_ms,
+                         const vv_rpc_detail *pairs, size_t pair_count) {
     Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
-    uint8_t info_bytes[128];
+    Google__Rpc__ErrorInfo__MetadataEntry entries[VV_RPC_DETAILS_MAX], *entry_list[VV_RPC_DETAILS_MAX];
+    uint8_t info_bytes[256];
     info.reason = unconst(reason);
     info.domain = unconst(VV_RPC_ERROR_DOMAIN);
+    VV_ASSERT(pair_count <= VV_RPC_DETAILS_MAX);
+    for (size_t i = 0; i < pair_count; i++) {
+        google__rpc__error_info__metadata_entry__init(&entries[i]);
+        entries[i].key = unconst(pairs[i].key);
+        entries[i].value = unconst(pairs[i].value);
+        entry_list[i] = &entries[i];
+    }
+    info.metadata = entry_list;
+    info.n_metadata = pair_count;
 
     Google__Protobuf__Duration delay = GOOGLE__PROTOBUF__DURATION__INIT;
     Google__Rpc__RetryInfo retry = GOOGLE__RPC__RETRY_INFO__INIT;
@@ -52,22 +64,31 @@ static void pack_details(vv_rpc_status *out, const char *reason, uint32_t retry_
         out->details_bytes = google__rpc__status__pack(&status, out->details);
 }
 
-static void VV_PRINTF(5, 0) status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason,
-                                       uint32_t retry_ms, const char *fmt, va_list args) {
+static void VV_PRINTF(7, 0)
+    status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+               const vv_rpc_detail *details, size_t count, const char *fmt, va_list args) {
     out->code = code;
     vsnprintf(out->message, sizeof out->message, fmt, args);
     /* The message may quote a client's bytes, and google.rpc.Status.message is UTF-8. */
     for (char *c = out->message; *c; c++)
         if (*c < ' ' || *c > '~')
             *c = '?';
-    pack_details(out, reason, retry_ms);
+    pack_details(out, reason, retry_ms, details, count);
 }
 
 void vv_rpc_status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
                        const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    status_set(out, code, reason, retry_ms, fmt, args);
+    status_set(out, code, reason, retry_ms, NULL, 0, fmt, args);
+    va_end(args);
+}
+
+void vv_rpc_status_set_details(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+                               const vv_rpc_detail *details, size_t count, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    status_set(out, code, reason, retry_ms, details, count, fmt, args);
     va_end(args);
 }
 
@@ -76,7 +97,7 @@ void vv_rpc_fail_with(vv_rpc_call *call, vv_rpc_code code, const char *reason, u
     vv_rpc_status status;
     va_list args;
     va_start(args, fmt);
-    status_set(&status, code, reason, retry_ms, fmt, args);
+    status_set(&status, code, reason, retry_ms, NULL, 0, fmt, args);
     va_end(args);
     vv_rpc_fail(call, &status);
 }

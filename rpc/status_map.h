@@ -18,6 +18,18 @@
 void vv_rpc_status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
                        const char *fmt, ...) VV_PRINTF(5, 6);
 
+/* A word about the error that programs read: an entry of ErrorInfo.metadata. */
+typedef struct vv_rpc_detail {
+    const char *key; /* at most 31 bytes, as the value */
+    const char *value;
+} vv_rpc_detail;
+#define VV_RPC_DETAILS_MAX 2
+
+/* As vv_rpc_status_set(), with up to VV_RPC_DETAILS_MAX details. */
+void vv_rpc_status_set_details(vv_rpc_status *out, vv_rpc_code code, const char *reason, uint32_t retry_ms,
+                               const vv_rpc_detail *details, size_t count, const char *fmt, ...)
+    VV_PRINTF(7, 8);
+
 /* What a status of the engine (not OK) means to a client. */
 void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st);
 

@@ -258,6 +258,25 @@ const char *client_reason(client_call *call) {
     return call->reason;
 }
 
+const char *client_detail(client_call *call, const char *key) {
+    static char text[64];
+    text[0] = '\0';
+    Google__Rpc__Status *status = rich_status(call);
+    for (size_t i = 0; status && i < status->n_details; i++) {
+        ProtobufCBinaryData value = status->details[i]->value;
+        if (!strstr(status->details[i]->type_url, "ErrorInfo"))
+            continue;
+        Google__Rpc__ErrorInfo *info = google__rpc__error_info__unpack(NULL, value.len, value.data);
+        for (size_t m = 0; m < info->n_metadata; m++)
+            if (strcmp(info->metadata[m]->key, key) == 0)
+                snprintf(text, sizeof text, "%s", info->metadata[m]->value);
+        google__rpc__error_info__free_unpacked(info, NULL);
+    }
+    if (status)
+        google__rpc__status__free_unpacked(status, NULL);
+    return text;
+}
+
 int64_t client_retry_ms(client_call *call) {
     return call->retry_ms;
 }

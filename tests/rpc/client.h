@@ -45,6 +45,8 @@ const char *client_message(client_call *call);
 /* ErrorInfo.reason of grpc-status-details-bin, "" when there is none; domain and code are checked on the way.
  */
 const char *client_reason(client_call *call);
+/* An entry of ErrorInfo.metadata, "" when there is none; valid until the next call of this. */
+const char *client_detail(client_call *call, const char *key);
 /* RetryInfo in milliseconds, -1 when there is none. */
 int64_t client_retry_ms(client_call *call);
 void client_call_destroy(client_call *call);

@@ -30,6 +30,12 @@ void REAL(varve_value_release)(varve_value *value);
 void WRAP(varve_value_release)(varve_value *value);
 void REAL(varve_options_set_group_callback)(varve_options *options, varve_group_fn fn, void *arg);
 void WRAP(varve_options_set_group_callback)(varve_options *options, varve_group_fn fn, void *arg);
+varve_status REAL(varve_wal_cursor_open)(varve_db *db, uint64_t after_lsn, varve_wal_cursor **cursor_out,
+                                         uint64_t *oldest_lsn_out);
+varve_status WRAP(varve_wal_cursor_open)(varve_db *db, uint64_t after_lsn, varve_wal_cursor **cursor_out,
+                                         uint64_t *oldest_lsn_out);
+varve_status REAL(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_batch *out);
+varve_status WRAP(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_batch *out);
 varve_status REAL(varve_close)(varve_db *db);
 varve_status WRAP(varve_close)(varve_db *db);
 
@@ -61,6 +67,8 @@ static struct {
     varve_status write_status, refusal, get_status;
     queued_write *first, **last;
     queued_get *first_get, **last_get;
+    varve_db *followed;   /* by log cursors */
+    const char *late_key; /* of engine_tap_write_at_end() */
     varve_group_fn group;
     void *group_arg;
     pthread_t thread, reader;
@@ -145,6 +153,36 @@ size_t engine_tap_closed(void) {
     size_t n = t.closed;
     unlock();
     return n;
+}
+
+/* ---- log cursors ---- */
+
+void engine_tap_write_at_end(const char *key) {
+    lock();
+    t.late_key = key;
+    unlock();
+}
+
+varve_status WRAP(varve_wal_cursor_open)(varve_db *db, uint64_t after_lsn, varve_wal_cursor **cursor_out,
+                                         uint64_t *oldest_lsn_out) {
+    lock();
+    t.followed = db;
+    unlock();
+    return REAL(varve_wal_cursor_open)(db, after_lsn, cursor_out, oldest_lsn_out);
+}
+
+varve_status WRAP(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_batch *out) {
+    varve_status st = REAL(varve_wal_cursor_next)(cursor, out);
+    if (st.code != VARVE_END)
+        return st;
+    lock();
+    const char *key = t.late_key;
+    varve_db *db = t.followed;
+    t.late_key = NULL;
+    unlock();
+    if (key)
+        VV_ASSERT(varve_ok(varve_put(db, key, strlen(key), key, strlen(key), NULL, NULL)));
+    return st;
 }
 
 /* ---- writes ---- */

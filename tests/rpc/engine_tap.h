@@ -35,6 +35,10 @@ void engine_tap_wait_queued_gets(size_t count);
 /* Every get from now on. */
 void engine_tap_fail_gets(varve_status st);
 
+/* The next time a log cursor has come to the end, and before its reader hears of it, this key is written,
+ * durably, with itself as the value. */
+void engine_tap_write_at_end(const char *key);
+
 /* Values handed out and not yet released. */
 size_t engine_tap_pinned(void);
 

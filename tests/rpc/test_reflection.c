@@ -73,6 +73,7 @@ Test(reflection, both_versions_list_what_is_served) {
         reflection_response *response = ask(call, CASE(LIST_SERVICES), "*");
         Grpc__Reflection__V1__ListServiceResponse *list = response->list_services_response;
         static const char *const names[] = {"varve.v1.KV",
+                                            "varve.v1.Watch",
                                             "varve.v1.Snapshots",
                                             "varve.v1.Admin",
                                             "grpc.health.v1.Health",

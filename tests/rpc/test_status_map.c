@@ -114,6 +114,22 @@ Test(status_map, the_longest_words_fit_with_their_details) {
     cr_assert_eq(r.retry_ms, 4000000000);
 }
 
+Test(status_map, details_fit_with_the_longest_words) {
+    char text[400], reason[64], word[32];
+    memset(text, 'x', sizeof text - 1);
+    memset(reason, 'R', sizeof reason - 1);
+    memset(word, 'w', sizeof word - 1);
+    text[sizeof text - 1] = reason[sizeof reason - 1] = word[sizeof word - 1] = '\0';
+    vv_rpc_detail details[VV_RPC_DETAILS_MAX] = {{word, word}, {word, word}};
+    vv_rpc_status status;
+    vv_rpc_status_set_details(&status, VV_RPC_OUT_OF_RANGE, reason, 4000000000u, details, VV_RPC_DETAILS_MAX,
+                              "%s", text);
+    cr_assert_gt(status.details_bytes, 0);
+    read_back r = read_details(&status);
+    cr_assert_str_eq(r.reason, reason);
+    cr_assert_eq(r.retry_ms, 4000000000);
+}
+
 Test(status_map, bytes_of_a_client_do_not_break_the_message) {
     vv_rpc_status status;
     vv_rpc_status_set(&status, VV_RPC_NOT_FOUND, "X", 0, "service '%s'", "a\xff\n\x1b[1m");
