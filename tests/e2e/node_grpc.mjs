@@ -10,11 +10,12 @@ const build = process.env.E2E_DIR ?? path.join(root, 'build/e2e');
 const require = createRequire(path.join(build, 'node/'));
 
 export const grpc = require('@grpc/grpc-js');
-const loader = require('@grpc/proto-loader');
+export const loader = require('@grpc/proto-loader');
+export const protoDir = path.join(root, 'proto');
 
 const proto = (file) =>
   loader.loadSync(file, {
-    includeDirs: [path.join(root, 'proto')],
+    includeDirs: [protoDir],
     keepCase: true,
     longs: String,
     enums: String,

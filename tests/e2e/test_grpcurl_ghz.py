@@ -16,7 +16,10 @@ import unittest
 
 import varved
 from varved import Varved
-from varve.v1 import kv_pb2
+from varve.v1 import admin_pb2, kv_pb2, snapshots_pb2
+
+SERVICES = {service.full_name: service for module in (admin_pb2, kv_pb2, snapshots_pb2)
+            for service in module.DESCRIPTOR.services_by_name.values()}
 
 GO = varved.BUILD / "go"
 TOOLS = {"grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3",
@@ -61,7 +64,8 @@ class GrpcurlAndGhz(unittest.TestCase):
     def setUpClass(cls):
         cls.work = varved.work_dir("grpcurl")
         cls.socket = cls.work / "socket"
-        cls.server = Varved(cls.work / "data", listen=("127.0.0.1:0", f"unix:{cls.socket}"))
+        (cls.work / "backups").mkdir()
+        cls.server = Varved(cls.work / "data", f"--BACKUP_DIR={cls.work / 'backups'}", listen=("127.0.0.1:0", f"unix:{cls.socket}"))
         cls.addClassCleanup(cls.server.__exit__, None)
         cls.address = next(address for address in cls.server.addresses if not address.startswith("unix:"))
 
@@ -73,12 +77,38 @@ class GrpcurlAndGhz(unittest.TestCase):
 
     def test_list_and_describe(self):
         services = self.grpcurl("list").split()
-        self.assertLessEqual({"varve.v1.KV", "grpc.health.v1.Health"}, set(services))
-        self.assertEqual(self.grpcurl("list", "varve.v1.KV").split(),
-                         sorted(method.full_name for method in kv_pb2.DESCRIPTOR.services_by_name["KV"].methods))
+        self.assertLessEqual({"grpc.health.v1.Health", *SERVICES}, set(services))
+        for name, service in SERVICES.items():
+            self.assertEqual(self.grpcurl("list", name).split(), sorted(m.full_name for m in service.methods))
         self.assertIn("bytes key = 1", self.grpcurl("describe", "varve.v1.PutRequest"))
         for service in services:
             self.assertIn("service", self.grpcurl("describe", service))
+
+    def call(self, name, request, before=()):
+        """The answers of a call, by name and with JSON alone."""
+        out = self.grpcurl(f"varve.v1.{name}", before=["-d", json.dumps(request), *before])
+        decoder, answers = json.JSONDecoder(), []
+        while out := out.lstrip():
+            answer, end = decoder.raw_decode(out)
+            answers.append(answer)
+            out = out[end:]
+        return answers
+
+    def test_a_call_of_each(self):
+        key = {"key": b64(b"each")}
+        calls = {"KV/Put": {**key, "value": b64(b"v")}, "KV/Get": key, "KV/MultiGet": {"keys": [b64(b"each")]},
+                 "KV/Write": {"ops": [{"put": key}]}, "KV/Scan": {"prefix": b64(b"each")},
+                 "KV/Pipeline": {"id": 1, "op": {"get": key}}, "KV/Delete": key,
+                 "Snapshots/Open": {"lease_ms": 60000}, "Admin/Status": {}, "Admin/Stats": {}, "Admin/Flush": {},
+                 "Admin/Compact": {}, "Admin/SetSafeCompactionLsn": {"lsn": 0}, "Admin/Verify": {},
+                 "Admin/SetRateLimit": {"user": b64(b"someone"), "reads_per_second": 5},
+                 "Admin/Backup": {"name": b64(b"backup")}}
+        answers = {name: self.call(name, request) for name, request in calls.items()}
+        self.assertEqual({name: len(messages) for name, messages in answers.items()}, dict.fromkeys(calls, 1))
+        snapshot = answers["Snapshots/Open"][0]
+        self.assertEqual(self.call("Snapshots/Renew", {"id": snapshot["id"]})[0]["lsn"], snapshot["lsn"])
+        self.assertEqual(self.call("Snapshots/Release", {"id": snapshot["id"]}), [{}])
+        self.assertIn("ALREADY_PRIMARY", self.grpcurl("varve.v1.Admin/Promote", code=64 + 9))
 
     def test_calls(self):
         lsn = int(json.loads(self.grpcurl("varve.v1.KV/Put", before=[
@@ -104,18 +134,33 @@ class GrpcurlAndGhz(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("varve.v1.KV", done.stdout)
 
-    def ghz(self, call, data, count=2000):
-        done = subprocess.run([tool("ghz"), "--insecure", "--call", call, "--data", json.dumps(data), "-n", str(count),
-                               "-c", "20", "--connections", "4", "--timeout", "30s", "--format", "json", self.address],
-                              capture_output=True, text=True, timeout=180)
-        self.assertEqual(done.returncode, 0, done.stdout[-2000:] + done.stderr)
-        report = json.loads(done.stdout)
-        self.assertEqual(report["statusCodeDistribution"], {"OK": count})
-        print(f"{call}: {report['rps']:.0f}/s", flush=True)
-
-    def test_ghz(self):
-        self.ghz("varve.v1.KV.Put", {"key": b64(b"ghz"), "value": b64(bytes(100))})
-        self.ghz("varve.v1.KV.Get", {"key": b64(b"ghz")})
+    def test_ghz_mixed(self):
+        """Each of the calls that make a load, all at once; keys from the number of the request (eight digits are base64)."""
+        key = "{{ printf `%08d` .RequestNumber }}"
+        load = {"Put": {"key": key, "value": b64(bytes(100))},
+                "Get": {"key": key},
+                "MultiGet": {"keys": [key, b64(b"none")]},
+                "Write": {"ops": [{"put": {"key": key, "value": b64(bytes(100))}}, {"delete": {"key": b64(b"d")}}]},
+                "Scan": {"limit": 20},
+                "Pipeline": [{"id": 1, "op": {"put": {"key": key, "value": b64(bytes(100))}}}] * 4}
+        count = {"Scan": 1000, "Pipeline": 500}
+        runs = {}
+        for name, data in load.items():
+            n = count.get(name, 2000)
+            runs[name] = n, subprocess.Popen(
+                [tool("ghz"), "--insecure", "--call", f"varve.v1.KV.{name}", "--data", json.dumps(data), "-n", str(n),
+                 "-c", "10", "--connections", "2", "--timeout", "30s", "--format", "json", self.address],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self.addCleanup(runs[name][1].kill)
+        for name, (n, process) in runs.items():
+            out, words = process.communicate(timeout=240)
+            self.assertEqual(process.returncode, 0, out[-2000:] + words)
+            report = json.loads(out)
+            self.assertEqual(report["statusCodeDistribution"], {"OK": n}, name)
+            self.assertFalse(report.get("errorDistribution"), name)
+            percentiles = ", ".join(f"p{p['percentage']} {p['latency'] / 1e6:.2f} ms"
+                                    for p in report["latencyDistribution"] if p["percentage"] in (50, 95, 99))
+            print(f"{name}: {report['rps']:.0f}/s, {percentiles}", flush=True)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,17 @@ class Varved:
             print(f"---- {'running' if code is None else f'ended with {code}'}; stderr of {' '.join(self.command)}\n{self.stderr()[-8000:]}----", file=sys.stderr)
 
 
+def sockets(server):
+    """How many a server has open; its files come and go with compactions."""
+    count = 0
+    for fd in (Path("/proc") / str(server.process.pid) / "fd").iterdir():
+        try:
+            count += os.readlink(fd).startswith("socket:")
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return count
+
+
 def refused(data, *flags, **kwargs):
     """Start a server that must not come up; what it says (exit code, stderr)."""
     try:
