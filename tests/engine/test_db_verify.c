@@ -4,6 +4,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -13,6 +15,7 @@
 #include "base/clock.h"
 #include "base/codec.h"
 #include "base/compiler.h"
+#include "base/sync.h"
 #include "engine/db/db_impl.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
@@ -306,6 +309,42 @@ Test(db_verify, a_piece_that_cannot_be_read_is_read_block_by_block) {
     verify();
     cr_assert_eq(found.count, 0, "the second try went well");
     cr_assert_eq(atomic_load(&reads_until_failure), 0);
+    fx_close();
+}
+
+/* ---- beside a writer ---- */
+
+static _Atomic bool stop_writing;
+static _Atomic uint64_t written;
+
+static void write_on(void *arg) {
+    static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    char value[300] = "";
+    (void)arg;
+    for (int i = 0; !atomic_load(&stop_writing); i++) {
+        snprintf(value, sizeof value, "%0250d", i);
+        const varve_write_options *o = i % 50 ? &async : NULL;
+        cr_assert(varve_ok(varve_put(fx_db, key_of(i % KEYS), 9, value, strlen(value), o, NULL)));
+        atomic_fetch_add(&written, 1);
+    }
+}
+
+/* Tables and segments come and go, the manifest is replaced: none of that is damage. */
+Test(db_verify, beside_a_writer_it_finds_nothing) {
+    pthread_t writer;
+    fx_open_with(
+        fx_options("MEMTABLE_SIZE", "64KiB", "MAX_TABLE_SIZE", "64KiB", "COMPACTION_THRESHOLD", "2", NULL));
+    cr_assert(vv_ok(vv_thread_start(&writer, "writer", write_on, NULL)));
+    for (int round = 0; round < 40; round++) {
+        uint64_t before = atomic_load(&written);
+        verify();
+        cr_assert_eq(found.count, 0, "%s", found.text[0]);
+        while (atomic_load(&written) < before + 50)
+            sched_yield();
+    }
+    atomic_store(&stop_writing, true);
+    vv_thread_join(writer);
+    cr_assert_gt(fx_stats().compactions, 3);
     fx_close();
 }
 
