@@ -123,10 +123,10 @@ static const command commands[] = {
      "  --async            done when it can be read; durable soon after\n"
      "  --hex              each KEY and VALUE is hexadecimal digits\n"
      "  --json             print {\"lsn\": N, \"operations\": N}\n"},
-    {"scan", VV_CLI_SCAN, 0, 0, false, true, true, false, false, "scan", "entries in key order",
+    {"scan", VV_CLI_SCAN, 0, 0, true, true, true, false, true, "scan", "entries in key order",
      "Print the entries in key order, a line each: the key, a tab, the value; both escaped as batch reads "
      "them.\n"
-     "All entries are of one state of the database. With --data only.\n"
+     "All entries are of one state of the database.\n"
      "\n"
      "  --prefix P         only keys that begin with P\n"
      "  --start K          from K on\n"

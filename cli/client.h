@@ -54,6 +54,7 @@ typedef struct vv_client_range {
     const vv_bytes *end; /* exclusive */
     uint64_t limit;      /* 0: all */
     bool reverse;
+    bool keys_only; /* values may be left out */
 } vv_client_range;
 
 /* An entry of a scan, borrowed until return. */

@@ -106,71 +106,156 @@ typedef struct reply {
     const char *core_error; /* from the core itself; NULL if the words came over the wire */
 } reply;
 
-/* Send request to method and wait for everything that comes back, at most until the deadline. The call is the
- * caller's to unref once it has read the metadata, whose bytes are the call's. */
-static grpc_call *exchange(grpc_client *c, const char *method, grpc_byte_buffer *request, reply *r) {
+/* A call with its deadline; and the header that goes with it, as many as *header_count_out. */
+static grpc_call *create_call(grpc_client *c, const char *method, grpc_metadata *header,
+                              size_t *header_count_out) {
     gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     if (c->timeout_us != 0)
         deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                 gpr_time_from_micros((int64_t)c->timeout_us, GPR_TIMESPAN));
-    grpc_call *call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue,
-                                               grpc_slice_from_static_string(method), NULL, deadline, NULL);
-    grpc_metadata header = {.key = grpc_slice_from_static_string("authorization")};
+    *header_count_out = c->authorization ? 1 : 0;
+    *header = (grpc_metadata){.key = grpc_slice_from_static_string("authorization")};
     if (c->authorization)
-        header.value = grpc_slice_from_static_string(c->authorization);
+        header->value = grpc_slice_from_static_string(c->authorization);
+    return grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue,
+                                    grpc_slice_from_static_string(method), NULL, deadline, NULL);
+}
+
+static grpc_op receive_status(reply *r) {
+    return (grpc_op){.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+                     .data.recv_status_on_client = {.trailing_metadata = &r->trailing,
+                                                    .status = &r->status,
+                                                    .status_details = &r->details,
+                                                    .error_string = &r->core_error}};
+}
+
+static bool run_batch(grpc_client *c, grpc_call *call, const grpc_op *ops, size_t count) {
+    if (grpc_call_start_batch(call, ops, count, c, NULL) != GRPC_CALL_OK)
+        return false;
+    return grpc_completion_queue_pluck(c->queue, c, gpr_inf_future(GPR_CLOCK_REALTIME), NULL).success != 0;
+}
+
+/* Send request to method and wait for everything that comes back, at most until the deadline. The call is the
+ * caller's to unref once it has read the metadata, whose bytes are the call's. */
+static grpc_call *exchange(grpc_client *c, const char *method, grpc_byte_buffer *request, reply *r) {
+    grpc_metadata header;
+    size_t header_count;
+    grpc_call *call = create_call(c, method, &header, &header_count);
     grpc_op ops[6] = {
         {.op = GRPC_OP_SEND_INITIAL_METADATA,
-         .data.send_initial_metadata = {.count = c->authorization ? 1 : 0, .metadata = &header}},
+         .data.send_initial_metadata = {.count = header_count, .metadata = &header}},
         {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = request},
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
         {.op = GRPC_OP_RECV_INITIAL_METADATA,
          .data.recv_initial_metadata.recv_initial_metadata = &r->initial},
         {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &r->message},
-        {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-         .data.recv_status_on_client = {.trailing_metadata = &r->trailing,
-                                        .status = &r->status,
-                                        .status_details = &r->details,
-                                        .error_string = &r->core_error}},
+        receive_status(r),
     };
-    if (grpc_call_start_batch(call, ops, VV_ARRAY_COUNT(ops), c, NULL) == GRPC_CALL_OK) {
-        /* A batch that receives the status always completes: by an answer, by the deadline, or by a
-         * connection that is lost. */
-        (void)grpc_completion_queue_pluck(c->queue, c, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
-    } else {
+    /* A batch that receives the status always completes: by an answer, by the deadline, or by a connection
+     * that is lost. */
+    if (!run_batch(c, call, ops, VV_ARRAY_COUNT(ops)))
         r->status = GRPC_STATUS_INTERNAL;
-    }
     return call;
+}
+
+static void reply_init(reply *r) {
+    *r = (reply){.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
+    grpc_metadata_array_init(&r->initial);
+    grpc_metadata_array_init(&r->trailing);
+}
+
+static void reply_deinit(reply *r, grpc_call *call) {
+    grpc_byte_buffer_destroy(r->message);
+    grpc_slice_unref(r->details);
+    gpr_free((void *)(uintptr_t)r->core_error);
+    grpc_metadata_array_destroy(&r->initial);
+    grpc_metadata_array_destroy(&r->trailing);
+    grpc_call_unref(call);
+}
+
+/* The status into *err, with its reason; returns false. */
+static bool fail_reply(const reply *r, vv_client_error *err) {
+    char *details = grpc_slice_to_c_string(r->details);
+    vv_client_fail(err, status_name(r->status), "", details);
+    gpr_free(details);
+    read_reason(&r->trailing, err);
+    return false;
+}
+
+static bool fail_answer(vv_client_error *err) {
+    return vv_client_fail(err, "INTERNAL", "", "the server's answer is not a message of its kind");
 }
 
 /* The unpacked answer, which the caller frees; NULL: *err. */
 static ProtobufCMessage *unary(vv_client *client, const char *method, const ProtobufCMessage *request,
                                const ProtobufCMessageDescriptor *answer_type, vv_client_error *err) {
     grpc_client *c = (grpc_client *)client;
-    reply r = {.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
-    grpc_metadata_array_init(&r.initial);
-    grpc_metadata_array_init(&r.trailing);
+    reply r;
+    reply_init(&r);
     grpc_byte_buffer *buffer = pack(request);
     grpc_call *call = exchange(c, method, buffer, &r);
     grpc_byte_buffer_destroy(buffer);
 
     ProtobufCMessage *answer = NULL;
-    if (r.status == GRPC_STATUS_OK) {
-        answer = unpack(r.message, answer_type);
-        if (!answer)
-            vv_client_fail(err, "INTERNAL", "", "the server's answer is not a message of its kind");
-    } else {
-        char *details = grpc_slice_to_c_string(r.details);
-        vv_client_fail(err, status_name(r.status), "", details);
-        gpr_free(details);
-        read_reason(&r.trailing, err);
-    }
-    grpc_byte_buffer_destroy(r.message);
-    grpc_slice_unref(r.details);
-    gpr_free((void *)(uintptr_t)r.core_error);
-    grpc_metadata_array_destroy(&r.initial);
-    grpc_metadata_array_destroy(&r.trailing);
-    grpc_call_unref(call);
+    if (r.status != GRPC_STATUS_OK)
+        fail_reply(&r, err);
+    else if (!(answer = unpack(r.message, answer_type)))
+        fail_answer(err);
+    reply_deinit(&r, call);
     return answer;
+}
+
+/* What to do with a message of a stream, which is freed afterwards. */
+typedef void (*message_fn)(void *arg, const ProtobufCMessage *message);
+
+/* The messages of a call, until there are no more. False: one is none. */
+static bool read_stream(grpc_client *c, grpc_call *call, const ProtobufCMessageDescriptor *type,
+                        message_fn fn, void *arg) {
+    for (;;) {
+        grpc_byte_buffer *buffer = NULL;
+        grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &buffer};
+        if (!run_batch(c, call, &op, 1) || !buffer)
+            return true; /* the status says why */
+        ProtobufCMessage *message = unpack(buffer, type);
+        grpc_byte_buffer_destroy(buffer);
+        if (!message)
+            return false;
+        fn(arg, message);
+        protobuf_c_message_free_unpacked(message, NULL);
+    }
+}
+
+/* One request, many messages. On failure some may have come already. */
+static bool stream(vv_client *client, const char *method, const ProtobufCMessage *request,
+                   const ProtobufCMessageDescriptor *type, message_fn fn, void *arg, vv_client_error *err) {
+    grpc_client *c = (grpc_client *)client;
+    reply r;
+    reply_init(&r);
+    grpc_metadata header;
+    size_t header_count;
+    grpc_call *call = create_call(c, method, &header, &header_count);
+    grpc_byte_buffer *buffer = pack(request);
+    grpc_op ops[4] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA,
+         .data.send_initial_metadata = {.count = header_count, .metadata = &header}},
+        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &r.initial},
+    };
+    bool fine = true;
+    if (run_batch(c, call, ops, VV_ARRAY_COUNT(ops)))
+        fine = read_stream(c, call, type, fn, arg);
+    if (!fine)
+        grpc_call_cancel(call, NULL);
+    grpc_byte_buffer_destroy(buffer);
+    grpc_op last = receive_status(&r);
+    (void)run_batch(c, call, &last, 1);
+    if (!fine)
+        fail_answer(err);
+    else if (r.status != GRPC_STATUS_OK)
+        fine = fail_reply(&r, err);
+    reply_deinit(&r, call);
+    return fine;
 }
 
 /* ---- the operations ---- */
@@ -271,6 +356,44 @@ out:
     vv_free(pointers);
     vv_free(messages);
     return fine;
+}
+
+typedef struct entries {
+    vv_client_entry_fn fn;
+    void *arg;
+} entries;
+
+static void give_entries(void *arg, const ProtobufCMessage *message) {
+    const entries *to = arg;
+    const Varve__V1__ScanResponse *response = (const Varve__V1__ScanResponse *)message;
+    for (size_t i = 0; i < response->n_entries; i++) {
+        const Varve__V1__Entry *e = response->entries[i];
+        varve_entry entry = {.key = e->key.data,
+                             .key_bytes = e->key.len,
+                             .value = e->value.data,
+                             .value_bytes = e->value.len,
+                             .lsn = e->lsn};
+        to->fn(to->arg, &entry);
+    }
+}
+
+static void set_bound(const vv_bytes *bound, ProtobufCBinaryData *out) {
+    if (bound)
+        *out = borrow(vv_bytes_slice(bound));
+}
+
+static bool do_scan(vv_client *c, const vv_client_range *range, vv_client_entry_fn fn, void *arg,
+                    vv_client_error *err) {
+    Varve__V1__ScanRequest request = VARVE__V1__SCAN_REQUEST__INIT;
+    set_bound(range->prefix, &request.prefix);
+    set_bound(range->start, &request.start);
+    set_bound(range->end, &request.end);
+    request.limit = range->limit;
+    request.reverse = range->reverse;
+    request.keys_only = range->keys_only;
+    entries to = {fn, arg};
+    return stream(c, "/varve.v1.KV/Scan", &request.base, &varve__v1__scan_response__descriptor, give_entries,
+                  &to, err);
 }
 
 static bool do_health(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err) {
@@ -419,6 +542,7 @@ static const vv_client_ops grpc_ops = {
     .put = do_put,
     .del = do_del,
     .write = do_write,
+    .scan = do_scan,
     .health = do_health,
     .flush = do_flush,
     .compact = do_compact,

@@ -165,7 +165,8 @@ static vv_cli_exit run_scan(const job *j, vv_client *c, vv_client_error *err) {
                              .start = args.start ? &j->start : NULL,
                              .end = args.end ? &j->end : NULL,
                              .limit = args.limit,
-                             .reverse = args.reverse};
+                             .reverse = args.reverse,
+                             .keys_only = args.keys_only};
     return vv_client_scan(c, &range, show_entry, &args, err) ? VV_CLI_DONE : failed(j->args, err);
 }
 

@@ -311,7 +311,24 @@ Test(scan, a_token_whose_lease_is_over_says_so) {
     free(next.page_token.data);
 }
 
-Test(scan, a_scan_that_ends_holds_no_lease) {
+Test(scan, the_lease_ends_with_a_scan_that_came_to_its_end) {
+    fixture_start();
+    fill(3000, 100);
+    client_call *call = start_scan((request){0});
+    see_nothing();
+    cr_assert(read_one(call));
+    request next = {.page_token = seen.token};
+    seen.token = (ProtobufCBinaryData){0};
+    cr_assert_gt(next.page_token.len, 0);
+    while (read_one(call))
+        ;
+    expect_end(call, GRPC_STATUS_OK, NULL);
+    expect_keys(0, 2999);
+    read_all(start_scan(next), GRPC_STATUS_NOT_FOUND, "PAGE_TOKEN_EXPIRED");
+    free(next.page_token.data);
+}
+
+Test(scan, without_room_for_a_lease_there_are_no_pages) {
     fx.config.snapshots_per_user_max = 1;
     fixture_start();
     fill(3000, 100);
