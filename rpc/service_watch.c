@@ -36,6 +36,7 @@
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/clock.h"
+#include "rpc/access.h"
 #include "rpc/codec.h"
 #include "rpc/service.h"
 #include "rpc/status_map.h"
@@ -251,8 +252,8 @@ static bool mark_is_due(const vv_watch *w) {
 static void work(vv_job *job) {
     vv_watch *w = VV_CONTAINER_OF(job, vv_watch, job);
     if (!w->cursor)
-        begin(w);
-    if (varve_ok(w->status))
+        begin(w); /* and say so, before anything is read */
+    else
         gather(w);
     /* Whatever ended the reading, what was read before is told first. */
     w->tell = w->events.bytes > 0 || (varve_ok(w->status) && mark_is_due(w));
@@ -314,7 +315,7 @@ static bool ended(vv_watch *w) {
         vv_rpc_status_set(&status, VV_RPC_UNAVAILABLE, "SHUTTING_DOWN", 1000, "shutting down");
     else if (!w->tell && !varve_ok(w->status))
         fail_status(&status, w);
-    else
+    else if (vv_access_check(call, VV_RPC_READ, &status)) /* still: a watch may last for days */
         return false;
     destroy(w);
     vv_rpc_fail(call, &status);

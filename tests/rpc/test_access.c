@@ -391,6 +391,22 @@ Test(access, a_scan_ends_when_its_token_is_taken_away) {
     expect_end(scan, GRPC_STATUS_PERMISSION_DENIED, "ROLE_MISSING");
 }
 
+Test(access, a_watch_ends_when_its_token_is_taken_away) {
+    fx.config.watch_progress_interval_us = 20000;
+    char both[512];
+    snprintf(both, sizeof both, "%s%s", token_line("a", "first", "read"),
+             token_line("b", "second", "read,write"));
+    use_tokens(both);
+    fixture_start();
+    client_call *watch = start_as("/varve.v1.Watch/Watch", "first", CLIENT_DEADLINE_MS);
+    vv_slice message;
+    cr_assert(client_read(watch, &message));
+    write_file("tokens", token_line("b", "second", "read,write"));
+    reload(true);
+    drain_messages(watch); /* at the latest with the next mark */
+    expect_end(watch, GRPC_STATUS_PERMISSION_DENIED, "ROLE_MISSING");
+}
+
 Test(access, a_condition_of_a_write_needs_the_right_to_read) {
     use_four();
     fixture_start();
