@@ -424,7 +424,11 @@ static void on_watch(vv_rpc_call *call, vv_slice bytes) {
     vv_codec_arena_init(&arena);
     Varve__V1__WatchRequest *request =
         (void *)vv_codec_request(call, &arena, &varve__v1__watch_request__descriptor, bytes);
-    if (request && range_is_bad(request)) {
+    if (request &&
+        VV_MAX(VV_MAX(request->start.len, request->end.len), request->prefix.len) > VARVE_KEY_BYTES_MAX) {
+        vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "KEY_TOO_LONG", 0,
+                         "start, end and prefix have at most %d bytes", VARVE_KEY_BYTES_MAX);
+    } else if (request && range_is_bad(request)) {
         vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "BAD_RANGE", 0, "start is behind end");
     } else if (request) {
         vv_watch *w = create(s, call, request);

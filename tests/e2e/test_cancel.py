@@ -14,10 +14,10 @@ import h2
 import varved
 from h2 import Connection, frame
 from varved import Varved, until
-from varve.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc
+from varve.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc, watch_pb2
 
 CALL_S = 60
-SCAN, PIPELINE, WRITE = "/varve.v1.KV/Scan", "/varve.v1.KV/Pipeline", "/varve.v1.KV/Write"
+SCAN, WATCH, PIPELINE, WRITE = "/varve.v1.KV/Scan", "/varve.v1.Watch/Watch", "/varve.v1.KV/Pipeline", "/varve.v1.KV/Write"
 STREAMS = 50
 ENTRIES, VALUE_BYTES = 4000, 4000  # 16 MB, far more than a stream's windows and the sockets hold
 
@@ -68,6 +68,18 @@ class Cancel(unittest.TestCase):
             if at == stream and kind == h2.DATA:
                 return stream
 
+    def watch(self, connection):
+        """It has caught up and waits."""
+        stream = connection.call(WATCH, watch_pb2.WatchRequest(prefix=b"nothing").SerializeToString())
+        self.first_message(connection, stream)
+        return stream
+
+    def watch_behind(self, connection):
+        """It has all of the log to read, and doesn't."""
+        stream = connection.call(WATCH, watch_pb2.WatchRequest(from_lsn=1).SerializeToString())
+        self.first_message(connection, stream)
+        return stream
+
     def pipeline(self, connection):
         body = kv_pb2.PipelineRequest(id=1, op=kv_pb2.Op(get=kv_pb2.GetOp(key=b"data00000"))).SerializeToString()
         stream = connection.call(PIPELINE, body, end=False)
@@ -111,18 +123,25 @@ class Cancel(unittest.TestCase):
     def test_scan(self):
         self.matrix(self.scan)
 
+    def test_watch(self):
+        self.matrix(self.watch)
+
+    def test_watch_that_is_behind(self):
+        self.matrix(self.watch_behind)
+
     def test_pipeline(self):
         self.matrix(self.pipeline)
 
     def test_deadlines(self):
         """The server ends what is past its deadline by itself, also if the client says nothing more."""
-        for path, body in ((SCAN, kv_pb2.ScanRequest(prefix=b"data")), (PIPELINE, kv_pb2.PipelineRequest(id=1, op=kv_pb2.Op(get=kv_pb2.GetOp(key=b"x"))))):
+        for path, body in ((SCAN, kv_pb2.ScanRequest(prefix=b"data")), (WATCH, watch_pb2.WatchRequest()),
+                           (PIPELINE, kv_pb2.PipelineRequest(id=1, op=kv_pb2.Op(get=kv_pb2.GetOp(key=b"x"))))):
             with self.subTest(path):
                 connection = Connection(self.server.address, window=20000)
                 self.addCleanup(connection.close)
-                connection.call(path, body.SerializeToString(), [(b"grpc-timeout", b"300m")], end=path != PIPELINE)
-                until(lambda: self.stat("rpc_streams") == 1, "the stream is open", 10)
-                until(lambda: self.stat("rpc_streams") == 0, "the stream has ended", 10)
+                self.first_message(connection, connection.call(path, body.SerializeToString(),
+                                                               [(b"grpc-timeout", b"2S")], end=path != PIPELINE))
+                until(lambda: self.stat("rpc_streams") == 0, "the stream has ended", 30)
 
     def test_a_snapshot_outlives_the_connection_that_opened_it(self):
         """It is leased, not held: only its lease and its release end it."""

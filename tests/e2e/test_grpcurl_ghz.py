@@ -16,9 +16,9 @@ import unittest
 
 import varved
 from varved import Varved
-from varve.v1 import admin_pb2, kv_pb2, snapshots_pb2
+from varve.v1 import admin_pb2, kv_pb2, snapshots_pb2, watch_pb2
 
-SERVICES = {service.full_name: service for module in (admin_pb2, kv_pb2, snapshots_pb2)
+SERVICES = {service.full_name: service for module in (admin_pb2, kv_pb2, snapshots_pb2, watch_pb2)
             for service in module.DESCRIPTOR.services_by_name.values()}
 
 GO = varved.BUILD / "go"
@@ -109,6 +109,13 @@ class GrpcurlAndGhz(unittest.TestCase):
         self.assertEqual(self.call("Snapshots/Renew", {"id": snapshot["id"]})[0]["lsn"], snapshot["lsn"])
         self.assertEqual(self.call("Snapshots/Release", {"id": snapshot["id"]}), [{}])
         self.assertIn("ALREADY_PRIMARY", self.grpcurl("varve.v1.Admin/Promote", code=64 + 9))
+        # A watch goes on until its deadline, which is how grpcurl ends (4 is DEADLINE_EXCEEDED).
+        self.call("KV/Put", {"key": b64(b"watched"), "value": b64(b"v")})
+        done = subprocess.run([tool("grpcurl"), "-plaintext", "-max-time", "2", "-d",
+                               json.dumps({"prefix": b64(b"watched"), "from_lsn": 1}), self.address,
+                               "varve.v1.Watch/Watch"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 64 + 4, done.stderr)
+        self.assertIn(b64(b"watched"), done.stdout)
 
     def test_calls(self):
         lsn = int(json.loads(self.grpcurl("varve.v1.KV/Put", before=[

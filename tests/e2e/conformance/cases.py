@@ -261,7 +261,48 @@ PIPELINE = {
     "nothing asked, nothing answered": [step("KV/Pipeline", requests=[], each=[])],
 }
 
-# ---- Snapshots ----
+# ---- Watch, Snapshots ----
+
+def event(key, value=b"v", lsn=ANY, **more):
+    return {"key": key, **({"value": value} if value else {}), "lsn": lsn, **more}
+
+
+def watch(request, count, expect, **more):
+    return step("Watch/Watch", request, expect, until=["events", count], **more)
+
+
+DELETED = {"type": "EVENT_TYPE_DELETE"}
+
+WATCH = {
+    "from an LSN": [
+        put(b"a1", b"1", "$a"), put(b"b1", b"2", "$b"), delete(b"a1", "$c"),
+        step("KV/Write", {"ops": [{"put": {"key": b"a2", "value": b"3"}}, {"put": {"key": b"a3"}},
+                                  {"put": {"key": b"b2"}}]}, {"lsn": "$d", "applied": True}),
+        # Three events are asked for, and the fourth comes with the third: a write is never split.
+        watch({"prefix": b"a", "from_lsn": "$a"}, 3,
+              {"events": [event(b"a1", b"1", "$a"), event(b"a1", b"", "$c", **DELETED),
+                          event(b"a2", b"3", "$c+1"), event(b"a3", b"", "$c+2")], "lsn": "$d"}),
+        watch({"start": b"a2", "end": b"b1", "from_lsn": "$a"}, 1,
+              {"events": [event(b"a2", b"3", "$c+1"), event(b"a3", b"", "$c+2")], "lsn": "$d"}),
+        watch({"from_lsn": "$c+2"}, 1,
+              {"events": [event(b"a2", b"3", "$c+1"), event(b"a3", b"", "$c+2"), event(b"b2", b"", "$d")],
+               "lsn": "$d"})],
+    "from now on, as it happens": [
+        put(b"w0"),
+        # The mark that begins a watch tells what is known.
+        step("Watch/Watch", {"prefix": b"w"}, {"lsn": ANY}, until=["", 1], keep="w"),
+        put(b"w1", b"1", "$a"),
+        {"on": "w", "until": ["events", 1], "keep": "w", "expect": {"events": [event(b"w1", b"1", "$a")], "lsn": ANY}},
+        put(b"v"), put(b"w2", b"2", "$b", ttl_ms=3600000),
+        {"on": "w", "until": ["events", 1],
+         "expect": {"events": [event(b"w2", b"2", "$b", expires_unix_ms=ANY)], "lsn": ANY}}],
+    "a watch has a deadline": [
+        step("Watch/Watch", {}, deadline_ms=300, error={"code": CODES["DEADLINE_EXCEEDED"], "...": True})],
+    "an LSN that is not there yet": [invalid("Watch/Watch", {"from_lsn": "1000000000"}, "LSN_IN_FUTURE")],
+    "bad ranges of watches": [
+        invalid("Watch/Watch", {"start": b"b", "end": b"a"}, "BAD_RANGE"),
+        invalid("Watch/Watch", {"prefix": b"k" * 65536}, "KEY_TOO_LONG")],
+}
 
 SNAPSHOTS = {
     "a snapshot is one state": [
@@ -334,7 +375,7 @@ ADMIN = {
 HEALTH = {
     "health": [
         *[step("grpc.health.v1.Health/Check", {"service": name}, {"status": "SERVING"})
-          for name in ("", "varve.v1.KV", "varve.v1.Snapshots", "varve.v1.Admin")],
+          for name in ("", "varve.v1.KV", "varve.v1.Watch", "varve.v1.Snapshots", "varve.v1.Admin")],
         refused("grpc.health.v1.Health/Check", {"service": "no.Such"}, "NOT_FOUND", "UNKNOWN_SERVICE"),
         step("grpc.health.v1.Health/Watch", {"service": "varve.v1.KV"}, {"status": "SERVING"}, until=["", 1]),
         step("grpc.health.v1.Health/Watch", {"service": "no.Such"}, {"status": "SERVICE_UNKNOWN"}, until=["", 1])],
@@ -343,12 +384,12 @@ HEALTH = {
         requests=[{"list_services": ""}],
         each=[{"original_request": {"list_services": ""}, "list_services_response": {"service": [
             "...", *[{"name": name} for name in (
-                "varve.v1.KV", "varve.v1.Snapshots", "varve.v1.Admin", "grpc.health.v1.Health",
+                "varve.v1.KV", "varve.v1.Watch", "varve.v1.Snapshots", "varve.v1.Admin", "grpc.health.v1.Health",
                 "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")]]}}]),
         *[step(f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
                requests=[{"file_containing_symbol": name}],
                each=[{"original_request": ANY, "file_descriptor_response": {"file_descriptor_proto": ["..."]}}])
-          for name in ("varve.v1.KV.Put", "varve.v1.Entry", "grpc.health.v1.Health")],
+          for name in ("varve.v1.KV.Put", "varve.v1.Watch", "varve.v1.Entry", "grpc.health.v1.Health")],
         step(f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
              requests=[{"file_by_filename": "no/such.proto"}],
              each=[{"original_request": ANY,
@@ -422,6 +463,18 @@ BRIEF = {
         refused("KV/Scan", {"prefix": b"s", "page_token": "$t"}, "NOT_FOUND", "PAGE_TOKEN_EXPIRED", again_ms=10000)],
 }
 
+# A log of segments of 256 KiB, which go once they are flushed.
+TRIMMED = {
+    "an LSN that is no longer in the log": [
+        put(b"first"),
+        *[put(b"large", b"x" * (200 << 10)), step("Admin/Flush", {}, {"flushed_lsn": ANY})] * 5,
+        step("Watch/Watch", {"from_lsn": "1"},
+             error=status("OUT_OF_RANGE", "LSN_TRIMMED", resume_lsn="1", oldest_lsn="$oldest"),
+             deadline_ms=500, again_ms=10000),
+        # What is there can be had from the LSN that was told.
+        watch({"from_lsn": "$oldest"}, 1, {"events": ["..."], "lsn": ANY})],
+}
+
 # ---- a damaged block ----
 
 # 500 keys of 200 bytes are some 25 blocks, of which one in the middle is damaged.
@@ -455,7 +508,6 @@ PREPARE = {"damaged": ({b"d%04d" % i: b"v" * 200 for i in range(500)}, damage)}
 
 # Reasons that clients meet, but not by what they do or not each time; and where they are tested.
 ELSEWHERE = {
-    "LSN_TRIMMED": "tests/engine/test_db_wal_cursor.c",
     "ALREADY_RUNNING": "tests/rpc/test_admin.c",
     "CANCELLED": "nobody sees it, since who has cancelled does not wait",
     "CERTIFICATE_NAME_INVALID": "tests/rpc/test_tls.c",
@@ -473,12 +525,13 @@ ELSEWHERE = {
 
 SMALL = [f"--MAX_VALUE_SIZE={MAX_VALUE}", "--MAX_BATCH_SIZE=1MiB"]
 SETUPS = {
-    "open": ([*SMALL, "--BACKUP_DIR={backups}"], {"backups": None}, {**KV, **RETRIES, **SCAN, **PIPELINE, **SNAPSHOTS, **ADMIN, **HEALTH}),
+    "open": ([*SMALL, "--BACKUP_DIR={backups}"], {"backups": None}, {**KV, **RETRIES, **SCAN, **PIPELINE, **WATCH, **SNAPSHOTS, **ADMIN, **HEALTH}),
     "secured": (["--TOKENS_FILE={tokens}"],
                 {"tokens": "".join(f"{name} sha256:{hashlib.sha256(token.encode()).hexdigest()} {right}\n" for
                                    (name, token), right in zip(TOKENS.items(), ("read", "write", "admin")))},
                 ACCESS),
     "limited": ([f"--RATE_LIMIT_{what}=1" for what in ("READS", "WRITES")], {}, LIMITED),
+    "trimmed": (["--WAL_SEGMENT_SIZE=256KiB"], {}, TRIMMED),
     "damaged": ([], {}, DAMAGED),
     "narrow": (["--RPC_MAX_STREAMS=1", "--SNAPSHOTS_PER_USER=1"], {}, NARROW),
     "brief": (["--PAGE_TOKEN_LEASE=1ms"], {}, BRIEF),
