@@ -110,6 +110,8 @@ static const vv_option options[] = {
      client_auths, "whether a client may be without a certificate, given TLS_CLIENT_CA"},
     {"PLAINTEXT_TOKENS", VV_OPTION_BOOL, offsetof(vv_server_config, plaintext_tokens), "false", 0, 0, false,
      NULL, "take tokens on an address of the network without TLS, where others can read them"},
+    {"REFLECTION", VV_OPTION_BOOL, offsetof(vv_server_config, reflection), "true", 0, 0, false, NULL,
+     "tell the schema to clients that have none, such as grpcurl; without a token"},
     {"TOKENS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, tokens_file), "", 0, VV_SERVER_PATH_BYTES_MAX,
      false, NULL, "who may what: USER sha256:HEX|certificate|anonymous ROLES a line; read again on SIGHUP"},
     {"CERTIFICATE_ROLES", VV_OPTION_TEXT, offsetof(vv_server_config, certificate_roles), "none", 0,

@@ -58,6 +58,7 @@ typedef struct vv_server_config {
 
     /* Who may what (rpc/access.h); files "": none. */
     bool plaintext_tokens;
+    bool reflection;
     char tokens_file[VV_SERVER_PATH_BYTES_MAX + 1];
     char rate_limits_file[VV_SERVER_PATH_BYTES_MAX + 1];
     char certificate_roles[VV_SERVER_ROLES_BYTES_MAX + 1];

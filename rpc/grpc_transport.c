@@ -25,6 +25,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "rpc/grpc_impl.h"
+#include "rpc/rate_limit.h"
 
 /* Armed for each method: how many calls may arrive before a thread has looked at one. A call that finds none
  * armed waits inside the C core, which drops it as CANCELLED when the server shuts down; so there are many of
@@ -359,15 +360,31 @@ void vv_grpc_stop(vv_grpc *t) {
 
 static _Atomic(const vv_logger *) core_log;
 
+/* Whoever can connect can make the C core say something (each failed handshake is an error to it), so it may
+ * only say so much; what is left out is counted and told with the next line. */
+static const vv_rate core_log_rate = {.per_second = 5, .burst = 50};
+static vv_rate_bucket core_log_bucket;
+static _Atomic uint64_t core_log_left_out;
+
 static void log_line(gpr_log_func_args *args) {
     const vv_logger *log = atomic_load_explicit(&core_log, memory_order_acquire);
     vv_log_level level = args->severity == GPR_LOG_SEVERITY_ERROR  ? VV_LOG_WARN
                          : args->severity == GPR_LOG_SEVERITY_INFO ? VV_LOG_INFO
                                                                    : VV_LOG_DEBUG;
+    if (!log || level < log->least)
+        return;
+    if (vv_rate_bucket_take(&core_log_bucket, 1, vv_clock_mono_ns()) > 0) {
+        atomic_fetch_add_explicit(&core_log_left_out, 1, memory_order_relaxed);
+        return;
+    }
+    uint64_t left_out = atomic_exchange_explicit(&core_log_left_out, 0, memory_order_relaxed);
+    if (left_out > 0)
+        vv_log(log, level, "grpc: %" PRIu64 " lines were left out", left_out);
     vv_log(log, level, "grpc: %s", args->message);
 }
 
 void vv_grpc_log_to(const vv_logger *log) {
+    vv_rate_bucket_set(&core_log_bucket, core_log_rate);
     atomic_store_explicit(&core_log, log, memory_order_release);
     gpr_set_log_function(log_line);
 }

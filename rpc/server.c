@@ -237,11 +237,12 @@ static vv_status start_helpers(vv_server *s, vv_error *err) {
     vv_status st = vv_timers_create(&s->timers);
     if (!vv_ok(st))
         return vv_fail(err, st, "start timers");
-    /* A call has at most one job in the queue. */
-    vv_workers_options workers = {.name = "varve-work",
-                                  .thread_count = thread_count(s->config.worker_threads),
-                                  .queue_max =
-                                      (uint32_t)VV_MIN(s->config.rpc_calls_max, (uint64_t)UINT32_MAX)};
+    /* A call or stream has at most one job in the queue. */
+    vv_workers_options workers = {
+        .name = "varve-work",
+        .thread_count = thread_count(s->config.worker_threads),
+        .queue_max =
+            (uint32_t)VV_MIN(s->config.rpc_calls_max + s->config.rpc_streams_max, (uint64_t)UINT32_MAX)};
     st = vv_workers_create(&workers, &s->workers);
     if (!vv_ok(st))
         return vv_fail(err, st, "start workers");
@@ -288,10 +289,12 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     s->services[s->service_count++] = vv_snapshots_service(s->leases);
     s->services[s->service_count++] = vv_admin_service(&s->admin);
     s->services[s->service_count++] = vv_health_service(&s->health);
-    st = vv_reflection_create(s->services, s->service_count, &s->reflection);
-    if (!vv_ok(st))
-        return vv_wrap(err, st, "reflection");
-    s->services[s->service_count++] = vv_reflection_service(s->reflection);
+    if (s->config.reflection) {
+        st = vv_reflection_create(s->services, s->service_count, &s->reflection);
+        if (!vv_ok(st))
+            return vv_wrap(err, st, "reflection");
+        s->services[s->service_count++] = vv_reflection_service(s->reflection);
+    }
     VV_ASSERT(s->service_count <= SERVICES_MAX);
     vv_health_serve(&s->health, s->services, s->service_count);
     for (size_t i = 0; i < s->config.listen_count; i++)

@@ -21,6 +21,7 @@
 #include "base/assert.h"
 #include "base/clock.h"
 #include "rpc/codec.h"
+#include "rpc/connection_limit.h"
 #include "rpc/limits.h"
 #include "rpc/service.h"
 #include "rpc/status_map.h"
@@ -156,6 +157,7 @@ static void on_stats(vv_rpc_call *call, vv_slice request) {
         add_stat(&list, "rpc_leases", vv_leases_count(admin->options.leases));
         add_stat(&list, "rpc_bytes", atomic_load(&gate->bytes));
         add_stat(&list, "rpc_refused", atomic_load(&gate->refused));
+        add_stat(&list, "rpc_connections_refused", vv_connections_refused());
         Varve__V1__StatsResponse r = VARVE__V1__STATS_RESPONSE__INIT;
         r.stats = list.pointers;
         r.n_stats = list.count;

@@ -227,6 +227,16 @@ Test(access, an_anonymous_line_lets_callers_without_a_token_in) {
     expect_end(get_as("token-other"), GRPC_STATUS_UNAUTHENTICATED, "TOKEN_INVALID");
 }
 
+Test(access, reflection_can_be_turned_off) {
+    fx.config.reflection = false;
+    fixture_start();
+    client_call *call =
+        start_as("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", NULL, CLIENT_DEADLINE_MS);
+    drain_messages(call);
+    expect_end(call, GRPC_STATUS_UNIMPLEMENTED, "UNKNOWN_METHOD");
+    expect_end(get_as(NULL), GRPC_STATUS_OK, NULL);
+}
+
 /* ---- reload ---- */
 
 static void reload(bool good) {
