@@ -428,3 +428,22 @@ Test(kv, a_write_whose_client_has_left_is_completed) {
     cr_assert_str_eq(get("key0"), "kept");
     cr_assert_str_eq(get("key49"), "kept");
 }
+
+Test(kv, a_batch_whose_client_has_left_is_not_half_visible) {
+    fixture_start();
+    lsn_of(call_put("c", "3"));
+    engine_tap_hold(true);
+    Varve__V1__WriteRequest write = write_request();
+    client_call *call =
+        client_start_unary(fx.client, "/varve.v1.KV/Write", client_pack(&write), CLIENT_DEADLINE_MS);
+    engine_tap_wait_queued(1);
+    client_cancel(call);
+    expect_end(call, GRPC_STATUS_CANCELLED, NULL);
+    cr_assert_null(get("a"));
+    cr_assert_str_eq(get("c"), "3");
+    engine_tap_hold(false);
+    lsn_of(call_put("after", "it")); /* commits come in order */
+    cr_assert_str_eq(get("a"), "1");
+    cr_assert_str_eq(get("b"), "2");
+    cr_assert_null(get("c"));
+}
