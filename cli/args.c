@@ -31,6 +31,7 @@ enum {
     OPT_START,
     OPT_END,
     OPT_LIMIT,
+    OPT_FROM,
     OPT_REVERSE,
     OPT_KEYS_ONLY,
     OPT_INCREMENTAL,
@@ -53,6 +54,7 @@ static const struct option long_options[] = {
     {"start", required_argument, NULL, OPT_START},
     {"end", required_argument, NULL, OPT_END},
     {"limit", required_argument, NULL, OPT_LIMIT},
+    {"from", required_argument, NULL, OPT_FROM},
     {"reverse", no_argument, NULL, OPT_REVERSE},
     {"keys-only", no_argument, NULL, OPT_KEYS_ONLY},
     {"incremental", required_argument, NULL, OPT_INCREMENTAL},
@@ -138,6 +140,23 @@ static const command commands[] = {
      "  --json             one object a line: {\"key\", \"value\", \"lsn\"}; key and value are base64, with "
      "--hex\n"
      "                     hexadecimal digits\n"},
+    {"watch", VV_CLI_WATCH, 0, 0, true, false, true, false, true, "watch", "changes as they happen",
+     "Print each change as soon as it is durable, a line each: its LSN, put or delete, the key and, of a "
+     "put, "
+     "the value,\n"
+     "with tabs between; both escaped as batch reads them. To go on later, ask from the LSN behind the last "
+     "one.\n"
+     "\n"
+     "  --from LSN         the first LSN to print, as far back as the server's log goes (default: from now "
+     "on)\n"
+     "  --prefix P, --start K, --end K   only keys that begin with P, from K on, before K\n"
+     "  --limit N          N changes, and that is it\n"
+     "  --hex              P and K are hexadecimal digits, and keys and values are written so\n"
+     "  --json             one object a line: {\"event\", \"lsn\", \"key\", \"value\"}; the event is put, "
+     "delete, or mark, which says\n"
+     "                     that everything up to its LSN was told; key and value are base64, with --hex "
+     "hexadecimal\n"
+     "                     digits; \"expires_unix_ms\" stands there if the key expires\n"},
     {"health", VV_CLI_HEALTH, 0, 1, true, false, false, false, false, "health [SERVICE]",
      "ask whether the server serves",
      "Print SERVING, NOT_SERVING, SERVICE_UNKNOWN or UNKNOWN, of one service (varve.v1.KV) or the whole "
@@ -201,7 +220,8 @@ static const char general_options[] =
     "  --server ADDR      HOST:PORT or unix:PATH (default: $VARVE_SERVER, else " DEFAULT_SERVER ")\n"
     "  --data DIR         open the database in DIR in this process instead of asking a server\n"
     "  --timeout TIME     give up on a call after TIME (500ms, 5s; default " DEFAULT_TIMEOUT
-    "; flush, compact, backup and verify: no limit), for --server\n"
+    "; scan, watch, flush, compact, backup and\n"
+    "                     verify: no limit), for --server\n"
     "  --token-file FILE  the token to show the server (default: $VARVE_SERVER_TOKEN, the token itself)\n"
     "  --tls-ca FILE      speak TLS with a server that this CA has signed (default: $VARVE_SERVER_TLS_CA)\n"
     "  --tls-cert FILE, --tls-key FILE   a certificate of one's own for it\n"
@@ -247,6 +267,7 @@ typedef struct parse {
     const char *server; /* as given by --server */
     const char *timeout;
     const char *limit;
+    const char *from;
     bool help;
     bool version;
     FILE *err;
@@ -342,7 +363,7 @@ static vv_cli_parsed check_target(const parse *p, const vv_cli_environment *envi
     return check_credentials(p, environment);
 }
 
-static bool parse_limit(const char *text, uint64_t *out) {
+static bool parse_number(const char *text, uint64_t *out) {
     char *end;
     errno = 0;
     *out = strtoull(text, &end, 10);
@@ -361,12 +382,18 @@ static vv_cli_parsed check_options(const parse *p) {
         return bad(p, "put: the value is either an argument or in --value-file");
     if (args->value_file && c->verb != VV_CLI_PUT)
         return bad(p, "%s does not take --value-file", c->name);
-    if (c->verb != VV_CLI_SCAN &&
-        (args->prefix || args->start || args->end || p->limit || args->reverse || args->keys_only))
+    if (c->verb != VV_CLI_SCAN && c->verb != VV_CLI_WATCH &&
+        (args->prefix || args->start || args->end || p->limit))
         return bad(p, "%s does not take the options of scan", c->name);
+    if (c->verb != VV_CLI_SCAN && (args->reverse || args->keys_only))
+        return bad(p, "%s does not take the options of scan", c->name);
+    if (c->verb != VV_CLI_WATCH && p->from)
+        return bad(p, "%s does not take --from", c->name);
+    if (p->from && !parse_number(p->from, &p->args->from))
+        return bad(p, "--from '%s': allowed is an LSN, from 1 on", p->from);
     if (c->verb != VV_CLI_BACKUP && (args->incremental || args->link))
         return bad(p, "%s does not take the options of backup", c->name);
-    if (p->limit && !parse_limit(p->limit, &p->args->limit))
+    if (p->limit && !parse_number(p->limit, &p->args->limit))
         return bad(p, "--limit '%s': allowed is a number from 1 on", p->limit);
     if (args->async && !c->takes_async)
         return bad(p, "%s does not take --async", c->name);
@@ -395,6 +422,7 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_START: p->args->start = optarg; break;
     case OPT_END: p->args->end = optarg; break;
     case OPT_LIMIT: p->limit = optarg; break;
+    case OPT_FROM: p->from = optarg; break;
     case OPT_REVERSE: p->args->reverse = true; break;
     case OPT_KEYS_ONLY: p->args->keys_only = true; break;
     case OPT_INCREMENTAL: p->args->incremental = optarg; break;

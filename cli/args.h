@@ -22,6 +22,7 @@ typedef enum vv_cli_verb {
     VV_CLI_DELETE,
     VV_CLI_BATCH,
     VV_CLI_SCAN,
+    VV_CLI_WATCH,
     VV_CLI_HEALTH,
     VV_CLI_FLUSH,
     VV_CLI_COMPACT,
@@ -44,10 +45,11 @@ typedef struct vv_cli_args {
     const char *tls_cert;
     const char *tls_key;
     const char *value_file; /* of put; NULL: not given */
-    const char *prefix;     /* of scan, as the next ones; NULL: not given */
+    const char *prefix;     /* of scan and watch, as the next ones; NULL: not given */
     const char *start;
     const char *end;
-    uint64_t limit; /* entries; 0: all */
+    uint64_t limit; /* entries or changes; 0: all */
+    uint64_t from;  /* of watch: the first LSN; 0: from now on */
     bool reverse;
     bool keys_only;
     const char *incremental; /* of backup; NULL: not given */

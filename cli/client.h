@@ -60,6 +60,23 @@ typedef struct vv_client_range {
 /* An entry of a scan, borrowed until return. */
 typedef void (*vv_client_entry_fn)(void *arg, const varve_entry *entry);
 
+typedef enum vv_client_event_kind {
+    VV_CLIENT_EVENT_PUT,
+    VV_CLIENT_EVENT_DELETE,
+    VV_CLIENT_EVENT_MARK /* everything up to its LSN has been told */
+} vv_client_event_kind;
+
+typedef struct vv_client_event {
+    vv_client_event_kind kind;
+    vv_slice key;
+    vv_slice value;
+    uint64_t lsn;
+    uint64_t expires_unix_ms; /* 0: never */
+} vv_client_event;
+
+/* A change, borrowed until return. False: enough. */
+typedef bool (*vv_client_event_fn)(void *arg, const vv_client_event *event);
+
 /* Every number of a database and, from a server, its own. */
 #define VV_CLIENT_NUMBERS_MAX 192
 typedef struct vv_client_stats {
@@ -105,6 +122,8 @@ typedef struct vv_client_ops {
                   vv_client_error *err);
     bool (*scan)(vv_client *c, const vv_client_range *range, vv_client_entry_fn fn, void *arg,
                  vv_client_error *err);
+    bool (*watch)(vv_client *c, const vv_client_range *range, uint64_t from_lsn, vv_client_event_fn fn,
+                  void *arg, vv_client_error *err);
     bool (*health)(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err);
     bool (*flush)(vv_client *c, vv_client_error *err);
     bool (*compact)(vv_client *c, vv_client_error *err);
@@ -145,6 +164,13 @@ static inline bool vv_client_write(vv_client *c, const vv_client_op *ops, size_t
 static inline bool vv_client_scan(vv_client *c, const vv_client_range *range, vv_client_entry_fn fn,
                                   void *arg, vv_client_error *err) {
     return c->ops->scan(c, range, fn, arg, err);
+}
+
+/* Changes in a range, from an LSN on (0: from now on), until fn has had enough or the call fails. Of the
+ * range only the bounds count. */
+static inline bool vv_client_watch(vv_client *c, const vv_client_range *range, uint64_t from_lsn,
+                                   vv_client_event_fn fn, void *arg, vv_client_error *err) {
+    return c->ops->watch(c, range, from_lsn, fn, arg, err);
 }
 
 /* service "": the server as a whole. */

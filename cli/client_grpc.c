@@ -27,6 +27,7 @@
 #include "grpc/health/v1/health.pb-c.h"
 #include "varve/v1/admin.pb-c.h"
 #include "varve/v1/kv.pb-c.h"
+#include "varve/v1/watch.pb-c.h"
 
 #define ERROR_INFO_URL "type.googleapis.com/google.rpc.ErrorInfo"
 
@@ -205,13 +206,13 @@ static ProtobufCMessage *unary(vv_client *client, const char *method, const Prot
     return answer;
 }
 
-/* What to do with a message of a stream, which is freed afterwards. */
-typedef void (*message_fn)(void *arg, const ProtobufCMessage *message);
+/* What to do with a message of a stream, which is freed afterwards. False: no more of them. */
+typedef bool (*message_fn)(void *arg, const ProtobufCMessage *message);
 
-/* The messages of a call, until there are no more. False: one is none. */
+/* The messages of a call, until there are no more, or enough. False: one is none. */
 static bool read_stream(grpc_client *c, grpc_call *call, const ProtobufCMessageDescriptor *type,
-                        message_fn fn, void *arg) {
-    for (;;) {
+                        message_fn fn, void *arg, bool *enough_out) {
+    for (*enough_out = false; !*enough_out;) {
         grpc_byte_buffer *buffer = NULL;
         grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &buffer};
         if (!run_batch(c, call, &op, 1) || !buffer)
@@ -220,9 +221,10 @@ static bool read_stream(grpc_client *c, grpc_call *call, const ProtobufCMessageD
         grpc_byte_buffer_destroy(buffer);
         if (!message)
             return false;
-        fn(arg, message);
+        *enough_out = !fn(arg, message);
         protobuf_c_message_free_unpacked(message, NULL);
     }
+    return true;
 }
 
 /* One request, many messages. On failure some may have come already. */
@@ -242,17 +244,17 @@ static bool stream(vv_client *client, const char *method, const ProtobufCMessage
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
         {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &r.initial},
     };
-    bool fine = true;
+    bool fine = true, enough = false;
     if (run_batch(c, call, ops, VV_ARRAY_COUNT(ops)))
-        fine = read_stream(c, call, type, fn, arg);
-    if (!fine)
+        fine = read_stream(c, call, type, fn, arg, &enough);
+    if (!fine || enough)
         grpc_call_cancel(call, NULL);
     grpc_byte_buffer_destroy(buffer);
     grpc_op last = receive_status(&r);
     (void)run_batch(c, call, &last, 1);
     if (!fine)
         fail_answer(err);
-    else if (r.status != GRPC_STATUS_OK)
+    else if (r.status != GRPC_STATUS_OK && !enough)
         fine = fail_reply(&r, err);
     reply_deinit(&r, call);
     return fine;
@@ -363,7 +365,7 @@ typedef struct entries {
     void *arg;
 } entries;
 
-static void give_entries(void *arg, const ProtobufCMessage *message) {
+static bool give_entries(void *arg, const ProtobufCMessage *message) {
     const entries *to = arg;
     const Varve__V1__ScanResponse *response = (const Varve__V1__ScanResponse *)message;
     for (size_t i = 0; i < response->n_entries; i++) {
@@ -375,6 +377,7 @@ static void give_entries(void *arg, const ProtobufCMessage *message) {
                              .lsn = e->lsn};
         to->fn(to->arg, &entry);
     }
+    return true;
 }
 
 static void set_bound(const vv_bytes *bound, ProtobufCBinaryData *out) {
@@ -394,6 +397,41 @@ static bool do_scan(vv_client *c, const vv_client_range *range, vv_client_entry_
     entries to = {fn, arg};
     return stream(c, "/varve.v1.KV/Scan", &request.base, &varve__v1__scan_response__descriptor, give_entries,
                   &to, err);
+}
+
+typedef struct events {
+    vv_client_event_fn fn;
+    void *arg;
+} events;
+
+static bool give_events(void *arg, const ProtobufCMessage *message) {
+    const events *to = arg;
+    const Varve__V1__WatchResponse *response = (const Varve__V1__WatchResponse *)message;
+    for (size_t i = 0; i < response->n_events; i++) {
+        const Varve__V1__Event *e = response->events[i];
+        bool is_delete = e->type == VARVE__V1__EVENT_TYPE__EVENT_TYPE_DELETE;
+        vv_client_event event = {.kind = is_delete ? VV_CLIENT_EVENT_DELETE : VV_CLIENT_EVENT_PUT,
+                                 .key = vv_slice_make(e->key.data, e->key.len),
+                                 .value = vv_slice_make(e->value.data, e->value.len),
+                                 .lsn = e->lsn,
+                                 .expires_unix_ms = e->expires_unix_ms};
+        if (!to->fn(to->arg, &event))
+            return false;
+    }
+    vv_client_event mark = {.kind = VV_CLIENT_EVENT_MARK, .lsn = response->lsn};
+    return to->fn(to->arg, &mark);
+}
+
+static bool do_watch(vv_client *c, const vv_client_range *range, uint64_t from_lsn, vv_client_event_fn fn,
+                     void *arg, vv_client_error *err) {
+    Varve__V1__WatchRequest request = VARVE__V1__WATCH_REQUEST__INIT;
+    set_bound(range->prefix, &request.prefix);
+    set_bound(range->start, &request.start);
+    set_bound(range->end, &request.end);
+    request.from_lsn = from_lsn;
+    events to = {fn, arg};
+    return stream(c, "/varve.v1.Watch/Watch", &request.base, &varve__v1__watch_response__descriptor,
+                  give_events, &to, err);
 }
 
 static bool do_health(vv_client *c, const char *service, vv_client_health *out, vv_client_error *err) {
@@ -543,6 +581,7 @@ static const vv_client_ops grpc_ops = {
     .del = do_del,
     .write = do_write,
     .scan = do_scan,
+    .watch = do_watch,
     .health = do_health,
     .flush = do_flush,
     .compact = do_compact,

@@ -105,7 +105,7 @@ static vv_cli_exit take_input(job *j) {
     const vv_cli_args *args = j->args;
     if (args->verb == VV_CLI_BATCH)
         return take_script(args, &j->script);
-    if (args->verb == VV_CLI_SCAN)
+    if (args->verb == VV_CLI_SCAN || args->verb == VV_CLI_WATCH)
         return take_range(j);
     if (args->verb != VV_CLI_PUT && args->verb != VV_CLI_GET && args->verb != VV_CLI_DELETE)
         return VV_CLI_DONE;
@@ -159,15 +159,43 @@ static void show_entry(void *arg, const varve_entry *entry) {
     vv_output_entry(stdout, entry, args->keys_only, args->json, args->hex);
 }
 
+static vv_client_range range_of(const job *j) {
+    const vv_cli_args *args = j->args;
+    return (vv_client_range){.prefix = args->prefix ? &j->prefix : NULL,
+                             .start = args->start ? &j->start : NULL,
+                             .end = args->end ? &j->end : NULL,
+                             .limit = args->limit,
+                             .reverse = args->reverse,
+                             .keys_only = args->keys_only};
+}
+
 static vv_cli_exit run_scan(const job *j, vv_client *c, vv_client_error *err) {
     vv_cli_args args = *j->args;
-    vv_client_range range = {.prefix = args.prefix ? &j->prefix : NULL,
-                             .start = args.start ? &j->start : NULL,
-                             .end = args.end ? &j->end : NULL,
-                             .limit = args.limit,
-                             .reverse = args.reverse,
-                             .keys_only = args.keys_only};
+    vv_client_range range = range_of(j);
     return vv_client_scan(c, &range, show_entry, &args, err) ? VV_CLI_DONE : failed(j->args, err);
+}
+
+typedef struct changes {
+    const vv_cli_args *args;
+    uint64_t shown;
+} changes;
+
+static bool show_event(void *arg, const vv_client_event *event) {
+    changes *c = arg;
+    bool mark = event->kind == VV_CLIENT_EVENT_MARK;
+    vv_output_event(stdout, event, c->args->json, c->args->hex);
+    if (mark)
+        fflush(stdout); /* behind each message: somebody waits for it */
+    else
+        c->shown++;
+    return !ferror(stdout) && (mark || c->shown != c->args->limit);
+}
+
+static vv_cli_exit run_watch(const job *j, vv_client *c, vv_client_error *err) {
+    changes to = {.args = j->args};
+    vv_client_range range = range_of(j);
+    return vv_client_watch(c, &range, j->args->from, show_event, &to, err) ? VV_CLI_DONE
+                                                                           : failed(j->args, err);
 }
 
 static vv_cli_exit run_compact(const job *j, vv_client *c, vv_client_error *err) {
@@ -245,6 +273,7 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_BACKUP: return run_backup(j, c, err);
     case VV_CLI_VERIFY: return run_verify(j, c, err);
     case VV_CLI_SCAN: return run_scan(j, c, err);
+    case VV_CLI_WATCH: return run_watch(j, c, err);
     case VV_CLI_COMPACT: return run_compact(j, c, err);
     case VV_CLI_PUT:
     case VV_CLI_DELETE:

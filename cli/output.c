@@ -81,6 +81,30 @@ void vv_output_entry(FILE *out, const varve_entry *entry, bool keys_only, bool j
     fputc('\n', out);
 }
 
+void vv_output_event(FILE *out, const vv_client_event *e, bool json, bool hex) {
+    static const char *const names[] = {
+        [VV_CLIENT_EVENT_PUT] = "put", [VV_CLIENT_EVENT_DELETE] = "delete", [VV_CLIENT_EVENT_MARK] = "mark"};
+    bool mark = e->kind == VV_CLIENT_EVENT_MARK;
+    if (json) {
+        json_t *object = json_pack("{s:s, s:I}", "event", names[e->kind], "lsn", (json_int_t)e->lsn);
+        if (!mark)
+            json_object_set_new(object, "key", json_bytes(e->key, hex));
+        if (e->kind == VV_CLIENT_EVENT_PUT)
+            json_object_set_new(object, "value", json_bytes(e->value, hex));
+        if (e->expires_unix_ms != 0)
+            json_object_set_new(object, "expires_unix_ms", json_integer((json_int_t)e->expires_unix_ms));
+        print_json(out, object);
+    } else if (!mark) {
+        fprintf(out, "%llu\t%s\t", (unsigned long long)e->lsn, names[e->kind]);
+        print_word(out, e->key, hex);
+        if (e->kind == VV_CLIENT_EVENT_PUT) {
+            fputc('\t', out);
+            print_word(out, e->value, hex);
+        }
+        fputc('\n', out);
+    }
+}
+
 void vv_output_not_found(FILE *out, vv_slice key, bool hex) {
     print_json(out, json_pack("{s:b, s:o}", "found", 0, "key", json_bytes(key, hex)));
 }

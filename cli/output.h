@@ -14,6 +14,9 @@
 /* A value that was found. json: key and value are base64, with hex hexadecimal digits. */
 void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool json, bool hex);
 
+/* A change, a line; marks in JSON only. */
+void vv_output_event(FILE *out, const vv_client_event *event, bool json, bool hex);
+
 /* An entry of a scan, a line; without its value if keys_only. */
 void vv_output_entry(FILE *out, const varve_entry *entry, bool keys_only, bool json, bool hex);
 

@@ -91,7 +91,7 @@ Test(cli_args, an_argument_that_begins_with_a_dash_stands_behind_two) {
 Test(cli_args, what_a_command_does_not_take_is_refused) {
     expect_bad("", "which command");
     expect_bad("gett k", "no command 'gett'");
-    expect_bad("watch", "no command 'watch'");
+    expect_bad("observe", "no command 'observe'");
     expect_bad("get", "too few arguments");
     expect_bad("get a b", "too many arguments at 'b'");
     expect_bad("put a", "argument or in --value-file");
@@ -184,4 +184,19 @@ Test(cli_args, a_token_is_made_for_a_name_and_known_roles) {
     expect_bad("token alice read,", "ROLES 'read,'");
     expect_bad("token al\"ice read", "USER");
     expect_bad("token alice read --server h:1", "neither");
+}
+
+Test(cli_args, watch_takes_a_range_and_where_to_begin) {
+    cr_assert_eq(parse("watch --prefix p --start a --end b --from 7 --limit 3 --json"), VV_CLI_RUN, "%s",
+                 err_text);
+    cr_expect_eq(args.verb, VV_CLI_WATCH);
+    cr_expect(args.from == 7 && args.limit == 3 && args.timeout_us == 0);
+    cr_expect_str_eq(args.prefix, "p");
+    expect_bad("watch --from 0", "--from");
+    expect_bad("watch --from x", "--from");
+    expect_bad("watch --reverse", "options of scan");
+    expect_bad("scan --from 3", "--from");
+    expect_bad("get k --from 3", "--from");
+    expect_bad("watch k", "too many arguments");
+    expect_bad("--data d watch", "server");
 }

@@ -196,6 +196,31 @@ class ThroughTheServer(Commands, unittest.TestCase):
         self.assertEqual(result.code, 3)
         self.assertIn("NOT_FOUND", result.err)
 
+    def test_watch(self):
+        first = json.loads(self.ok("put", "w1", "a b", "--json"))["lsn"]
+        self.ok("delete", "w1")
+        self.ok("batch", stdin=b"put w2 \"\"\nput other x\nput w3 \\xff\n")
+        lines = [f"{first}\tput\tw1\ta\\x20b", f"{first + 1}\tdelete\tw1", f'{first + 2}\tput\tw2\t""',
+                 f"{first + 4}\tput\tw3\t\\xff"]
+        watched = ["watch", "--prefix", "w", "--from", str(first), "--limit", "4"]
+        self.assertEqual(self.ok(*watched).decode().splitlines(), lines)
+        self.assertEqual(self.ok(*watched[:-1], "1").decode().splitlines(), lines[:1])
+        objects = [json.loads(line) for line in self.ok(*watched, "--json").splitlines()]
+        self.assertEqual(objects[0], {"event": "mark", "lsn": first - 1})
+        self.assertEqual(objects[1], {"event": "put", "lsn": first, "key": "dzE=", "value": "YSBi"})
+        self.assertEqual(objects[2], {"event": "delete", "lsn": first + 1, "key": "dzE="})
+        # From now on: it says so with a mark, and then tells what comes.
+        with subprocess.Popen([varved.VARVE, *self.target, "watch", "--json", "--hex"], stdout=subprocess.PIPE) as live:
+            self.assertEqual(json.loads(live.stdout.readline())["event"], "mark")
+            lsn = json.loads(self.ok("put", "live", "1", "--json"))["lsn"]
+            self.assertEqual(json.loads(live.stdout.readline()),
+                             {"event": "put", "lsn": lsn, "key": "6c697665", "value": "31"})
+            live.kill()
+        result = self.varve("watch", "--from", "1000000")
+        self.assertEqual((result.code, result.out), (3, b""))
+        self.assertIn("LSN_IN_FUTURE", result.err)
+        self.assertEqual(self.varve("watch", "--timeout", "100ms").code, 3)
+
     def test_no_server_there(self):
         result = varve("get", "k", "--server", f"unix:{self.work}/none")
         self.assertEqual((result.code, result.out), (3, b""))
