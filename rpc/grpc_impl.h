@@ -49,6 +49,7 @@ typedef struct vv_grpc_queue {
     VV_CACHE_ALIGNED vv_stack posted;
     _Atomic bool carrier;
     vv_grpc_tag carrier_tag;
+    vv_rpc_task ping_task; /* of a drain: has this thread had its turn? */
     grpc_channel *carrier_channel;
     grpc_call *carrier_call;
 
@@ -81,6 +82,7 @@ struct vv_grpc {
         vv_cond idle;          /* draining, and live_calls fell to 0 */
         bool closing;          /* grpc_server_shutdown_and_notify() has been called */
         bool cancel;           /* vv_grpc_cancel() */
+        uint32_t pongs;        /* queues that have run their ping */
         vv_grpc_call *streams; /* that are told of a drain */
     } mu;
 };

@@ -35,8 +35,9 @@
 #define ARMED_STREAM     4
 #define ARMED_ANY        4
 #define CHANNEL_ARGS_MAX 24
-#define QUIET_NS         (20 * VV_NS_PER_MS)
-#define QUIET_NS_MAX     (500 * VV_NS_PER_MS)
+#define QUIET_NS         (10 * VV_NS_PER_MS)
+#define QUIET_ROUNDS     2
+#define QUIET_NS_MAX     (2 * VV_NS_PER_S)
 #define CLOSE_GRACE_NS   (200 * VV_NS_PER_MS)
 
 vv_status vv_grpc_create(const vv_grpc_options *options, vv_grpc **out) {
@@ -293,21 +294,46 @@ static bool wait_closed(vv_grpc *t, uint64_t deadline_ns) {
     }
 }
 
+static void pong(vv_rpc_task *task) {
+    vv_grpc *t = VV_CONTAINER_OF(task, vv_grpc_queue, ping_task)->transport;
+    vv_mutex_lock(&t->mu.lock);
+    t->mu.pongs++;
+    vv_cond_broadcast(&t->mu.idle);
+    vv_mutex_unlock(&t->mu.lock);
+}
+
+/* Wait until each queue's thread has had a turn: on a busy machine that may take longer than any pause.
+ * False: the time is over, or vv_grpc_cancel() was called. With the lock held. */
+static bool ping_queues(vv_grpc *t, uint64_t deadline_ns) {
+    t->mu.pongs = 0;
+    for (uint32_t i = 0; i < t->queue_count; i++) {
+        t->queues[i].ping_task.fn = pong;
+        vv_grpc_queue_post(&t->queues[i], &t->queues[i].ping_task);
+        vv_grpc_queue_wake(&t->queues[i]);
+    }
+    bool in_time = true;
+    while (in_time && !t->mu.cancel && t->mu.pongs < t->queue_count)
+        in_time = vv_cond_wait_until(&t->mu.idle, &t->mu.lock, deadline_ns);
+    return t->mu.pongs == t->queue_count;
+}
+
 /*
- * Refuse what arrives, with words, until nothing has for QUIET_NS. The C core drops calls that it has read
- * but not handed on when it shuts down, as CANCELLED, which tells a client nothing; so first let them come.
+ * Refuse what arrives, with words, until nothing has for QUIET_ROUNDS times QUIET_NS in which every queue's
+ * thread had its turn. The C core drops calls that it has read but not handed on when it shuts down, as
+ * CANCELLED, which tells a client nothing; so first let them come.
  */
 static void refuse_until_quiet(vv_grpc *t, uint64_t patience_ns) {
     uint64_t deadline_ns = vv_clock_mono_ns() + VV_MIN(patience_ns, QUIET_NS_MAX);
     uint64_t seen = atomic_load(&t->arrivals);
     vv_mutex_lock(&t->mu.lock);
-    while (!t->mu.cancel && vv_clock_mono_ns() < deadline_ns) {
-        uint64_t until_ns = vv_clock_mono_ns() + QUIET_NS;
+    for (int quiet = 0; quiet < QUIET_ROUNDS && !t->mu.cancel && vv_clock_mono_ns() < deadline_ns;) {
+        uint64_t until_ns = VV_MIN(vv_clock_mono_ns() + QUIET_NS, deadline_ns);
         while (!t->mu.cancel && vv_cond_wait_until(&t->mu.idle, &t->mu.lock, until_ns))
             ;
-        uint64_t now = atomic_load(&t->arrivals);
-        if (now == seen)
+        if (!ping_queues(t, deadline_ns))
             break;
+        uint64_t now = atomic_load(&t->arrivals);
+        quiet = now == seen ? quiet + 1 : 0;
         seen = now;
     }
     vv_mutex_unlock(&t->mu.lock);

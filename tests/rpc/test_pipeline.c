@@ -373,7 +373,7 @@ Test(pipeline, a_client_that_does_not_read_costs_bounded_memory) {
     memset(value, 'v', VALUE_BYTES);
     value[VALUE_BYTES] = '\0';
     client_call_destroy(call_put("large", value));
-    stream = client_start(fx.client, PATH, CLIENT_DEADLINE_MS);
+    stream = client_start(fx.client, PATH, 10 * CLIENT_DEADLINE_MS);
     size_t before_kib = resident_kib();
     item *items = calloc(GETS, sizeof *items);
     for (size_t i = 0; i < GETS; i++)
