@@ -49,7 +49,7 @@ static void cell_take(void) {
         vv_view *v = vv_view_cell_acquire(&cell);
         (void)atomic_load_explicit(&visible_lsn, memory_order_acquire);
         bool same = vv_view_cell_holds(&cell, v);
-        vv_view_unref(v);
+        vv_view_cell_release(&cell, v);
         if (same)
             return;
     }

@@ -174,7 +174,7 @@ static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool 
     vv_compaction_plan plan;
     vv_status st = full ? vv_pick_all(view->version, &o, &plan, found_out)
                         : vv_pick(view->version, &o, db->compaction.cursors, &plan, found_out);
-    vv_view_unref(view); /* the plan holds its inputs; the view would hold a memtable */
+    vv_db_view_release(db, view); /* the plan holds its inputs; the view would hold a memtable */
     if (!vv_ok(st) || !*found_out)
         return st;
     st = run_plan(db, queue, &plan, err);

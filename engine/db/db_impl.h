@@ -286,7 +286,8 @@ vv_status vv_db_lookup_resume(varve_db *db, vv_get *g) VV_CHECKED;
 /* KEY_EMPTY, KEY_TOO_LONG. */
 vv_status vv_db_check_key(size_t key_bytes) VV_CHECKED;
 
-/* The answer of a lookup that found something, with pins of its own. */
+/* The answer of a lookup that found something. What pins it is taken from the lookup: the block, or the
+ * reference to the view, and then g->view is NULL. */
 void vv_db_value_take(varve_db *db, vv_get *g, varve_value *out);
 
 /* Open the table that a lookup wants; blocking. */
@@ -311,6 +312,9 @@ void vv_db_reader_stop(varve_db *db);
  * LSN needs.
  */
 vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out);
+
+/* Give such a reference back, on any thread. NULL: nothing. */
+void vv_db_view_release(varve_db *db, vv_view *view);
 
 /* Replace the active memtable by an empty one and queue it for flush. Everything in it is durable in the log.
  * Waits while MAX_IMMUTABLE_COUNT memtables are queued already, unless flushes fail: then their status, and

@@ -25,6 +25,7 @@ typedef struct buffer {
 } buffer;
 
 struct varve_iter {
+    varve_db *db;
     vv_view *view;
     uint64_t lsn;
     uint64_t skip_limit;
@@ -129,6 +130,7 @@ varve_status varve_iter_create(varve_db *db, const varve_iter_options *options, 
     varve_iter *it = vv_alloc_zeroed(sizeof *it);
     if (!it)
         return vv_public(no_memory());
+    it->db = db;
     vv_status st = set_bounds(it, o);
     if (vv_ok(st)) {
         it->view = vv_db_view(db, &it->lsn);
@@ -149,7 +151,7 @@ void varve_iter_destroy(varve_iter *it) {
     if (!it)
         return;
     vv_iter_destroy(it->merged);
-    vv_view_unref(it->view);
+    vv_db_view_release(it->db, it->view);
     vv_free(it->lower.data);
     vv_free(it->upper.data);
     vv_free(it->key.data);

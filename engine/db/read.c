@@ -57,7 +57,7 @@ void vv_db_value_take(varve_db *db, vv_get *g, varve_value *out) {
     if (!out->pin_) {
         out->pin_ = g->view;
         out->pin_kind_ = PIN_VIEW;
-        vv_view_ref(g->view);
+        g->view = NULL;
     }
 }
 
@@ -75,7 +75,7 @@ static varve_status get(varve_db *db, const void *key, size_t key_bytes, const v
     if (vv_ok(st))
         vv_db_value_take(db, &g, out);
     vv_get_deinit(&g);
-    vv_view_unref(view);
+    vv_db_view_release(db, g.view);
     return vv_public(st);
 }
 
@@ -93,6 +93,6 @@ void varve_value_release(varve_value *value) {
     if (value->pin_kind_ == PIN_BLOCK)
         vv_block_cache_release(db->blocks, value->pin_);
     else if (value->pin_kind_ == PIN_VIEW)
-        vv_view_unref(value->pin_);
+        vv_db_view_release(db, value->pin_);
     *value = (varve_value){0};
 }

@@ -35,11 +35,10 @@ typedef struct async_get {
 static void answer(varve_db *db, vv_get *g, varve_get_fn done, void *arg) {
     varve_value value = {0};
     varve_status st = vv_public(g->status);
-    vv_view *view = g->view;
     if (vv_ok(g->status))
         vv_db_value_take(db, g, &value);
     vv_get_deinit(g);
-    vv_view_unref(view);
+    vv_db_view_release(db, g->view);
     done(arg, st, &value);
 }
 
@@ -307,7 +306,7 @@ varve_status varve_multi_get(varve_db *db, const varve_snapshot *snapshot, varve
     }
     for (uint32_t left; (left = atomic_load_explicit(&latch.left, memory_order_acquire)) > 0;)
         vv_futex_wait(&latch.left, left);
-    vv_view_unref(view);
+    vv_db_view_release(db, view);
     vv_free(latched);
     return vv_public(VV_STATUS_OK);
 }

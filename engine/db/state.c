@@ -29,8 +29,12 @@ vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out) {
          */
         if (vv_view_cell_holds(&db->current, view))
             return view;
-        vv_view_unref(view);
+        vv_view_cell_release(&db->current, view);
     }
+}
+
+void vv_db_view_release(varve_db *db, vv_view *view) {
+    vv_view_cell_release(&db->current, view);
 }
 
 /* Make `view` the current one; the old one lives on with its readers. The caller drops the reference that is

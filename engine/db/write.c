@@ -297,7 +297,7 @@ static vv_status check_conditions(varve_db *db, vv_write *w) {
         st = check_condition(db, view, lsn, &w->conditions[i]);
         all &= w->conditions[i].held;
     }
-    vv_view_unref(view);
+    vv_db_view_release(db, view);
     if (vv_ok(st) && !all)
         st = vv_status_make(VV_CONDITION_FAILED, VV_SUB_NONE, 0);
     return st;
