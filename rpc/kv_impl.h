@@ -27,6 +27,13 @@ static inline varve_trace *vv_kv_trace(vv_rpc_call *call) {
 /* The moment when an entry that is written now with this ttl expires, Unix milliseconds; 0: never. */
 uint64_t vv_kv_expiry(uint64_t ttl_ms);
 
+/*
+ * The client_id under which the engine knows a user's client: of one user alone, so that nobody can pass for
+ * another's client and have its writes taken for repeated ones. The same after a restart; 0 for 0. On the
+ * call's thread.
+ */
+uint64_t vv_kv_client_id(const vv_rpc_call *call, uint64_t client_id);
+
 /* A write ended like this: the service stops serving when the log has failed. A call's thread. */
 void vv_kv_note_write(vv_kv *kv, varve_status st);
 

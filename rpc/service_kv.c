@@ -16,15 +16,19 @@
  * A write whose client leaves meanwhile is completed: its answer goes nowhere.
  */
 #include <errno.h>
+#include <openssl/sha.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "base/clock.h"
+#include "base/codec.h"
 #include "rpc/access.h"
 #include "rpc/codec.h"
 #include "rpc/kv_impl.h"
 #include "rpc/status_map.h"
+#include "rpc/users.h"
 
 /* From here on a value is sent from the engine's memory instead of from a copy. Below, a copy costs less than
  * what pinning and releasing cost, and a slow client does not hold a whole block for it. */
@@ -200,6 +204,19 @@ void vv_kv_note_write(vv_kv *kv, varve_status st) {
     vv_health_set(kv->health, false);
 }
 
+uint64_t vv_kv_client_id(const vv_rpc_call *call, uint64_t client_id) {
+    if (client_id == 0 || !call->user)
+        return client_id;
+    uint8_t text[sizeof client_id + VV_USER_NAME_BYTES_MAX], digest[SHA256_DIGEST_LENGTH];
+    size_t name_bytes = strlen(call->user->name);
+    VV_ASSERT(name_bytes <= VV_USER_NAME_BYTES_MAX);
+    vv_put_be64(text, client_id);
+    memcpy(text + sizeof client_id, call->user->name, name_bytes);
+    SHA256(text, sizeof client_id + name_bytes, digest);
+    uint64_t id = vv_get_be64(digest);
+    return id ? id : 1;
+}
+
 uint64_t vv_kv_expiry(uint64_t ttl_ms) {
     uint64_t now_ms = vv_clock_unix_ms();
     if (ttl_ms == 0)
@@ -254,7 +271,7 @@ static void submit(vv_rpc_call *call, Varve__V1__Durability durability, uint64_t
                    uint64_t sequence) {
     vv_kv *kv = call->service;
     varve_write_options options = {.durability = VARVE_DURABILITY_SYNC,
-                                   .client_id = client_id,
+                                   .client_id = vv_kv_client_id(call, client_id),
                                    .sequence = sequence,
                                    .trace = vv_kv_trace(call)};
     if (durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)

@@ -392,7 +392,7 @@ static void submit_run(pipeline *p, uint64_t sequence) {
     if (p->message.durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         options.durability = VARVE_DURABILITY_ASYNC;
     if (sequence != 0) {
-        options.client_id = p->message.client_id;
+        options.client_id = vv_kv_client_id(p->call, p->message.client_id);
         options.sequence = sequence;
     }
     r->task.fn = run_finished;
@@ -409,7 +409,7 @@ static varve_status add_to_batch(run *r, const vv_pipeline_op *op) {
 
 static void start_write(pipeline *p, const vv_pipeline_op *op) {
     bool deletes = op->kind == VV_PIPELINE_DELETE;
-    bool alone = op->sequence != 0 && p->message.client_id != 0;
+    bool alone = op->sequence != 0;
     size_t bytes = op->key.bytes + op->value.bytes;
     run *r = p->building;
     if (r && (alone || r->deletes != deletes || r->count == RUN_OPS_MAX || r->bytes + bytes > RUN_BYTES_MAX))

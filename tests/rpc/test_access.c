@@ -436,6 +436,35 @@ Test(access, a_condition_of_a_write_needs_the_right_to_read) {
 
 /* ---- what is refused in a file ---- */
 
+/* The LSN of a put that says it is sequence 1 of client 5. */
+static uint64_t put_named(const char *token) {
+    Varve__V1__PutRequest put = VARVE__V1__PUT_REQUEST__INIT;
+    put.key = BYTES("key");
+    put.value = BYTES("value");
+    put.client_id = 5;
+    put.sequence = 1;
+    client_call *call =
+        client_start_with(fx.client, "/varve.v1.KV/Put", CLIENT_DEADLINE_MS, "authorization", bearer(token));
+    client_send(call, client_pack(&put));
+    client_half_close(call);
+    vv_slice bytes;
+    cr_assert(client_read(call, &bytes));
+    Varve__V1__WriteResponse *response = varve__v1__write_response__unpack(NULL, bytes.bytes, bytes.data);
+    uint64_t lsn = response->lsn;
+    varve__v1__write_response__free_unpacked(response, NULL);
+    expect_end(call, GRPC_STATUS_OK, NULL);
+    return lsn;
+}
+
+Test(access, nobody_can_pass_for_the_client_of_another_user) {
+    use_four();
+    fixture_start();
+    cr_assert_eq(put_named("token-writer"), 1);
+    cr_assert_eq(put_named("token-both"), 2, "not taken for the write of another");
+    cr_assert_eq(put_named("token-writer"), 1);
+    cr_assert_eq(put_named("token-both"), 2);
+}
+
 Test(access, a_file_with_a_mistake_stops_the_start_and_names_the_line) {
     static const char hash[] = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789ABCDEF";
     static const struct {
