@@ -63,6 +63,7 @@ static struct {
     vv_mutex lock;
     vv_cond changed;
     bool hold, hold_gets, stop, running, reading;
+    bool handing_on; /* what was held: new writes go behind it */
     size_t queued, queued_gets, pinned, closed;
     varve_status write_status, refusal, get_status;
     queued_write *first, **last;
@@ -199,6 +200,7 @@ static void hand_on(void *arg) {
         queued_write *w = t.first;
         t.first = NULL;
         t.last = &t.first;
+        t.handing_on = true;
         t.queued = 0;
         varve_status st = t.write_status;
         varve_group_fn group = t.group;
@@ -218,6 +220,7 @@ static void hand_on(void *arg) {
                 group(group_arg);
         }
         lock();
+        t.handing_on = false;
     }
     unlock();
 }
@@ -226,7 +229,7 @@ void WRAP(varve_write_async)(varve_db *db, const varve_batch *batch, const varve
                              varve_write_fn done, void *arg) {
     lock();
     varve_status refusal = t.refusal;
-    bool tapped = t.hold || !varve_ok(t.write_status) || t.first;
+    bool tapped = t.hold || !varve_ok(t.write_status) || t.first || t.handing_on;
     if (varve_ok(refusal) && tapped) {
         queued_write *w = vv_alloc_zeroed(sizeof *w);
         VV_ASSERT(w);
