@@ -27,13 +27,14 @@
 #include "rpc/grpc_impl.h"
 #include "rpc/rate_limit.h"
 
-/* Armed for each method: how many calls may arrive before a thread has looked at one. A call that finds none
- * armed waits inside the C core, which drops it as CANCELLED when the server shuts down; so there are many of
- * those. */
-#define ARMED_UNARY      512
-#define ARMED_UNARY_MIN  16 /* on each queue */
-#define ARMED_STREAM     4
-#define ARMED_ANY        4
+/*
+ * Armed for each method on each queue: how many calls may arrive before its thread has looked at one. Others
+ * wait inside the C core until one is armed again, at the cost of a lock. Few, since all that is armed is
+ * outstanding: the C core as distributions build it looks each completed tag up in the list of those, from
+ * its beginning. With 512 for each of 17 methods that was a sixth of a Get.
+ */
+#define ARMED_BUSY       16 /* unary, reads and writes */
+#define ARMED_RARE       2
 #define CHANNEL_ARGS_MAX 24
 #define QUIET_NS         (10 * VV_NS_PER_MS)
 #define QUIET_ROUNDS     2
@@ -202,21 +203,22 @@ static vv_status register_methods(vv_grpc *t, const vv_rpc_service *services, si
     t->methods = vv_alloc_zeroed(count * sizeof *t->methods);
     if (!t->methods)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    uint32_t unary = VV_MAX(ARMED_UNARY / t->queue_count, ARMED_UNARY_MIN);
     for (size_t s = 0; s < service_count; s++)
         for (size_t m = 0; m < services[s].method_count; m++) {
             const vv_rpc_method *rpc = &services[s].methods[m];
             bool bidi = rpc->kind == VV_RPC_BIDI;
+            bool busy =
+                rpc->kind == VV_RPC_UNARY && (rpc->access == VV_RPC_READ || rpc->access == VV_RPC_WRITE);
             t->methods[t->method_count++] = (vv_grpc_method){
                 .rpc = rpc,
                 .self = services[s].self,
-                .armed_per_queue = rpc->kind == VV_RPC_UNARY ? unary : ARMED_STREAM,
+                .armed_per_queue = busy ? ARMED_BUSY : ARMED_RARE,
                 .registered = grpc_server_register_method(
                     t->server, rpc->path, NULL,
                     bidi ? GRPC_SRM_PAYLOAD_NONE : GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER, 0)};
         }
     /* Without this one a call of an unknown method would hang until its client's deadline. */
-    t->methods[t->method_count++] = (vv_grpc_method){.armed_per_queue = ARMED_ANY};
+    t->methods[t->method_count++] = (vv_grpc_method){.armed_per_queue = ARMED_RARE};
     return VV_STATUS_OK;
 }
 
