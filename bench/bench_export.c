@@ -18,10 +18,10 @@
 #include "base/clock.h"
 #include "base/sync.h"
 #include "bench/report.h"
+#include "bench/workload.h"
 #include "engine/varve.h"
 
 #define THREADS_MAX 64
-#define KEY_BYTES   16
 
 typedef enum job { JOB_NONE, JOB_SNAPSHOT, JOB_BACKUP, JOB_VERIFY, JOB_COUNT } job;
 
@@ -45,20 +45,12 @@ typedef struct worker {
     vv_histogram latency_ns;
 } worker;
 
-/* splitmix64 (S. Vigna). */
-static uint64_t next_random(uint64_t *state) {
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 static void put(uint64_t *seed, size_t value_bytes, varve_durability durability) {
-    char key[KEY_BYTES + 1];
+    char key[WORKLOAD_KEY_BYTES + 1];
     static const char value[4096];
     varve_write_options o = {.durability = durability};
-    snprintf(key, sizeof key, "%016llx", (unsigned long long)next_random(seed));
-    if (!varve_ok(varve_put(db, key, KEY_BYTES, value, value_bytes, &o, NULL)))
+    workload_key(seed, key);
+    if (!varve_ok(varve_put(db, key, WORKLOAD_KEY_BYTES, value, value_bytes, &o, NULL)))
         report_die("put failed");
 }
 

@@ -13,10 +13,10 @@
 
 #include "base/clock.h"
 #include "bench/report.h"
+#include "bench/workload.h"
 #include "engine/varve.h"
 
 #define THREADS_MAX     64
-#define KEY_BYTES       16
 #define VALUE_BYTES_MAX 65536
 #define SECONDS_MAX     60.0
 
@@ -36,23 +36,15 @@ typedef struct worker {
     vv_histogram latency_ns;
 } worker;
 
-/* splitmix64 (S. Vigna): keys spread over the whole space, so that every merge overlaps. */
-static uint64_t next_random(uint64_t *state) {
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 static void *put_until(void *arg) {
     worker *w = arg;
-    char key[KEY_BYTES + 1];
+    char key[WORKLOAD_KEY_BYTES + 1];
     static const char value[VALUE_BYTES_MAX];
     varve_write_options o = {.durability = VARVE_DURABILITY_ASYNC};
     uint64_t now = vv_clock_mono_ns();
     while (now < w->end_ns) {
-        snprintf(key, sizeof key, "%016llx", (unsigned long long)next_random(&w->seed));
-        if (!varve_ok(varve_put(db, key, KEY_BYTES, value, value_bytes, &o, NULL)))
+        workload_key(&w->seed, key);
+        if (!varve_ok(varve_put(db, key, WORKLOAD_KEY_BYTES, value, value_bytes, &o, NULL)))
             report_die("put failed");
         uint64_t done = vv_clock_mono_ns();
         vv_histogram_record(&w->latency_ns, done - now);
@@ -167,8 +159,8 @@ int main(int argc, char **argv) {
     run(&side, &p);
     char title[160];
     snprintf(title, sizeof title,
-             "overload: %d threads, %d-byte keys, %zu-byte values, memtable %s, %s, %g s", threads, KEY_BYTES,
-             value_bytes, memtable, style, seconds);
+             "overload: %d threads, %d-byte keys, %zu-byte values, memtable %s, %s, %g s", threads,
+             WORKLOAD_KEY_BYTES, value_bytes, memtable, style, seconds);
     report_header(title);
     report_line(&side);
     print_figures(&side, &p);
