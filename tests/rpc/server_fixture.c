@@ -1,8 +1,11 @@
 #include "tests/rpc/server_fixture.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/sync.h"
 #include "tests/support/tempdir.h"
@@ -61,6 +64,27 @@ void fixture_fini(void) {
     varve_options_destroy(fx.engine);
     grpc_shutdown_blocking();
     vv_tempdir_cleanup();
+}
+
+int fixture_connect_raw(void) {
+    const char *address = vv_server_address(fx.server, 0);
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1)),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_geq(fd, 0);
+    struct timeval patience = {.tv_sec = 30};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+ssize_t fixture_receive(int fd, void *buf, size_t bytes) {
+    ssize_t got;
+    do /* the engine's rings belong to this thread too, and their news interrupts a call with a time-out */
+        got = recv(fd, buf, bytes, 0);
+    while (got < 0 && errno == EINTR);
+    return got;
 }
 
 client_call *start_put(const char *key, const char *value, int64_t deadline_ms) {

@@ -5,6 +5,7 @@
 #define VV_TESTS_SERVER_FIXTURE_H
 
 #include <criterion/criterion.h>
+#include <sys/types.h>
 
 #include "rpc/server.h"
 #include "tests/rpc/client.h"
@@ -30,6 +31,11 @@ void fixture_start(void);
 /* Drain and stop on a thread of its own. */
 void fixture_drain_begin(void);
 void fixture_drain_end(void);
+
+/* A bare TCP connection to the first address, whose reads wait for 30 s at most; and recv() on it that goes
+ * on when it is interrupted. */
+int fixture_connect_raw(void);
+ssize_t fixture_receive(int fd, void *buf, size_t bytes);
 
 /* One call from start to end; the caller destroys it. */
 client_call *call_get(const char *key);

@@ -16,26 +16,10 @@
 
 TestSuite(connection_limit, .init = fixture_init, .fini = fixture_fini, .timeout = 180);
 
-static int connect_raw(void) {
-    const char *address = vv_server_address(fx.server, 0);
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1)),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    cr_assert_geq(fd, 0);
-    struct timeval patience = {.tv_sec = 30};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    return fd;
-}
-
 /* The server speaks first in HTTP/2, once it has a connection. False: it has closed it. */
 static bool is_served(int fd) {
     char byte;
-    ssize_t got;
-    do
-        got = recv(fd, &byte, 1, 0);
-    while (got < 0 && errno == EINTR);
+    ssize_t got = fixture_receive(fd, &byte, 1);
     cr_assert(got >= 0 || errno == ECONNRESET, "neither served nor closed: %s", strerror(errno));
     return got == 1;
 }
@@ -50,12 +34,12 @@ Test(connection_limit, one_too_many_is_closed_at_once_and_room_comes_back) {
     fixture_start();
     int fds[MAX];
     for (int i = 0; i < MAX; i++) {
-        fds[i] = connect_raw();
+        fds[i] = fixture_connect_raw();
         cr_assert(is_served(fds[i]), "connection %d", i);
     }
     uint64_t refused = vv_connections_refused();
     for (int i = 0; i < 3; i++) {
-        int fd = connect_raw();
+        int fd = fixture_connect_raw();
         cr_assert_not(is_served(fd));
         close(fd);
     }
@@ -70,7 +54,7 @@ Test(connection_limit, one_too_many_is_closed_at_once_and_room_comes_back) {
     uint64_t deadline_ns = vv_clock_mono_ns() + 20 * VV_NS_PER_S;
     bool served = false;
     while (!served && vv_clock_mono_ns() < deadline_ns) {
-        int fd = connect_raw();
+        int fd = fixture_connect_raw();
         served = is_served(fd);
         close(fd);
     }
@@ -91,7 +75,7 @@ Test(connection_limit, many_that_come_and_go_are_not_counted_for_ever) {
     fixture_start();
     uint64_t refused = vv_connections_refused();
     for (int i = 0; i < 200; i++) {
-        int fd = connect_raw();
+        int fd = fixture_connect_raw();
         cr_assert(is_served(fd) || vv_connections_refused() > refused);
         close(fd);
     }
@@ -107,7 +91,7 @@ Test(connection_limit, many_that_come_and_go_are_not_counted_for_ever) {
 Test(connection_limit, a_server_without_a_descriptor_left_serves_on_and_accepts_again) {
     fixture_start();
     client_call_destroy(call_put("key", "value"));
-    int first = connect_raw();
+    int first = fixture_connect_raw();
     cr_assert(is_served(first));
     /* The clients' sockets first: they are of this process too. */
     enum { CLIENTS = 4 };
@@ -131,7 +115,7 @@ Test(connection_limit, a_server_without_a_descriptor_left_serves_on_and_accepts_
         close(fds[i]);
     close(first);
     /* The listener is alive. */
-    int fd = connect_raw();
+    int fd = fixture_connect_raw();
     cr_assert(is_served(fd), "the listener is closed for good");
     close(fd);
 }
@@ -153,15 +137,14 @@ static void all_limits(void) {
 /* How long the server leaves a connection alone that says nothing after `hello`. */
 static uint64_t closed_after_ms(const char *hello, size_t bytes, uint64_t patience_ms) {
     uint64_t began_ns = vv_clock_mono_ns();
-    int fd = connect_raw();
+    int fd = fixture_connect_raw();
     struct timeval patience = {.tv_sec = (time_t)(patience_ms / 1000)};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     cr_assert_eq(send(fd, hello, bytes, MSG_NOSIGNAL), (ssize_t)bytes);
     char buf[4096];
     ssize_t got;
-    do
-        got = recv(fd, buf, sizeof buf, 0);
-    while (got > 0 || (got < 0 && errno == EINTR));
+    while ((got = fixture_receive(fd, buf, sizeof buf)) > 0)
+        continue;
     cr_assert(got == 0 || errno == ECONNRESET, "it was never closed");
     close(fd);
     return (vv_clock_mono_ns() - began_ns) / VV_NS_PER_MS;

@@ -133,35 +133,13 @@ Test(server, unknown_methods_are_unimplemented) {
     }
 }
 
-static int connect_raw(void) {
-    const char *address = vv_server_address(fx.server, 0);
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1)),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    cr_assert_geq(fd, 0);
-    struct timeval patience = {.tv_sec = 30};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    return fd;
-}
-
-/* The rings of the engine belong to this thread too, and their news interrupts a call with a time-out. */
-static ssize_t receive(int fd, void *buf, size_t bytes) {
-    ssize_t got;
-    do
-        got = recv(fd, buf, bytes, 0);
-    while (got < 0 && errno == EINTR);
-    return got;
-}
-
 /* Send and read until the server closes the connection. */
 static void expect_closed(const char *bytes, size_t count) {
-    int fd = connect_raw();
+    int fd = fixture_connect_raw();
     cr_assert_eq(send(fd, bytes, count, MSG_NOSIGNAL), (ssize_t)count);
     char buf[4096];
     ssize_t got;
-    while ((got = receive(fd, buf, sizeof buf)) > 0)
+    while ((got = fixture_receive(fd, buf, sizeof buf)) > 0)
         continue;
     cr_assert(got == 0 || errno == ECONNRESET, "the connection stays open");
     close(fd);
@@ -187,7 +165,7 @@ Test(server, plain_http_and_garbage_close_their_connection_only) {
 
 Test(server, silent_and_idle_connections_are_left_in_peace) {
     fixture_start();
-    int silent = connect_raw();
+    int silent = fixture_connect_raw();
     client_call_destroy(call_put("key", "value"));
     /* Time-outs that are too eager would have closed it before this. */
     struct timeval patience = {.tv_usec = 500000};
@@ -195,7 +173,7 @@ Test(server, silent_and_idle_connections_are_left_in_peace) {
     char byte;
     ssize_t got;
     do
-        got = receive(silent, &byte, 1); /* the server's settings may come */
+        got = fixture_receive(silent, &byte, 1); /* the server's settings may come */
     while (got > 0);
     cr_assert(got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK), "closed before its handshake timed out");
     close(silent);
