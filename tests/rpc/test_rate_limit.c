@@ -252,13 +252,24 @@ static client_call *open_pipeline(void) {
     return client_start(fx.client, "/varve.v1.KV/Pipeline", CLIENT_DEADLINE_MS);
 }
 
+/* A get is answered: the stream has its room. Streams that are opened together arrive in any order, on
+ * several threads. */
+static void await_admission(client_call *pipeline) {
+    static const char get_k[] = "\x12\x05\x1a\x03\x0a\x01k";
+    vv_slice answer;
+    client_send(pipeline, vv_slice_make(get_k, sizeof get_k - 1));
+    cr_assert(client_read(pipeline, &answer));
+}
+
 Test(rate_limit_calls, streams_have_a_bound_of_their_own_and_take_no_room_from_calls) {
     fx.config.rpc_streams_max = 3;
     fx.config.rpc_calls_max = 2;
     fixture_start();
     client_call *streams[3];
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         streams[i] = open_pipeline();
+        await_admission(streams[i]);
+    }
     client_call *refused = open_pipeline();
     cr_assert_eq(client_wait(refused), GRPC_STATUS_RESOURCE_EXHAUSTED);
     cr_assert_str_eq(client_reason(refused), "OVERLOADED");
