@@ -38,7 +38,8 @@
     X(END, 16, "end")                                                                                        \
     X(CONDITION_FAILED, 17, "condition failed")                                                              \
     X(INTERNAL, 18, "internal error")                                                                        \
-    X(SEQUENCE_TOO_OLD, 19, "older than the client's remembered writes; outcome unknown")
+    X(SEQUENCE_TOO_OLD, 19, "older than the client's remembered writes; outcome unknown")                    \
+    X(NOT_CONFIRMED, 20, "not confirmed by enough replicas in time; outcome unknown")
 
 /* reason, text: finer than the code, for messages and for ErrorInfo. */
 #define VV_STATUS_SUBS(X)                                                                                    \
@@ -61,7 +62,10 @@
     X(LOG_GAP, 16, "durable log records are missing")                                                        \
     X(BAD_RANGE, 17, "bad range")                                                                            \
     X(MALFORMED, 18, "malformed message")                                                                    \
-    X(BAD_SEQUENCE, 19, "client and sequence go together, and neither is 0")
+    X(BAD_SEQUENCE, 19, "client and sequence go together, and neither is 0")                                 \
+    X(EPOCH_TOO_OLD, 20, "a higher epoch is known")                                                          \
+    X(NOT_NEXT, 21, "the records do not follow the log")                                                     \
+    X(REPLICAS_BEHIND, 22, "too many writes wait for replicas")
 
 typedef enum vv_code {
 #define X(name, number, text) VV_##name = (number),

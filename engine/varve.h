@@ -71,7 +71,8 @@ typedef enum varve_code {
     VARVE_END = 16,
     VARVE_CONDITION_FAILED = 17,
     VARVE_INTERNAL = 18,
-    VARVE_SEQUENCE_TOO_OLD = 19 /* nothing changed; whether an earlier try did is not known any more */
+    VARVE_SEQUENCE_TOO_OLD = 19, /* nothing changed; whether an earlier try did is not known any more */
+    VARVE_NOT_CONFIRMED = 20     /* durable here, but not yet confirmed by enough replicas: outcome unknown */
 } varve_code;
 
 typedef struct varve_status {
@@ -196,6 +197,10 @@ typedef struct varve_write_options {
     uint64_t client_id; /* names this write, for retry safety: see below. 0: no name, and sequence 0 too */
     uint64_t sequence;
     varve_trace *trace; /* NULL: none. Filled in before the write is answered */
+    /* CLOCK_MONOTONIC: from then on a write that waits for nothing but varve_limit_commits() is answered
+     * NOT_CONFIRMED, to within 20 ms; it stays, and becomes visible when it is confirmed. 0: waits for ever
+     */
+    uint64_t confirm_deadline_ns;
 } varve_write_options;
 
 /*
@@ -221,6 +226,7 @@ typedef struct varve_write_options {
  * NO_SPACE, BUSY     nothing changed.
  * SEQUENCE_TOO_OLD   nothing changed now; see retry safety.
  * WAL_FAILED         outcome unknown; the database takes no more writes until it is opened again.
+ * NOT_CONFIRMED      outcome unknown; see varve_limit_commits().
  */
 VARVE_API varve_status varve_put(varve_db *db, const void *key, size_t key_bytes, const void *value,
                                  size_t value_bytes, const varve_write_options *options,
@@ -487,6 +493,9 @@ VARVE_API void varve_wal_cursor_hold(varve_wal_cursor *cursor, uint64_t max_byte
 /* False: never asked for, or lost. */
 VARVE_API bool varve_wal_cursor_holds(varve_wal_cursor *cursor);
 
+/* About how many bytes of log are durable behind what the cursor has given out. */
+VARVE_API uint64_t varve_wal_cursor_behind_bytes(varve_wal_cursor *cursor);
+
 /* One operation of a batch; valid as long as the batch. */
 typedef struct varve_wal_op {
     bool is_delete;
@@ -509,6 +518,131 @@ typedef struct varve_wal_ops {
 VARVE_API void varve_wal_ops_init(varve_wal_ops *ops, const varve_wal_batch *batch);
 /* OK, or END behind the last one. CORRUPTION: the bytes are no operations. */
 VARVE_API varve_status varve_wal_ops_next(varve_wal_ops *ops, varve_wal_op *out) VARVE_CHECKED;
+
+/* ---- replicas: epochs ---- */
+
+/*
+ * The log of a database that is replicated has one primary at a time, and each primary an epoch of its own:
+ * the records that it writes carry the epoch, and the history of epochs says at which LSN each began. Two
+ * logs that have the same epochs (number and id) up to some LSN are the same up to there; where two histories
+ * part, the logs do.
+ */
+typedef struct varve_epoch {
+    uint64_t epoch;     /* from 1, ascending */
+    uint64_t first_lsn; /* the first that this primary could write */
+    uint64_t id;        /* random, so that two primaries that took the same number are told apart */
+} varve_epoch;
+
+/* The newest are kept. */
+#define VARVE_EPOCHS_MAX 256
+
+/* The history, oldest first; the last is the current epoch. Returns how many. */
+VARVE_API size_t varve_epochs_get(varve_db *db, varve_epoch out[VARVE_EPOCHS_MAX]);
+
+/*
+ * Up to which LSN two logs are the same, from their histories and last LSNs. False: they have no epoch in
+ * common, or it was forgotten.
+ */
+VARVE_API bool varve_epochs_common_lsn(const varve_epoch *a, size_t a_count, uint64_t a_last_lsn,
+                                       const varve_epoch *b, size_t b_count, uint64_t b_last_lsn,
+                                       uint64_t *common_lsn_out);
+
+/*
+ * Promise never to follow a primary of a lower epoch. OK: survives power loss, and is shown as
+ * varve_stats.promised_epoch. A promise that was made already is fine. INVALID_ARGUMENT/EPOCH_TOO_OLD: a
+ * higher one was.
+ */
+VARVE_API varve_status varve_promise_epoch(varve_db *db, uint64_t epoch, varve_error *err) VARVE_CHECKED;
+
+/*
+ * Become the primary of a new epoch, which begins behind everything that was written: every write from here
+ * on carries it. OK: survives power loss. INVALID_ARGUMENT/EPOCH_TOO_OLD: it is not higher than all that the
+ * database has had, or a higher one was promised.
+ */
+VARVE_API varve_status varve_begin_epoch(varve_db *db, uint64_t epoch, varve_error *err) VARVE_CHECKED;
+
+/*
+ * Take over a primary's history, and promise its newest epoch: before the first record of it is applied. The
+ * database's log must be a part of the primary's (varve_epochs_common_lsn() gives its whole length). OK:
+ * survives power loss. INVALID_ARGUMENT/EPOCH_TOO_OLD: a higher epoch was promised.
+ */
+VARVE_API varve_status varve_follow_epochs(varve_db *db, const varve_epoch *epochs, size_t count,
+                                           varve_error *err) VARVE_CHECKED;
+
+/* ---- replicas: applying the log of another ---- */
+
+/* A batch of a log cursor as bytes for varve_apply(), appended to what is at `to`; see FORMAT.md, "record".
+ * Head and operations: returns how many bytes it takes, and writes them only if there is room. */
+VARVE_API size_t varve_wal_batch_encode(const varve_wal_batch *batch, void *to, size_t room);
+
+/*
+ * Write records of another database's log with their LSNs, epochs and clients' names: one or many, as
+ * varve_wal_batch_encode() made them. They follow what is there: the first begins at the next LSN.
+ *
+ * OK                        all are durable. *applied_lsn_out (may be NULL): the last one's LSN.
+ * INVALID_ARGUMENT          NOT_NEXT: they don't follow; nothing changed.
+ * CORRUPTION                the bytes are no records; nothing changed.
+ * NO_SPACE, BUSY, NO_MEMORY  some of the first may be applied, as *applied_lsn_out says; go on from there.
+ * WAL_FAILED                as for varve_put().
+ *
+ * Blocks. One caller at a time, and nobody else writes meanwhile.
+ */
+VARVE_API varve_status varve_apply(varve_db *db, const void *records, size_t bytes, uint64_t *applied_lsn_out,
+                                   varve_error *err) VARVE_CHECKED;
+
+/* ---- replicas: writes that wait for others ---- */
+
+/*
+ * With commits limited, a write becomes visible to reads, snapshots and conditions' answers, and is answered,
+ * only when it is durable here and varve_set_commit_limit() has reached its LSN; DURABILITY_ASYNC is SYNC
+ * then. Limiting begins with what is visible now; lifting it shows and answers everything. Kept across
+ * restarts, the limit itself roughly: after opening it may be lower than it was, never higher.
+ *
+ * Writes that wait hold memory, so at some length of the queue new ones are refused: BUSY/REPLICAS_BEHIND.
+ */
+VARVE_API varve_status varve_limit_commits(varve_db *db, bool limited, varve_error *err) VARVE_CHECKED;
+
+/* Everything up to lsn is confirmed. A lower one than before changes nothing, nor does any without a limit.
+ * May lie in the future. Any thread; does not block. */
+VARVE_API void varve_set_commit_limit(varve_db *db, uint64_t lsn);
+
+/* Call the durable callback (varve_options_set_durable_callback()) once, when more becomes durable or visible
+ * than is at the time of this call. Any thread. */
+VARVE_API void varve_want_notice(varve_db *db);
+
+/* ---- replicas: slots ---- */
+
+/*
+ * A slot keeps the log for one reader, and tombstones for it (varve_set_safe_compaction_lsn()): what is above
+ * its confirmed LSN stays, also across restarts, up to WAL_RETENTION_MAX bytes of log that nothing else
+ * needs. A slot that would need more is lost, with a line in the log: its reader has to begin anew. While
+ * there are slots, the safe compaction LSN that holds is the lowest of theirs and the one that was set.
+ */
+#define VARVE_SLOT_NAME_BYTES_MAX 64
+#define VARVE_SLOTS_MAX           64
+
+typedef struct varve_slot_info {
+    char name[VARVE_SLOT_NAME_BYTES_MAX + 1];
+    uint64_t confirmed_lsn;
+    uint64_t held_bytes; /* of log that is there for slots as far behind as this one */
+    bool lost;
+} varve_slot_info;
+
+/*
+ * Make a slot, or place the one of this name anew, also one that is lost. Names: 1 to 64 letters, digits and
+ * "._:-". OK: survives power loss. TRIMMED: lsn + 1 is no longer in the log. INVALID_ARGUMENT: lsn is not
+ * durable, or the name. BUSY: VARVE_SLOTS_MAX.
+ */
+VARVE_API varve_status varve_slot_create(varve_db *db, const char *name, uint64_t lsn,
+                                         varve_error *err) VARVE_CHECKED;
+/* Its reader has everything up to lsn and will not ask for it again; never moves back. NOT_FOUND: there is
+ * none, or it is lost. Remembered across restarts roughly: after one, the slot may be lower. Does not block.
+ * Any thread. */
+VARVE_API varve_status varve_slot_confirm(varve_db *db, const char *name, uint64_t lsn) VARVE_CHECKED;
+/* Fine if there is none. */
+VARVE_API varve_status varve_slot_drop(varve_db *db, const char *name, varve_error *err) VARVE_CHECKED;
+/* Returns how many there are. */
+VARVE_API size_t varve_slots_get(varve_db *db, varve_slot_info out[VARVE_SLOTS_MAX]);
 
 /* ---- running it ---- */
 
@@ -566,6 +700,11 @@ typedef struct varve_stats {
     uint64_t dropped_tombstones;
     uint64_t safe_compaction_lsn; /* 0: no gate */
     uint64_t epoch;               /* primaries that the log has had */
+    uint64_t promised_epoch;
+    uint64_t commit_limit;       /* of varve_limit_commits(); UINT64_MAX: none */
+    uint64_t unconfirmed_writes; /* that wait for it */
+    uint64_t slots;
+    uint64_t slots_lost; /* since open */
     uint64_t cache_bytes;
     uint64_t cache_hits;
     uint64_t cache_misses;
@@ -623,6 +762,17 @@ typedef struct varve_export {
 VARVE_API varve_status varve_take_snapshot(varve_db *db, varve_export *out, varve_error *err) VARVE_CHECKED;
 /* Zeroes it; a zeroed one is fine. All exports must be released before varve_close(). */
 VARVE_API void varve_export_release(varve_db *db, varve_export *exported);
+
+/* One file of an export, open for reading. Thread-safe; the export must outlive it. */
+typedef struct varve_export_reader varve_export_reader;
+/* name: of one of its files. NOT_FOUND: it has none such. */
+VARVE_API varve_status varve_export_open(varve_db *db, const varve_export *exported, const char *name,
+                                         varve_export_reader **out, varve_error *err) VARVE_CHECKED;
+/* Up to `bytes` bytes at `offset`; *read_out is less only at the end of the file. Blocks. Fastest where
+ * offset, bytes and the buffer's address are multiples of 4096. */
+VARVE_API varve_status varve_export_read(varve_export_reader *reader, uint64_t offset, void *buffer,
+                                         size_t bytes, size_t *read_out, varve_error *err) VARVE_CHECKED;
+VARVE_API void varve_export_close(varve_export_reader *reader); /* NULL is fine */
 
 typedef enum varve_backup_mode {
     VARVE_BACKUP_COPY = 0, /* bytes of its own */
@@ -707,6 +857,133 @@ typedef struct varve_verify_result {
  */
 VARVE_API varve_status varve_verify(varve_db *db, const varve_verify_options *options,
                                     varve_verify_result *out, varve_error *err) VARVE_CHECKED;
+
+/* ---- importing: the other end of an export ---- */
+
+/*
+ * A directory that is filled with the files of an export, from wherever they come, file by file and in any
+ * order; several files at once, each by one thread. What was written is kept when the import is given up or
+ * the process dies: the next one into the same directory goes on from there, also for a newer export of the
+ * same database, whose files may be the same in part.
+ */
+typedef struct varve_import varve_import;
+typedef struct varve_import_file varve_import_file;
+
+/*
+ * Create the directory, or look at what an earlier import has left. files: all of the export; what is there
+ * and not among them is removed. EXISTS: the directory holds anything that is no import. LOCKED: another
+ * import has it.
+ */
+VARVE_API varve_status varve_import_begin(const char *dir, const varve_options *options,
+                                          const varve_export_file *files, size_t file_count,
+                                          varve_import **out, varve_error *err) VARVE_CHECKED;
+/* *offset_out: so many bytes are there already, and checked as far as they can be; its size: the file is done
+ * (*out is NULL then). */
+VARVE_API varve_status varve_import_open(varve_import *import, size_t file_index, varve_import_file **out,
+                                         uint64_t *offset_out, varve_error *err) VARVE_CHECKED;
+/* The bytes that follow. */
+VARVE_API varve_status varve_import_write(varve_import_file *file, const void *data, size_t bytes,
+                                          varve_error *err) VARVE_CHECKED;
+/* All is written: it is synced and its checksum compared. CORRUPTION: it is another one; the file is removed.
+ * Frees `file` in any case. */
+VARVE_API varve_status varve_import_close(varve_import_file *file, varve_error *err) VARVE_CHECKED;
+/* Give up a file for now; what is there is kept for the next import. */
+VARVE_API void varve_import_abandon(varve_import_file *file);
+/* All files are there: the manifest makes them a database that varve_open() opens, and its name, too,
+ * survives power loss. Frees the import, on OK only. */
+VARVE_API varve_status varve_import_finish(varve_import *import, const void *manifest, size_t manifest_bytes,
+                                           varve_error *err) VARVE_CHECKED;
+/* Keep what is there, for the next try. NULL is fine. */
+VARVE_API void varve_import_end(varve_import *import);
+
+/*
+ * Put the database in `from` (a directory below `dir`: an import that is finished) in the place of the one in
+ * `dir`, if there is one; `from` is gone afterwards. aside: a directory to be made below `dir`, where the old
+ * one is kept instead of removed; NULL: removed. No process has either open (LOCKED). Once begun it is
+ * completed, by the next varve_open() of dir if need be: a crash leaves the old database or the new one.
+ */
+VARVE_API varve_status varve_install(const char *dir, const char *from, const char *aside,
+                                     const varve_options *options, varve_error *err) VARVE_CHECKED;
+
+/*
+ * Cut the log of a database that no process has open: everything behind lsn is moved to the file tail_path,
+ * which is made, in the format of an archive (FORMAT.md), and synced before anything is cut. lsn must be the
+ * end of a batch.
+ *
+ * OK                  the next write gets lsn + 1. *cut_out (may be NULL): how many operations are in
+ * tail_path. TRIMMED             tables hold some of it already: nothing changed. INVALID_ARGUMENT    lsn
+ * lies within a batch, or behind the end. EXISTS              tail_path is there.
+ *
+ * Once begun it is completed, by the next varve_open() if need be.
+ */
+VARVE_API varve_status varve_rewind(const char *dir, const varve_options *options, uint64_t lsn,
+                                    const char *tail_path, uint64_t *cut_out, varve_error *err) VARVE_CHECKED;
+
+/* ---- archiving the log, and restoring ---- */
+
+/*
+ * An archive is a directory to which everything that is written is copied as soon as it is durable, with the
+ * time of that. Together with a backup it brings back the state of any later LSN or time.
+ */
+typedef struct varve_archive varve_archive;
+
+/* Zeroed: defaults. */
+typedef struct varve_archive_options {
+    uint64_t file_bytes;       /* a file is ended at this size; 0: 64 MiB */
+    uint64_t sync_interval_us; /* how much of the newest may be lost with the power; 0: 1 s */
+} varve_archive_options;
+
+typedef struct varve_archive_info {
+    uint64_t last_lsn;   /* archived, and synced */
+    uint64_t file_count; /* of this run */
+    uint64_t bytes;      /* the same */
+    uint64_t gaps;       /* records that were gone before they could be archived, since the start */
+    varve_status status; /* of the newest try: of a disk that is full, say; it is tried again */
+} varve_archive_info;
+
+/* Go on with the archive in `dir` (made if there is none) on a thread of its own, and hold the log by a slot
+ * named "archive" until it is archived. INVALID_ARGUMENT: it is of another database. LOCKED: another process
+ * writes to it. */
+VARVE_API varve_status varve_archive_start(varve_db *db, const char *dir,
+                                           const varve_archive_options *options, varve_archive **out,
+                                           varve_error *err) VARVE_CHECKED;
+VARVE_API void varve_archive_get(varve_archive *archive, varve_archive_info *out);
+/* Archives what is durable at the time of the call, unless that fails, and ends. Before varve_close(). NULL
+ * is fine. */
+VARVE_API void varve_archive_stop(varve_archive *archive);
+
+/* Zeroed: the state of the backup. */
+typedef struct varve_restore_options {
+    const char *archive_dir; /* NULL: none */
+    uint64_t to_lsn;         /* with an archive: the last LSN; 0: as far as it goes */
+    uint64_t to_unix_ms;     /* with an archive: the last moment; 0: as far as it goes */
+    varve_backup_mode mode;  /* of the tables */
+    varve_progress_fn progress;
+    void *arg;
+} varve_restore_options;
+
+typedef struct varve_restore_info {
+    uint64_t backup_lsn;
+    uint64_t lsn;     /* of the state that was restored */
+    uint64_t unix_ms; /* when its last write was archived; 0: none was applied */
+    uint64_t records; /* applied from the archive */
+} varve_restore_info;
+
+/*
+ * Make `dest` (not there yet, or empty) a database with the state of a backup or, with an archive, of a later
+ * LSN or time: the last whole batch at or before it. Every file is checked. The backup is not changed.
+ *
+ * INVALID_ARGUMENT    to_lsn lies before the backup's, or behind what the archive has.
+ * CORRUPTION/LOG_GAP  the archive has a gap before that.
+ * EXISTS and others as for varve_backup(). On failure nothing is left of dest.
+ */
+VARVE_API varve_status varve_restore(const char *backup_dir, const char *dest,
+                                     const varve_restore_options *options, varve_restore_info *out,
+                                     varve_error *err) VARVE_CHECKED;
+
+/* Random, drawn when the database was made; backups, exports and replicas share it. */
+#define VARVE_DATABASE_ID_BYTES 16
+VARVE_API void varve_database_id(varve_db *db, uint8_t out[VARVE_DATABASE_ID_BYTES]);
 
 VARVE_API const char *varve_version(void);
 

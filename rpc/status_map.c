@@ -131,6 +131,7 @@ static const mapping mappings[] = {
     [VARVE_INTERNAL] = {VV_RPC_INTERNAL, 0, NULL},
     /* Trying again is of no use: the server can no longer tell whether an earlier try was applied. */
     [VARVE_SEQUENCE_TOO_OLD] = {VV_RPC_FAILED_PRECONDITION, 0, NULL},
+    [VARVE_NOT_CONFIRMED] = {VV_RPC_UNKNOWN, 0, NULL},
 };
 
 void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st) {

@@ -54,6 +54,7 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->flushed_lsn = db->state.manifest.flushed_lsn;
     out->epoch = db->epoch;
     out->safe_compaction_lsn = db->state.manifest.safe_compaction_lsn;
+    out->commit_limit = UINT64_MAX;
     out->flushes = db->state.flushes;
     out->flush_bytes = db->state.flush_bytes;
     out->write_stalls = db->state.write_stalls;
@@ -130,6 +131,11 @@ bool varve_stats_number(const varve_stats *s, size_t index, const char **name_ou
         FIELD(dropped_tombstones),
         FIELD(safe_compaction_lsn),
         FIELD(epoch),
+        FIELD(promised_epoch),
+        FIELD(commit_limit),
+        FIELD(unconfirmed_writes),
+        FIELD(slots),
+        FIELD(slots_lost),
         FIELD(cache_bytes),
         FIELD(cache_hits),
         FIELD(cache_misses),

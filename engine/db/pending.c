@@ -1,0 +1,151 @@
+/*
+ * pending.c - what is declared in varve.h and on its way. Each function moves from here to its own file.
+ */
+#include <string.h>
+
+#include "engine/db/db_impl.h"
+
+#define NOT_YET   vv_public(vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0))
+#define UNUSED(x) ((void)(x))
+
+/* ---- epochs.c ---- */
+size_t varve_epochs_get(varve_db *db, varve_epoch out[VARVE_EPOCHS_MAX]) {
+    out[0] = (varve_epoch){.epoch = db->epoch, .first_lsn = 1};
+    return 1;
+}
+bool varve_epochs_common_lsn(const varve_epoch *a, size_t a_count, uint64_t a_last_lsn, const varve_epoch *b,
+                             size_t b_count, uint64_t b_last_lsn, uint64_t *common_lsn_out) {
+    UNUSED(a), UNUSED(a_count), UNUSED(b), UNUSED(b_count);
+    *common_lsn_out = VV_MIN(a_last_lsn, b_last_lsn);
+    return true;
+}
+varve_status varve_promise_epoch(varve_db *db, uint64_t epoch, varve_error *err) {
+    UNUSED(db), UNUSED(epoch), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_begin_epoch(varve_db *db, uint64_t epoch, varve_error *err) {
+    UNUSED(db), UNUSED(epoch), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_follow_epochs(varve_db *db, const varve_epoch *epochs, size_t count, varve_error *err) {
+    UNUSED(db), UNUSED(epochs), UNUSED(count), UNUSED(err);
+    return NOT_YET;
+}
+void varve_database_id(varve_db *db, uint8_t out[VARVE_DATABASE_ID_BYTES]) {
+    memcpy(out, db->state.manifest.db_id, VARVE_DATABASE_ID_BYTES);
+}
+
+/* ---- slots.c ---- */
+varve_status varve_slot_create(varve_db *db, const char *name, uint64_t lsn, varve_error *err) {
+    UNUSED(db), UNUSED(name), UNUSED(lsn), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_slot_confirm(varve_db *db, const char *name, uint64_t lsn) {
+    UNUSED(db), UNUSED(name), UNUSED(lsn);
+    return NOT_YET;
+}
+varve_status varve_slot_drop(varve_db *db, const char *name, varve_error *err) {
+    UNUSED(db), UNUSED(name), UNUSED(err);
+    return NOT_YET;
+}
+size_t varve_slots_get(varve_db *db, varve_slot_info out[VARVE_SLOTS_MAX]) {
+    UNUSED(db), UNUSED(out);
+    return 0;
+}
+uint64_t varve_wal_cursor_behind_bytes(varve_wal_cursor *cursor) {
+    UNUSED(cursor);
+    return 0;
+}
+
+/* ---- apply.c, commit_limit.c ---- */
+size_t varve_wal_batch_encode(const varve_wal_batch *batch, void *to, size_t room) {
+    UNUSED(batch), UNUSED(to), UNUSED(room);
+    return 0;
+}
+varve_status varve_apply(varve_db *db, const void *records, size_t bytes, uint64_t *applied_lsn_out,
+                         varve_error *err) {
+    UNUSED(db), UNUSED(records), UNUSED(bytes), UNUSED(applied_lsn_out), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_limit_commits(varve_db *db, bool limited, varve_error *err) {
+    UNUSED(db), UNUSED(limited), UNUSED(err);
+    return NOT_YET;
+}
+void varve_set_commit_limit(varve_db *db, uint64_t lsn) {
+    UNUSED(db), UNUSED(lsn);
+}
+void varve_want_notice(varve_db *db) {
+    UNUSED(db);
+}
+
+/* ---- export_reader, import.c, install.c, rewind.c ---- */
+varve_status varve_export_open(varve_db *db, const varve_export *exported, const char *name,
+                               varve_export_reader **out, varve_error *err) {
+    UNUSED(db), UNUSED(exported), UNUSED(name), UNUSED(out), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_export_read(varve_export_reader *reader, uint64_t offset, void *buffer, size_t bytes,
+                               size_t *read_out, varve_error *err) {
+    UNUSED(reader), UNUSED(offset), UNUSED(buffer), UNUSED(bytes), UNUSED(read_out), UNUSED(err);
+    return NOT_YET;
+}
+void varve_export_close(varve_export_reader *reader) {
+    UNUSED(reader);
+}
+varve_status varve_import_begin(const char *dir, const varve_options *options, const varve_export_file *files,
+                                size_t file_count, varve_import **out, varve_error *err) {
+    UNUSED(dir), UNUSED(options), UNUSED(files), UNUSED(file_count), UNUSED(out), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_import_open(varve_import *import, size_t file_index, varve_import_file **out,
+                               uint64_t *offset_out, varve_error *err) {
+    UNUSED(import), UNUSED(file_index), UNUSED(out), UNUSED(offset_out), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_import_write(varve_import_file *file, const void *data, size_t bytes, varve_error *err) {
+    UNUSED(file), UNUSED(data), UNUSED(bytes), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_import_close(varve_import_file *file, varve_error *err) {
+    UNUSED(file), UNUSED(err);
+    return NOT_YET;
+}
+void varve_import_abandon(varve_import_file *file) {
+    UNUSED(file);
+}
+varve_status varve_import_finish(varve_import *import, const void *manifest, size_t manifest_bytes,
+                                 varve_error *err) {
+    UNUSED(import), UNUSED(manifest), UNUSED(manifest_bytes), UNUSED(err);
+    return NOT_YET;
+}
+void varve_import_end(varve_import *import) {
+    UNUSED(import);
+}
+varve_status varve_install(const char *dir, const char *from, const char *aside, const varve_options *options,
+                           varve_error *err) {
+    UNUSED(dir), UNUSED(from), UNUSED(aside), UNUSED(options), UNUSED(err);
+    return NOT_YET;
+}
+varve_status varve_rewind(const char *dir, const varve_options *options, uint64_t lsn, const char *tail_path,
+                          uint64_t *cut_out, varve_error *err) {
+    UNUSED(dir), UNUSED(options), UNUSED(lsn), UNUSED(tail_path), UNUSED(cut_out), UNUSED(err);
+    return NOT_YET;
+}
+
+/* ---- archive.c, restore.c ---- */
+varve_status varve_archive_start(varve_db *db, const char *dir, const varve_archive_options *options,
+                                 varve_archive **out, varve_error *err) {
+    UNUSED(db), UNUSED(dir), UNUSED(options), UNUSED(out), UNUSED(err);
+    return NOT_YET;
+}
+void varve_archive_get(varve_archive *archive, varve_archive_info *out) {
+    UNUSED(archive), UNUSED(out);
+}
+void varve_archive_stop(varve_archive *archive) {
+    UNUSED(archive);
+}
+varve_status varve_restore(const char *backup_dir, const char *dest, const varve_restore_options *options,
+                           varve_restore_info *out, varve_error *err) {
+    UNUSED(backup_dir), UNUSED(dest), UNUSED(options), UNUSED(out), UNUSED(err);
+    return NOT_YET;
+}
