@@ -78,20 +78,7 @@ void varve_want_notice(varve_db *db) {
     UNUSED(db);
 }
 
-/* ---- export_reader, import.c, install.c, rewind.c ---- */
-varve_status varve_export_open(varve_db *db, const varve_export *exported, const char *name,
-                               varve_export_reader **out, varve_error *err) {
-    UNUSED(db), UNUSED(exported), UNUSED(name), UNUSED(out), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_export_read(varve_export_reader *reader, uint64_t offset, void *buffer, size_t bytes,
-                               size_t *read_out, varve_error *err) {
-    UNUSED(reader), UNUSED(offset), UNUSED(buffer), UNUSED(bytes), UNUSED(read_out), UNUSED(err);
-    return NOT_YET;
-}
-void varve_export_close(varve_export_reader *reader) {
-    UNUSED(reader);
-}
+/* ---- import.c, install.c, rewind.c ---- */
 varve_status varve_import_begin(const char *dir, const varve_options *options, const varve_export_file *files,
                                 size_t file_count, varve_import **out, varve_error *err) {
     UNUSED(dir), UNUSED(options), UNUSED(files), UNUSED(file_count), UNUSED(out), UNUSED(err);

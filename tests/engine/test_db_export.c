@@ -285,3 +285,83 @@ Test(db_export, each_failed_allocation_is_reported) {
     cr_assert_geq(failures, 4);
     fx_close();
 }
+
+/* ---- reading through the engine ---- */
+
+Test(db_export, a_reader_gives_any_piece_of_a_file) {
+    varve_export e;
+    varve_export_reader *r;
+    size_t bytes, got;
+    fx_open_with(fx_options(NULL));
+    fill(0, 10000, "old"); /* one table of more than a MiB */
+    take(&e);
+    const varve_export_file *f = &e.files[0];
+    uint8_t *expected = read_file(vv_tempdir_path("db"), f->name, &bytes);
+    uint8_t *buffer = aligned_alloc(4096, vv_align_up(bytes, 4096) + 8192);
+    cr_assert_gt(bytes, 1200000);
+    cr_assert(varve_ok(varve_export_open(fx_db, &e, f->name, &r, &fx_err)), "%s", fx_err.text);
+
+    uint64_t seed = vv_test_seed();
+    for (int i = 0; i < 200; i++) {
+        bool aligned = i % 2;
+        uint64_t offset = vv_test_random(&seed) % (bytes + 5000);
+        size_t wanted = vv_test_random(&seed) % (i % 10 == 0 ? bytes + 5000 : 9000);
+        size_t shift = aligned ? 0 : vv_test_random(&seed) % 4096;
+        if (aligned) {
+            offset = offset / 4096 * 4096;
+            wanted = VV_MIN(vv_align_up(wanted, 4096), vv_align_up(bytes, 4096));
+        }
+        wanted = VV_MIN(wanted, vv_align_up(bytes, 4096));
+        memset(buffer, 0xa5, vv_align_up(bytes, 4096) + 8192);
+        cr_assert(varve_ok(varve_export_read(r, offset, buffer + shift, wanted, &got, &fx_err)), "%s",
+                  fx_err.text);
+        size_t there = offset >= bytes ? 0 : VV_MIN(wanted, bytes - offset);
+        cr_assert_eq(got, there);
+        cr_assert(there == 0 || memcmp(buffer + shift, expected + offset, there) == 0);
+        cr_assert_eq(buffer[shift + wanted], 0xa5, "nothing behind the buffer is touched");
+    }
+    varve_export_close(r);
+    varve_export_close(NULL);
+    cr_assert_eq(varve_export_open(fx_db, &e, "0000000000000fff.sst", &r, &fx_err).code, VARVE_NOT_FOUND);
+    cr_assert_null(r);
+    cr_assert_eq(varve_export_open(fx_db, &e, "MANIFEST", &r, NULL).code, VARVE_NOT_FOUND);
+    varve_export_release(fx_db, &e);
+    free(buffer);
+    free(expected);
+    fx_close();
+}
+
+Test(db_export, a_reader_says_what_is_wrong_with_a_file) {
+    varve_export e;
+    varve_export_reader *r;
+    uint8_t buffer[512];
+    size_t got;
+    char path[700];
+    fx_open_with(fx_options(NULL));
+    fill(0, 1000, "old");
+    take(&e);
+    cr_assert(varve_ok(varve_export_open(fx_db, &e, e.files[0].name, &r, &fx_err)));
+    for (uint64_t n = 1;; n++) {
+        vv_alloc_fail_at(n);
+        varve_export_reader *other = NULL;
+        varve_status st = varve_export_open(fx_db, &e, e.files[0].name, &other, NULL);
+        if (varve_ok(st))
+            st = varve_export_read(other, 1, buffer, sizeof buffer, &got, NULL);
+        vv_alloc_fail_at(0);
+        varve_export_close(other);
+        if (varve_ok(st))
+            break;
+        cr_assert_eq(st.code, VARVE_NO_MEMORY);
+    }
+    snprintf(path, sizeof path, "%s/%s", vv_tempdir_path("db"), e.files[0].name);
+    cr_assert_eq(truncate(path, 8192), 0);
+    varve_status st = varve_export_read(r, 8000, buffer, sizeof buffer, &got, &fx_err);
+    cr_assert_eq(st.code, VARVE_CORRUPTION);
+    cr_assert_eq(got, 0);
+    cr_assert_not_null(strstr(fx_err.text, e.files[0].name), "%s", fx_err.text);
+    varve_export_close(r);
+    cr_assert_eq(unlink(path), 0);
+    cr_assert_eq(varve_export_open(fx_db, &e, e.files[0].name, &r, &fx_err).code, VARVE_CORRUPTION);
+    varve_export_release(fx_db, &e);
+    fx_close();
+}
