@@ -128,6 +128,21 @@ static const vv_option options[] = {
     {"RATE_LIMITS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, rate_limits_file), "", 0,
      VV_SERVER_PATH_BYTES_MAX, false, NULL,
      "limits of single users: USER reads=RATE[:BURST] writes=RATE[:BURST] a line; read again on SIGHUP"},
+    {"FOLLOW_TOKEN_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, follow_token_file), "", 0,
+     VV_SERVER_PATH_BYTES_MAX, false, NULL,
+     "token of a user with the right replica, for FOLLOW and PEERS; read again for each call"},
+    {"FOLLOW_TLS_CA", VV_OPTION_TEXT, offsetof(vv_server_config, follow_tls_ca), "", 0,
+     VV_SERVER_PATH_BYTES_MAX, false, NULL,
+     "who signs the certificates of FOLLOW and PEERS, PEM; with it they have to speak TLS"},
+    {"FOLLOW_TLS_CERT", VV_OPTION_TEXT, offsetof(vv_server_config, follow_tls_cert), "", 0,
+     VV_SERVER_PATH_BYTES_MAX, false, NULL, "certificate to show them, PEM"},
+    {"FOLLOW_TLS_KEY", VV_OPTION_TEXT, offsetof(vv_server_config, follow_tls_key), "", 0,
+     VV_SERVER_PATH_BYTES_MAX, false, NULL, "its private key, PEM, without a password"},
+    {"REPLICATION_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, replication_timeout_us), "5s",
+     100000, UINT64_C(3600000000), false, NULL,
+     "a primary from which nothing has come for so long is lost, and looked for anew"},
+    {"FETCH_PARALLEL", VV_OPTION_COUNT, offsetof(vv_server_config, fetch_parallel), "4", 1, 64, false, NULL,
+     "files at once while a follower gets a whole copy"},
 };
 static const vv_option_table table = {options, VV_ARRAY_COUNT(options)};
 
@@ -198,11 +213,56 @@ static vv_status set_listen(loader *l, source from, const char *value, vv_error 
     }
 }
 
+/* Of another server: a port of 0 is none that one could connect to. */
+static vv_status set_address(const char *key, const char *value, size_t bytes, char *to, vv_error *err) {
+    if (bytes <= VV_SERVER_ADDRESS_BYTES_MAX) {
+        memcpy(to, value, bytes);
+        to[bytes] = '\0';
+        if (valid_address(to) && (strncmp(to, "unix:", 5) == 0 || atoi(strrchr(to, ':') + 1) != 0))
+            return VV_STATUS_OK;
+    }
+    return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                   "%s = %.*s: allowed is HOST:PORT or unix:PATH of at most %d bytes", key, (int)bytes, value,
+                   VV_SERVER_ADDRESS_BYTES_MAX);
+}
+
+/* Empty: nobody, whatever a source of lower precedence says. */
+static vv_status set_follow(vv_server_config *config, const char *value, vv_error *err) {
+    config->follow[0] = '\0';
+    return *value ? set_address("FOLLOW", value, strlen(value), config->follow, err) : VV_STATUS_OK;
+}
+
+/* One address or several with commas between; empty: none. */
+static vv_status set_peers(vv_server_config *config, const char *value, vv_error *err) {
+    config->peer_count = 0;
+    if (!*value)
+        return VV_STATUS_OK;
+    for (;;) {
+        if (config->peer_count == VV_SERVER_PEERS_MAX)
+            return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "PEERS = %s: allowed are at most %d addresses",
+                           value, VV_SERVER_PEERS_MAX);
+        size_t bytes = strcspn(value, ",");
+        char *to = config->peers[config->peer_count];
+        VV_TRY(set_address("PEERS", value, bytes, to, err));
+        for (size_t i = 0; i < config->peer_count; i++)
+            if (strcmp(config->peers[i], to) == 0)
+                return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "PEERS: %s is there twice", to);
+        config->peer_count++;
+        if (value[bytes] == '\0')
+            return VV_STATUS_OK;
+        value += bytes + 1;
+    }
+}
+
 /* ---- one setting ---- */
 
 static vv_status set(loader *l, source from, const char *key, const char *value, vv_error *err) {
     if (key_is(key, "LISTEN"))
         return set_listen(l, from, value, err);
+    if (key_is(key, "FOLLOW"))
+        return set_follow(l->config, value, err);
+    if (key_is(key, "PEERS"))
+        return set_peers(l->config, value, err);
     if (vv_config_find(table, key))
         return vv_config_set(table, l->config, key, value, err);
     varve_error words = {""};
@@ -390,6 +450,45 @@ static vv_status check_plaintext(const vv_server_config *c, vv_error *err) {
     return VV_STATUS_OK;
 }
 
+static bool listens_on(const vv_server_config *c, const char *address) {
+    for (size_t i = 0; i < c->listen_count; i++)
+        if (strcmp(c->listen[i], address) == 0)
+            return true;
+    return false;
+}
+
+/* Somebody else would hear the token. */
+static vv_status check_follow_token(const vv_server_config *c, const char *key, const char *address,
+                                    vv_error *err) {
+    bool tls = c->follow_tls_ca[0] || c->follow_tls_cert[0];
+    if (!c->follow_token_file[0] || tls || c->plaintext_tokens || vv_server_address_is_local(address))
+        return VV_STATUS_OK;
+    return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                   "%s = %s: with FOLLOW_TOKEN_FILE an address of the network needs FOLLOW_TLS_CA, or "
+                   "PLAINTEXT_TOKENS = true where something in between does TLS",
+                   key, address);
+}
+
+static vv_status check_others(const vv_server_config *c, vv_error *err) {
+    if (!c->follow_tls_cert[0] != !c->follow_tls_key[0])
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                       "FOLLOW_TLS_CERT = %s, FOLLOW_TLS_KEY = %s: each needs the other", c->follow_tls_cert,
+                       c->follow_tls_key);
+    if (c->follow[0]) {
+        if (listens_on(c, c->follow))
+            return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "FOLLOW = %s: this server listens there itself",
+                           c->follow);
+        VV_TRY(check_follow_token(c, "FOLLOW", c->follow, err));
+    }
+    for (size_t i = 0; i < c->peer_count; i++) {
+        if (listens_on(c, c->peers[i]))
+            return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                           "PEERS: this server listens on %s itself; allowed are the others", c->peers[i]);
+        VV_TRY(check_follow_token(c, "PEERS", c->peers[i], err));
+    }
+    return VV_STATUS_OK;
+}
+
 /* What a table can't say. */
 static vv_status check(const vv_server_config *c, vv_error *err) {
     bool no_roles = strcmp(c->certificate_roles, "none") == 0;
@@ -407,6 +506,7 @@ static vv_status check(const vv_server_config *c, vv_error *err) {
     if (c->tls_client_ca[0] && !c->tls_cert[0])
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CLIENT_CA = %s: it needs TLS_CERT and TLS_KEY",
                        c->tls_client_ca);
+    VV_TRY(check_others(c, err));
     return check_plaintext(c, err);
 }
 
@@ -446,8 +546,8 @@ static void help_key(FILE *to, const char *key, const char *value, const char *m
 void vv_server_config_help(FILE *to) {
     fprintf(to,
             "varved %s: serves a Varve database over gRPC\n\n"
-            "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--KEY=VALUE]... [--help] "
-            "[--version]\n\n"
+            "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--follow ADDR] [--KEY=VALUE]...\n"
+            "              [--help] [--version]\n\n"
             "ADDR is HOST:PORT (port 0 picks one) or unix:PATH. A key may also stand in the environment\n"
             "(VARVE_KEY) or in FILE (KEY = VALUE, # and ; start comments); flags come first, then the\n"
             "environment, then the file. Keys in any case, - or _; sizes take KiB, MiB, GiB, durations us, "
@@ -457,6 +557,11 @@ void vv_server_config_help(FILE *to) {
             varve_version(), "key", "default", "meaning; what is allowed");
     help_key(to, "LISTEN", DEFAULT_ADDRESS, "addresses to serve on",
              "may be given several times, or with commas");
+    help_key(to, "FOLLOW", "", "the server whose copy this one is, and of which it gets all that is written",
+             "one address");
+    help_key(to, "PEERS", "",
+             "the others of the group: where to look for the primary when it is gone, or superseded",
+             "up to 16 addresses with commas between");
     for (size_t i = 0; i < table.count; i++) {
         char allowed[VV_OPTION_TEXT_BYTES];
         vv_option_allowed(&options[i], allowed, sizeof allowed);

@@ -18,6 +18,7 @@
 #define VV_SERVER_DATA_BYTES_MAX    4095
 #define VV_SERVER_PATH_BYTES_MAX    1023
 #define VV_SERVER_ROLES_BYTES_MAX   31
+#define VV_SERVER_PEERS_MAX         16
 
 typedef struct vv_server_config {
     char data[VV_SERVER_DATA_BYTES_MAX + 1];
@@ -63,6 +64,17 @@ typedef struct vv_server_config {
     char rate_limits_file[VV_SERVER_PATH_BYTES_MAX + 1];
     char certificate_roles[VV_SERVER_ROLES_BYTES_MAX + 1];
     uint64_t read_rate, read_burst, write_rate, write_burst;
+
+    /* Whom it follows, and who else there is (rpc/follower.h). */
+    char follow[VV_SERVER_ADDRESS_BYTES_MAX + 1]; /* "": nobody */
+    char peers[VV_SERVER_PEERS_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 1];
+    size_t peer_count;
+    char follow_token_file[VV_SERVER_PATH_BYTES_MAX + 1]; /* "": none, as of those that follow */
+    char follow_tls_ca[VV_SERVER_PATH_BYTES_MAX + 1];
+    char follow_tls_cert[VV_SERVER_PATH_BYTES_MAX + 1];
+    char follow_tls_key[VV_SERVER_PATH_BYTES_MAX + 1];
+    uint64_t replication_timeout_us; /* a primary that says nothing for so long is lost */
+    uint64_t fetch_parallel;         /* files at once */
 } vv_server_config;
 
 /* Of the files of unix sockets, in the order of the choices. */

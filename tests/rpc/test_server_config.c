@@ -224,3 +224,48 @@ Test(server_config, keys_that_need_each_other_are_checked_together) {
             cr_expect_not_null(strstr(err.text, cases[i].words), "%s", err.text);
     }
 }
+
+Test(server_config, whom_to_follow_and_the_others_of_the_group) {
+    cr_assert(load(LIST(), LIST()));
+    cr_assert_str_empty(config.follow);
+    cr_assert_eq(config.peer_count, 0);
+    cr_assert_eq(config.replication_timeout_us, 5000000);
+    cr_assert_eq(config.fetch_parallel, 4);
+    const char *file = file_flag("FOLLOW = a:1\nPEERS = a:1,b:2\n");
+    cr_assert(load(LIST(file, "--follow", "unix:/tmp/a"), LIST()), "%s", err.text);
+    cr_assert_str_eq(config.follow, "unix:/tmp/a");
+    cr_assert_eq(config.peer_count, 2);
+    cr_assert_str_eq(config.peers[0], "a:1");
+    cr_assert_str_eq(config.peers[1], "b:2");
+    cr_assert(load(LIST(file, "--follow=", "--peers=c:3"), LIST()), "%s", err.text);
+    cr_assert_str_empty(config.follow, "nobody, in spite of the file");
+    cr_assert_eq(config.peer_count, 1);
+    cr_assert_str_eq(config.peers[0], "c:3");
+    cr_assert(load(LIST(file, "--peers="), LIST()), "%s", err.text);
+    cr_assert_eq(config.peer_count, 0);
+}
+
+static void expect_refusal(const char *words, const char *const *argv) {
+    cr_expect_not(load(argv, LIST()), "accepted: %s", words);
+    cr_expect_not_null(strstr(err.text, words), "not '%s' but: %s", words, err.text);
+}
+
+Test(server_config, whom_nobody_can_follow) {
+    expect_refusal("FOLLOW = a: allowed is HOST:PORT", LIST("--follow=a"));
+    expect_refusal("FOLLOW = a:0: allowed is HOST:PORT", LIST("--follow=a:0"));
+    expect_refusal("FOLLOW = a:1,b:2: allowed is HOST:PORT", LIST("--follow=a:1,b:2"));
+    expect_refusal("FOLLOW = 127.0.0.1:7700: this server listens there", LIST("--follow=127.0.0.1:7700"));
+    expect_refusal("PEERS: this server listens on unix:/a itself",
+                   LIST("--listen=unix:/a", "--peers=b:1,unix:/a"));
+    expect_refusal("PEERS = : allowed is HOST:PORT", LIST("--peers=b:1,"));
+    expect_refusal("PEERS: b:1 is there twice", LIST("--peers=b:1,b:1"));
+    expect_refusal(
+        "at most 16 addresses",
+        LIST("--peers=a:1,a:2,a:3,a:4,a:5,a:6,a:7,a:8,a:9,a:10,a:11,a:12,a:13,a:14,a:15,a:16,a:17"));
+    expect_refusal("each needs the other", LIST("--follow=a:1", "--follow-tls-cert=/c"));
+    expect_refusal("FOLLOW = a:1: with FOLLOW_TOKEN_FILE", LIST("--follow=a:1", "--follow-token-file=/t"));
+    expect_refusal("PEERS = a:1: with FOLLOW_TOKEN_FILE", LIST("--peers=a:1", "--follow-token-file=/t"));
+    cr_expect(load(LIST("--follow=127.0.0.1:1", "--follow-token-file=/t"), LIST()), "%s", err.text);
+    cr_expect(load(LIST("--follow=a:1", "--follow-token-file=/t", "--follow-tls-ca=/c"), LIST()), "%s",
+              err.text);
+}
