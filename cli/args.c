@@ -211,7 +211,7 @@ static const command commands[] = {
      "Print a fresh token, which is for USER alone, and the line for the server's TOKENS_FILE, which has "
      "only "
      "the\n"
-     "token's hash. ROLES are of read,write,admin. The server takes the line up with SIGHUP.\n"
+     "token's hash. ROLES are of read,write,admin,replica. The server takes the line up with SIGHUP.\n"
      "\n"
      "  --json             print {\"line\", \"token\"}\n"},
 };
@@ -402,7 +402,7 @@ static vv_cli_parsed check_options(const parse *p) {
     if (c->verb == VV_CLI_TOKEN && !vv_token_user_ok(args->operands[0]))
         return bad(p, "token: USER has 1 to 255 printable ASCII characters, no quotes and backslashes");
     if (c->verb == VV_CLI_TOKEN && !vv_token_roles_ok(args->operands[1]))
-        return bad(p, "token: ROLES '%s': allowed are read, write and admin, with commas between",
+        return bad(p, "token: ROLES '%s': allowed are read, write, admin and replica, with commas between",
                    args->operands[1]);
     return VV_CLI_RUN;
 }

@@ -12,7 +12,7 @@
 #define TOKEN_BYTES 32
 
 bool vv_token_roles_ok(const char *roles) {
-    static const char *const names[] = {"read", "write", "admin"};
+    static const char *const names[] = {"read", "write", "admin", "replica"};
     for (;;) {
         size_t bytes = strcspn(roles, ",");
         bool known = false;

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-/* "read,write,admin" or a part of it. */
+/* "read,write,admin,replica" or a part of it. */
 bool vv_token_roles_ok(const char *roles);
 
 /* 1 to 255 bytes of printable ASCII without quotes and backslashes. */

@@ -11,20 +11,16 @@
 
 typedef enum known_by { BY_NOTHING, BY_TOKEN, BY_CERTIFICATE, BY_OPEN_DOOR } known_by;
 
-/* What a right is, as a bit of vv_grant.rights and in words. */
+/* What a right is, as a bit of vv_grant.rights. */
 static uint8_t right_bit(vv_rpc_access right) {
     switch (right) {
     case VV_RPC_READ: return VV_RIGHT_READ;
     case VV_RPC_WRITE: return VV_RIGHT_WRITE;
+    case VV_RPC_REPLICA: return VV_RIGHT_REPLICA;
     case VV_RPC_OPEN: return 0;
     case VV_RPC_ADMIN: break;
     }
     return VV_RIGHT_ADMIN;
-}
-
-static const char *right_name(vv_rpc_access right) {
-    uint8_t bit = right_bit(right);
-    return bit == VV_RIGHT_READ ? "read" : bit == VV_RIGHT_WRITE ? "write" : "admin";
 }
 
 /* ---- who calls ---- */
@@ -126,7 +122,7 @@ static bool decide(vv_rpc_call *call, vv_rpc_access right, vv_rpc_status *why) {
     if (why)
         vv_rpc_status_set(why, VV_RPC_PERMISSION_DENIED, "ROLE_MISSING", 0,
                           "this needs the role %s, which user %s has not; nothing was done",
-                          right_name(right), call->user ? call->user->name : "");
+                          vv_right_name(right_bit(right)), call->user ? call->user->name : "");
     return false;
 }
 

@@ -2,8 +2,8 @@
  * access.h - the one place that decides who calls and whether they may.
  *
  * The user of a call is its bearer token's ("authorization: Bearer ..."), else the name in the client's
- * certificate, else "default". What they may is a set of rights, read, write and admin, none of which
- * contains another; what a call needs is its method's vv_rpc_access.
+ * certificate, else "default". What they may is a set of rights, read, write, admin and replica, none
+ * of which contains another; what a call needs is its method's vv_rpc_access.
  *
  *     no TOKENS_FILE and no client CA     everything is allowed to everybody
  *     a token is shown                    the rights of its line; an unknown one is UNAUTHENTICATED, always

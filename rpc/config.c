@@ -116,7 +116,8 @@ static const vv_option options[] = {
      false, NULL, "who may what: USER sha256:HEX|certificate|anonymous ROLES a line; read again on SIGHUP"},
     {"CERTIFICATE_ROLES", VV_OPTION_TEXT, offsetof(vv_server_config, certificate_roles), "none", 0,
      VV_SERVER_ROLES_BYTES_MAX, false, NULL,
-     "what clients with a certificate may that TOKENS_FILE does not name: none, or of read,write,admin"},
+     "what clients with a certificate may that TOKENS_FILE does not name: none, or of "
+     "read,write,admin,replica"},
     {"RATE_LIMIT_READS", VV_OPTION_COUNT, offsetof(vv_server_config, read_rate), "0", 0, VV_RATE_MAX, false,
      NULL, "reads a second of each user; 0: no limit"},
     {"RATE_LIMIT_READ_BURST", VV_OPTION_COUNT, offsetof(vv_server_config, read_burst), "0", 0, VV_RATE_MAX,
@@ -495,7 +496,7 @@ static vv_status check(const vv_server_config *c, vv_error *err) {
     if (!no_roles && !vv_rights_parse(vv_slice_str(c->certificate_roles)))
         return vv_fail(
             err, invalid(VV_SUB_BAD_OPTION),
-            "CERTIFICATE_ROLES = %s: allowed is none, or read, write and admin with commas between",
+            "CERTIFICATE_ROLES = %s: allowed is none, or read, write, admin and replica with commas between",
             c->certificate_roles);
     if (!no_roles && !c->tls_client_ca[0])
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "CERTIFICATE_ROLES = %s: it needs TLS_CLIENT_CA",

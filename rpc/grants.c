@@ -18,25 +18,44 @@ static bool is_text(vv_slice s, const char *text) {
     return vv_slice_equal(s, vv_slice_str(text));
 }
 
+static const struct {
+    uint8_t right;
+    const char *name;
+} right_names[] = {
+    {VV_RIGHT_READ, "read"},
+    {VV_RIGHT_WRITE, "write"},
+    {VV_RIGHT_ADMIN, "admin"},
+    {VV_RIGHT_REPLICA, "replica"},
+};
+
+static uint8_t right_of(vv_slice word) {
+    for (size_t i = 0; i < VV_ARRAY_COUNT(right_names); i++)
+        if (is_text(word, right_names[i].name))
+            return right_names[i].right;
+    return 0;
+}
+
 uint8_t vv_rights_parse(vv_slice text) {
-    uint8_t rights = 0;
+    uint8_t all = 0;
     const char *at = text.data, *end = at + text.bytes;
     while (at <= end) {
         const char *comma = at < end ? memchr(at, ',', (size_t)(end - at)) : NULL;
-        vv_slice word = vv_slice_make(at, (size_t)((comma ? comma : end) - at));
-        if (is_text(word, "read"))
-            rights |= VV_RIGHT_READ;
-        else if (is_text(word, "write"))
-            rights |= VV_RIGHT_WRITE;
-        else if (is_text(word, "admin"))
-            rights |= VV_RIGHT_ADMIN;
-        else
+        uint8_t right = right_of(vv_slice_make(at, (size_t)((comma ? comma : end) - at)));
+        if (right == 0)
             return 0;
+        all |= right;
         if (!comma)
             break;
         at = comma + 1;
     }
-    return rights;
+    return all;
+}
+
+const char *vv_right_name(uint8_t right) {
+    for (size_t i = 0; i < VV_ARRAY_COUNT(right_names); i++)
+        if (right_names[i].right == right)
+            return right_names[i].name;
+    return "";
 }
 
 static int hex_digit(char c) {
@@ -101,7 +120,9 @@ static vv_status on_line(void *arg, const vv_slice *words, size_t count, vv_erro
     loader *l = arg;
     vv_grants *g = l->grants;
     if (count != 3)
-        return vv_fail(err, invalid(), "allowed is USER sha256:HEX|certificate|anonymous read,write,admin");
+        return vv_fail(
+            err, invalid(),
+            "allowed is USER sha256:HEX|certificate|anonymous ROLES, which are of read,write,admin,replica");
     if (!vv_user_name_ok(words[0]))
         return vv_fail(err, invalid(), "the user's name has 1 to %d printable ASCII characters, no \\",
                        VV_USER_NAME_BYTES_MAX);

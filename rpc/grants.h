@@ -4,6 +4,7 @@
  *     # user    known by            may
  *     alice     sha256:9f86d0...    read,write
  *     backup    certificate         read,admin
+ *     node-2    certificate         replica
  *     default   anonymous           read
  *
  * A token is kept as the SHA-256 of its text. That needs neither salt nor stretching, since a token is not a
@@ -20,7 +21,7 @@
 
 #define VV_TOKEN_DIGEST_BYTES 32
 
-enum { VV_RIGHT_READ = 1, VV_RIGHT_WRITE = 2, VV_RIGHT_ADMIN = 4, VV_RIGHT_ALL = 7 };
+enum { VV_RIGHT_READ = 1, VV_RIGHT_WRITE = 2, VV_RIGHT_ADMIN = 4, VV_RIGHT_REPLICA = 8, VV_RIGHT_ALL = 15 };
 
 typedef struct vv_grant {
     vv_user *user;
@@ -37,8 +38,11 @@ typedef struct vv_grants {
     uint8_t anonymous; /* rights */
 } vv_grants;
 
-/* "read,write,admin" or a part of it, at least one; 0: it is not. */
+/* "read,write,admin,replica" or a part of it, at least one; 0: it is not. */
 uint8_t vv_rights_parse(vv_slice text);
+
+/* The word for one of them; static. */
+const char *vv_right_name(uint8_t right);
 
 /*
  * Read a file; users are made of the names in it once all of it is found right.

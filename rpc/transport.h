@@ -98,7 +98,8 @@ typedef enum vv_rpc_access {
     VV_RPC_ADMIN,
     VV_RPC_WRITE,
     VV_RPC_READ,
-    VV_RPC_OPEN, /* no token needed, and not counted: health and reflection */
+    VV_RPC_REPLICA, /* the log and the files of the whole store, and a word in who is its primary */
+    VV_RPC_OPEN,    /* no token needed, and not counted: health and reflection */
 } vv_rpc_access;
 
 /* Callbacks that a method has no use for are NULL. */

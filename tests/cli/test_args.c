@@ -180,6 +180,7 @@ Test(cli_args, a_token_is_made_for_a_name_and_known_roles) {
     cr_assert_eq(parse("token alice read,admin"), VV_CLI_RUN, "%s", err_text);
     cr_expect_eq(args.verb, VV_CLI_TOKEN);
     expect_bad("token alice", "too few");
+    cr_assert_eq(parse("token node-2 replica"), VV_CLI_RUN, "%s", err_text);
     expect_bad("token alice reed", "ROLES 'reed'");
     expect_bad("token alice read,", "ROLES 'read,'");
     expect_bad("token al\"ice read", "USER");

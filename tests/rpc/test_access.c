@@ -38,12 +38,12 @@ static void use_tokens(const char *text) {
     strcpy(fx.config.tokens_file, vv_tempdir_path("tokens"));
 }
 
-/* reader, writer, both, root: each with a token "token-<name>". */
-static void use_four(void) {
+/* reader, writer, both, root, node: each with a token "token-<name>". */
+static void use_five(void) {
     char text[2048];
-    snprintf(text, sizeof text, "# four\n\n%s%s%s%s", token_line("reader", "token-reader", "read"),
+    snprintf(text, sizeof text, "# five\n\n%s%s%s%s%s", token_line("reader", "token-reader", "read"),
              token_line("writer", "token-writer", "write"), token_line("both", "token-both", "read,write"),
-             token_line("root", "token-root", "admin"));
+             token_line("root", "token-root", "admin"), token_line("node", "token-node", "replica"));
     use_tokens(text);
 }
 
@@ -106,10 +106,12 @@ static const struct {
     {"/varve.v1.Admin/Backup", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Verify", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Promote", VV_RPC_ADMIN},
-    {"/varve.v1.Replication/StreamWal", VV_RPC_ADMIN},
-    {"/varve.v1.Replication/TakeSnapshot", VV_RPC_ADMIN},
-    {"/varve.v1.Replication/FetchFile", VV_RPC_ADMIN},
-    {"/varve.v1.Replication/ReleaseSnapshot", VV_RPC_ADMIN},
+    {"/varve.v1.Replication/StreamWal", VV_RPC_REPLICA},
+    {"/varve.v1.Replication/Confirm", VV_RPC_REPLICA},
+    {"/varve.v1.Replication/Hello", VV_RPC_REPLICA},
+    {"/varve.v1.Replication/TakeSnapshot", VV_RPC_REPLICA},
+    {"/varve.v1.Replication/FetchFile", VV_RPC_REPLICA},
+    {"/varve.v1.Replication/ReleaseSnapshot", VV_RPC_REPLICA},
     {"/grpc.health.v1.Health/Check", VV_RPC_OPEN},
     {"/grpc.health.v1.Health/Watch", VV_RPC_OPEN},
     {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", VV_RPC_OPEN},
@@ -136,10 +138,16 @@ static const struct {
     {"token-writer", VV_RIGHT_WRITE, true},
     {"token-both", VV_RIGHT_READ | VV_RIGHT_WRITE, true},
     {"token-root", VV_RIGHT_ADMIN, true},
+    {"token-node", VV_RIGHT_REPLICA, true},
 };
 
 static uint8_t bit_of(vv_rpc_access needs) {
-    return needs == VV_RPC_READ ? VV_RIGHT_READ : needs == VV_RPC_WRITE ? VV_RIGHT_WRITE : VV_RIGHT_ADMIN;
+    switch (needs) {
+    case VV_RPC_READ: return VV_RIGHT_READ;
+    case VV_RPC_WRITE: return VV_RIGHT_WRITE;
+    case VV_RPC_REPLICA: return VV_RIGHT_REPLICA;
+    default: return VV_RIGHT_ADMIN;
+    }
 }
 
 static void walk_one(const vv_rpc_method *method, size_t caller) {
@@ -166,7 +174,7 @@ static void walk_one(const vv_rpc_method *method, size_t caller) {
 }
 
 Test(access, every_method_is_decided_for_every_kind_of_caller) {
-    use_four();
+    use_five();
     fixture_start();
     size_t service_count, methods = 0;
     const vv_rpc_service *services = vv_server_services(fx.server, &service_count);
@@ -187,7 +195,7 @@ Test(access, without_tokens_everybody_may_everything) {
 }
 
 Test(access, the_scheme_is_bearer_in_any_case_and_nothing_else) {
-    use_four();
+    use_five();
     fixture_start();
     static const struct {
         const char *header;
@@ -277,7 +285,7 @@ static void reload_often(void *arg) {
 }
 
 Test(access, reloads_beside_calls_hurt_none_of_them) {
-    use_four();
+    use_five();
     fixture_start();
     _Atomic bool over = false;
     pthread_t thread;
@@ -418,7 +426,7 @@ Test(access, a_watch_ends_when_its_token_is_taken_away) {
 }
 
 Test(access, a_condition_of_a_write_needs_the_right_to_read) {
-    use_four();
+    use_five();
     fixture_start();
     static const char with_condition[] = "\x0a\x06\x0a\x04\x0a\x02kk\x12\x06\x0a\x02kk\x10\x01";
     client_call *call = client_start_with(fx.client, "/varve.v1.KV/Write", CLIENT_DEADLINE_MS,
@@ -457,7 +465,7 @@ static uint64_t put_named(const char *token) {
 }
 
 Test(access, nobody_can_pass_for_the_client_of_another_user) {
-    use_four();
+    use_five();
     fixture_start();
     cr_assert_eq(put_named("token-writer"), 1);
     cr_assert_eq(put_named("token-both"), 2, "not taken for the write of another");
@@ -505,7 +513,7 @@ Test(access, a_file_with_a_mistake_stops_the_start_and_names_the_line) {
 
 Test(access, names_with_spaces_stand_in_quotes) {
     char text[512];
-    snprintf(text, sizeof text, "\t\"Jane Doe\" certificate read,write,admin\r\n%s",
+    snprintf(text, sizeof text, "\t\"Jane Doe\" certificate read,write,admin,replica\r\n%s",
              token_line("\"Jane Doe\"", "jane", "read"));
     write_file("tokens", text);
     vv_users users;
