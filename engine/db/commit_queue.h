@@ -34,6 +34,7 @@ typedef struct vv_write {
     _Atomic uint32_t done; /* stored with release by the writer; then a blocking caller's frame may be gone */
     bool sync;
     bool deletes_only; /* accepted on a disk that is too full for puts */
+    bool replicated;   /* parts[0] is whole records, of another database's log: see apply.c */
     vv_write_kind kind;
     uint32_t op_count;
     uint64_t data_bytes; /* of keys and values */

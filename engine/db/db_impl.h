@@ -459,7 +459,21 @@ vv_status vv_db_sync_log(varve_db *db, bool inline_only) VV_CHECKED;
 /* The writer thread's main. */
 void vv_db_writer(void *arg);
 
+/* What every write is asked before it goes on its way: BAD_SEQUENCE, WAL_FAILED, SHUTTING_DOWN. options may
+ * be NULL. */
+vv_status vv_db_check_write(varve_db *db, const varve_write_options *options) VV_CHECKED;
+
+/* Commit a write that is on the caller's stack; blocks. w->status says how it went. */
+void vv_db_submit(varve_db *db, vv_write *w);
+
 /* Add the operations of a record to `m`, which has reserved room for them. They decode: they were checked. */
 void vv_db_apply(vv_memtable *m, uint64_t first_lsn, uint32_t op_count, vv_slice ops);
+
+/* ---- apply.c ---- */
+
+/* What append() and apply() of write.c do with a replicated write. w->status: of the first record that could
+ * not be appended; w->appended and w->lsn tell of those before it. commit.lock held. */
+void vv_db_append_records(varve_db *db, vv_write *w);
+void vv_db_apply_records(vv_memtable *m, const vv_write *w);
 
 #endif

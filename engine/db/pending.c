@@ -57,16 +57,7 @@ uint64_t varve_wal_cursor_behind_bytes(varve_wal_cursor *cursor) {
     return 0;
 }
 
-/* ---- apply.c, commit_limit.c ---- */
-size_t varve_wal_batch_encode(const varve_wal_batch *batch, void *to, size_t room) {
-    UNUSED(batch), UNUSED(to), UNUSED(room);
-    return 0;
-}
-varve_status varve_apply(varve_db *db, const void *records, size_t bytes, uint64_t *applied_lsn_out,
-                         varve_error *err) {
-    UNUSED(db), UNUSED(records), UNUSED(bytes), UNUSED(applied_lsn_out), UNUSED(err);
-    return NOT_YET;
-}
+/* ---- commit_limit.c ---- */
 varve_status varve_limit_commits(varve_db *db, bool limited, varve_error *err) {
     UNUSED(db), UNUSED(limited), UNUSED(err);
     return NOT_YET;

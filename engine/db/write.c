@@ -50,6 +50,10 @@ void vv_db_apply(vv_memtable *m, uint64_t first_lsn, uint32_t op_count, vv_slice
 
 static void apply(varve_db *db, vv_write *w) {
     vv_memtable *active = db->commit.active;
+    if (w->replicated) {
+        vv_db_apply_records(active, w);
+        return;
+    }
     if (w->part_count == 1) {
         vv_db_apply(active, w->first_lsn, w->op_count, w->parts[0]);
         return;
@@ -83,7 +87,8 @@ static bool settled(varve_db *db, vv_write *w) {
     return false;
 }
 
-/* Give the write its LSNs and put it in the log's open frame. On failure no LSN is used up. */
+/* Put the write in the log's open frame, under LSNs that it gets here unless it brings them. On failure none
+ * is used up, but by the first records of a replicated write. */
 static void append(varve_db *db, vv_write *w) {
     if (settled(db, w))
         return;
@@ -91,6 +96,12 @@ static void append(varve_db *db, vv_write *w) {
     if (!w->deletes_only && atomic_load_explicit(&db->space_short, memory_order_relaxed) &&
         vv_db_space_look(db)) {
         w->status = vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC);
+        return;
+    }
+    if (w->replicated) {
+        vv_db_append_records(db, w);
+        if (vv_is(w->status, VV_WAL_FAILED))
+            latch(db);
         return;
     }
     if (w->client_id != 0) {
@@ -411,8 +422,7 @@ void vv_db_writer(void *arg) {
 
 /* ---- callers ---- */
 
-/* What every write is asked before it goes on its way. */
-static vv_status check_write(varve_db *db, const varve_write_options *options) {
+vv_status vv_db_check_write(varve_db *db, const varve_write_options *options) {
     if (options && (options->client_id == 0) != (options->sequence == 0))
         return invalid(VV_SUB_BAD_SEQUENCE);
     if (atomic_load_explicit(&db->wal_failed, memory_order_relaxed))
@@ -482,10 +492,14 @@ static bool try_inline(varve_db *db, vv_write *w) {
     return fits;
 }
 
-/* Blocking: the write's frame is the caller's. */
-static varve_status submit(varve_db *db, vv_write *w, uint64_t *lsn_out) {
+void vv_db_submit(varve_db *db, vv_write *w) {
     if (!try_inline(db, w))
         vv_commit_queue_wait(&db->commit.queue, w, vv_commit_queue_push(&db->commit.queue, w));
+}
+
+/* Blocking: the write's frame is the caller's. */
+static varve_status submit(varve_db *db, vv_write *w, uint64_t *lsn_out) {
+    vv_db_submit(db, w);
     if (lsn_out && vv_ok(w->status))
         *lsn_out = w->lsn;
     return vv_public(w->status);
@@ -499,7 +513,7 @@ static varve_status write_one(varve_db *db, const vv_entry *e, const varve_write
     if (vv_ok(st) && e->value.bytes > db->settings.value_bytes_max)
         st = invalid(VV_SUB_VALUE_TOO_LARGE);
     if (vv_ok(st))
-        st = check_write(db, options);
+        st = vv_db_check_write(db, options);
     if (!vv_ok(st))
         return vv_public(st);
     vv_write w;
@@ -538,7 +552,7 @@ static vv_status check_batch(varve_db *db, const varve_batch *batch, const varve
         return invalid(VV_SUB_VALUE_TOO_LARGE);
     if (batch->ops_bytes > db->settings.batch_bytes_max)
         return invalid(VV_SUB_BATCH_TOO_LARGE);
-    return check_write(db, options);
+    return vv_db_check_write(db, options);
 }
 
 varve_status varve_write(varve_db *db, const varve_batch *batch, const varve_write_options *options,

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "engine/kv/record.h"
 #include "tests/engine/db_fixture.h"
 
 TestSuite(db_no_space, .timeout = 120);
@@ -132,5 +133,45 @@ Test(db_no_space, a_batch_with_one_put_is_refused_and_one_of_deletes_is_not) {
     varve_batch_destroy(b);
     fx_close();
     cr_assert_eq(umount2(disk, MNT_DETACH), 0); /* the kernel ends rings in its own time */
+    vv_tempdir_cleanup();
+}
+
+/* One record of one operation, as a primary sends it. */
+static varve_status apply(uint64_t lsn, vv_kind kind, size_t value_bytes) {
+    static uint8_t ops[VV_OP_HEAD_BYTES + 8 + VALUE_BYTES], record[VV_RECORD_HEAD_BYTES + sizeof ops];
+    char key[16];
+    snprintf(key, sizeof key, "%08" PRIu64, lsn);
+    vv_entry e = {.kind = kind, .key = vv_slice_make(key, 8), .value = vv_slice_make(NULL, value_bytes)};
+    vv_op_head_encode(ops, &e);
+    memcpy(ops + VV_OP_HEAD_BYTES, key, 8);
+    varve_wal_batch b = {.first_lsn = lsn,
+                         .last_lsn = lsn,
+                         .op_count = 1,
+                         .epoch = 1,
+                         .ops = ops,
+                         .ops_bytes = VV_OP_HEAD_BYTES + 8 + value_bytes};
+    size_t bytes = varve_wal_batch_encode(&b, record, sizeof record);
+    return varve_apply(fx_db, record, bytes, NULL, NULL);
+}
+
+Test(db_no_space, a_follower_is_refused_puts_and_goes_on_when_there_is_space) {
+    const char *disk = small_disk();
+    open_small("tiered");
+    uint64_t lsn = 1;
+    varve_status st;
+    while (varve_ok(st = apply(lsn, VV_KIND_PUT, VALUE_BYTES)))
+        lsn++;
+    cr_assert_eq(st.code, VARVE_NO_SPACE, "%s", varve_code_name(st.code));
+    cr_assert_gt(lsn, 3000);
+    cr_assert_eq(fx_stats().last_lsn, lsn - 1);
+    st = apply(lsn, VV_KIND_DELETE, 0);
+    cr_assert(varve_ok(st), "a delete may bring space: %s", varve_code_name(st.code));
+    lsn++;
+    cr_assert_eq(unlink(vv_tempdir_path("ballast")), 0);
+    for (uint64_t until = vv_clock_mono_ns() + WAIT_NS; !varve_ok(st = apply(lsn, VV_KIND_PUT, VALUE_BYTES));)
+        cr_assert(st.code == VARVE_NO_SPACE && vv_clock_mono_ns() < until, "%s", varve_code_name(st.code));
+    cr_assert_eq(fx_stats().last_lsn, lsn);
+    fx_close();
+    cr_assert_eq(umount2(disk, MNT_DETACH), 0);
     vv_tempdir_cleanup();
 }
