@@ -11,6 +11,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "rpc/grants.h"
+#include "rpc/node.h"
 #include "rpc/rate_limit.h"
 
 #define ENVIRONMENT_PREFIX "VARVE_"
@@ -62,6 +63,15 @@ static const vv_option options[] = {
      false, NULL, "bytes a second that a backup or a verification reads and writes; 0: as fast as it goes"},
     {"WATCH_PROGRESS_INTERVAL", VV_OPTION_DURATION, offsetof(vv_server_config, watch_progress_interval_us),
      "10s", 10000, UINT64_C(3600000000), false, NULL, "a watch with nothing to tell says how far it is"},
+    {"NODE_NAME", VV_OPTION_TEXT, offsetof(vv_server_config, node_name), "", 0, VARVE_SLOT_NAME_BYTES_MAX,
+     false, NULL,
+     "this server among replicas; empty: a random name, kept in the file NODE of the data directory"},
+    {"QUORUM", VV_OPTION_COUNT, offsetof(vv_server_config, quorum), "0", 0, VARVE_SLOTS_MAX, false, NULL,
+     "followers that must have a write before it is acknowledged and seen; 0: it needs none"},
+    {"QUORUM_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, quorum_timeout_us), "10s", 1000,
+     UINT64_C(3600000000), false, NULL, "how long a write waits for them until it is answered UNKNOWN"},
+    {"REPLICATION_HEARTBEAT", VV_OPTION_DURATION, offsetof(vv_server_config, replication_heartbeat_us),
+     "500ms", 1000, UINT64_C(3600000000), false, NULL, "a follower hears of its primary at least so often"},
     {"SCAN_IDLE_TIMEOUT", VV_OPTION_DURATION, offsetof(vv_server_config, scan_idle_us), "60s", 1000,
      LEASE_US_MAX, false, NULL, "a scan whose client takes no message for so long is ended"},
     {"LOG_LEVEL", VV_OPTION_CHOICE, offsetof(vv_server_config, log_level), "info", 0, 0, false, log_levels,
@@ -508,6 +518,10 @@ static vv_status check(const vv_server_config *c, vv_error *err) {
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CLIENT_CA = %s: it needs TLS_CERT and TLS_KEY",
                        c->tls_client_ca);
     VV_TRY(check_others(c, err));
+    if (c->node_name[0] && !vv_node_name_valid(vv_slice_str(c->node_name)))
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                       "NODE_NAME = %s: allowed are 1 to %d letters, digits and ._:-", c->node_name,
+                       VARVE_SLOT_NAME_BYTES_MAX);
     return check_plaintext(c, err);
 }
 

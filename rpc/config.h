@@ -37,6 +37,11 @@ typedef struct vv_server_config {
     char backup_dir[VV_SERVER_PATH_BYTES_MAX + 1]; /* "": none */
     uint64_t backup_rate;                          /* bytes a second; 0: no limit */
     uint64_t watch_progress_interval_us;
+
+    /* Replication (rpc/replication.h). */
+    char node_name[VARVE_SLOT_NAME_BYTES_MAX + 1]; /* "": see node.h */
+    uint64_t quorum, quorum_timeout_us, replication_heartbeat_us;
+
     uint32_t log_level;  /* a vv_log_level */
     uint32_t log_format; /* a vv_log_format */
     uint64_t log_lines_per_second;

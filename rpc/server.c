@@ -21,6 +21,8 @@
 #include "rpc/connection_limit.h"
 #include "rpc/gate.h"
 #include "rpc/grpc_transport.h"
+#include "rpc/node.h"
+#include "rpc/replication.h"
 #include "rpc/service.h"
 #include "rpc/timer.h"
 #include "rpc/tls.h"
@@ -44,13 +46,15 @@ struct vv_server {
     vv_leases *leases;
     vv_grpc *transport;
     varve_db *db;
+    vv_replication *replication;
     vv_kv kv;
     vv_watches watches;
     vv_health health;
     vv_admin admin;
     bool admin_ready;
     vv_reflection *reflection;
-    bool services_ready; /* kv and health are initialised */
+    _Atomic bool serving; /* the health may be set by whoever knows better */
+    bool services_ready;  /* kv and health are initialised */
     vv_rpc_service services[SERVICES_MAX];
     size_t service_count;
     uint64_t value_bytes_max, message_bytes_max;
@@ -180,15 +184,39 @@ static void check_tls(vv_timer *timer) {
     repeat(s, timer, VV_TLS_CHECK_S * VV_NS_PER_S);
 }
 
+/* Not with a log that failed, until a restart; and only with reads. */
+static void set_health(vv_server *s) {
+    varve_stats stats;
+    vv_rpc_status why;
+    varve_stats_get(s->db, &stats);
+    vv_health_set(&s->health, !stats.wal_failed && vv_replication_may_read(s->replication, &why));
+}
+
 /* A log that failed is noticed also when nobody writes. */
 static void check_log(vv_timer *timer) {
     vv_server *s = VV_CONTAINER_OF(timer, vv_server, log_timer);
-    varve_stats stats;
-    varve_stats_get(s->db, &stats);
-    if (stats.wal_failed) /* until a restart */
-        vv_health_set(&s->health, false);
-    else
-        repeat(s, timer, LOG_CHECK_NS);
+    set_health(s);
+    repeat(s, timer, LOG_CHECK_NS);
+}
+
+/* The role, or whether reads are let in. */
+static void replication_changed(void *arg) {
+    vv_server *s = arg;
+    if (atomic_load_explicit(&s->serving, memory_order_acquire))
+        set_health(s);
+}
+
+static vv_status start_replication(vv_server *s, vv_error *err) {
+    char node[VARVE_SLOT_NAME_BYTES_MAX + 1];
+    VV_TRY(vv_node_name(s->config.data, s->config.node_name, node, err));
+    vv_replication_options options = {.db = s->db,
+                                      .node = node,
+                                      .role = VV_ROLE_PRIMARY,
+                                      .quorum = (uint32_t)s->config.quorum,
+                                      .log = s->log,
+                                      .changed = replication_changed,
+                                      .arg = s};
+    return vv_replication_create(&options, &s->replication, err);
 }
 
 static vv_status start_checks(vv_server *s) {
@@ -260,13 +288,15 @@ static vv_status start_helpers(vv_server *s, vv_error *err) {
 static vv_status start_services(vv_server *s, vv_error *err) {
     VV_TRY(start_helpers(s, err));
     vv_health_init(&s->health, flush, s->transport);
-    vv_kv_options options = {.leases = s->leases,
+    vv_kv_options options = {.replication = s->replication,
+                             .leases = s->leases,
                              .timers = s->timers,
                              .workers = s->workers,
                              .scan_idle_us = s->config.scan_idle_us,
                              .response_bytes_max = s->message_bytes_max,
                              .value_bytes_max = s->value_bytes_max,
                              .pipeline_ops_max = s->config.pipeline_ops_max,
+                             .quorum_timeout_us = s->config.quorum_timeout_us,
                              .traced = s->config.slow_call_us > 0};
     vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
     if (!vv_ok(st)) {
@@ -278,6 +308,7 @@ static vv_status start_services(vv_server *s, vv_error *err) {
                               .bytes_per_second = s->config.backup_rate,
                               .gate = &s->gate,
                               .leases = s->leases,
+                              .replication = s->replication,
                               .users = &s->access.users};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;
@@ -300,7 +331,8 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     for (size_t i = 0; i < s->config.listen_count; i++)
         VV_TRY(listen_on(s, s->config.listen[i], err));
     VV_TRY(start_checks(s));
-    vv_health_set(&s->health, true);
+    set_health(s);
+    atomic_store_explicit(&s->serving, true, memory_order_release);
     limit_connections(s);
     warn_of_open_doors(s);
     return vv_grpc_start(s->transport, s->services, s->service_count, err);
@@ -323,6 +355,7 @@ static varve_status release(vv_server *s) {
     vv_workers_destroy(s->workers);
     vv_leases_destroy(s->leases);
     vv_timers_destroy(s->timers);
+    vv_replication_destroy(s->replication);
     if (s->db)
         closed = varve_close(s->db);
     vv_watches_deinit(&s->watches);
@@ -354,6 +387,8 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
     }
     if (vv_ok(st))
         st = open_database(s, engine, err);
+    if (vv_ok(st))
+        st = start_replication(s, err);
     if (vv_ok(st))
         st = start_services(s, err);
     if (!vv_ok(st)) {

@@ -12,6 +12,7 @@
 #include "rpc/gate.h"
 #include "rpc/leases.h"
 #include "rpc/page_token.h"
+#include "rpc/replication.h"
 #include "rpc/timer.h"
 #include "rpc/transport.h"
 #include "rpc/users.h"
@@ -52,13 +53,15 @@ vv_rpc_service vv_health_service(vv_health *h);
 #define VV_KV_SERVICE_NAME "varve.v1.KV"
 
 typedef struct vv_kv_options {
-    vv_leases *leases; /* the clients' snapshots */
+    vv_replication *replication; /* whether reads and writes are let in */
+    vv_leases *leases;           /* the clients' snapshots */
     vv_timers *timers;
     vv_workers *workers;         /* for what takes long, one turn at a time */
     uint64_t response_bytes_max; /* what one message to a client may have in values */
     uint64_t scan_idle_us;       /* a client that takes no message of a scan for so long is given up */
     uint64_t value_bytes_max;    /* the engine's MAX_VALUE_SIZE */
     uint64_t pipeline_ops_max;   /* in flight in one pipeline */
+    uint64_t quorum_timeout_us;  /* how long a write waits for followers */
     bool traced;                 /* unary calls tell the log where their time went */
 } vv_kv_options;
 
@@ -105,7 +108,8 @@ typedef struct vv_admin_options {
     uint64_t bytes_per_second; /* of a backup or verification; 0: no limit */
     const vv_gate *gate;       /* for Stats */
     vv_leases *leases;         /* the same */
-    vv_users *users;           /* for SetRateLimit */
+    vv_replication *replication;
+    vv_users *users; /* for SetRateLimit */
 } vv_admin_options;
 
 typedef struct vv_admin {

@@ -29,7 +29,7 @@ static void pack_details(vv_rpc_status *out, const char *reason, uint32_t retry_
                          const vv_rpc_detail *pairs, size_t pair_count) {
     Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
     Google__Rpc__ErrorInfo__MetadataEntry entries[VV_RPC_DETAILS_MAX], *entry_list[VV_RPC_DETAILS_MAX];
-    uint8_t info_bytes[256];
+    uint8_t info_bytes[512];
     info.reason = unconst(reason);
     info.domain = unconst(VV_RPC_ERROR_DOMAIN);
     VV_ASSERT(pair_count <= VV_RPC_DETAILS_MAX);

@@ -20,7 +20,7 @@ void vv_rpc_status_set(vv_rpc_status *out, vv_rpc_code code, const char *reason,
 
 /* A word about the error that programs read: an entry of ErrorInfo.metadata. */
 typedef struct vv_rpc_detail {
-    const char *key; /* at most 31 bytes, as the value */
+    const char *key; /* at most 31 bytes; the value, 255 */
     const char *value;
 } vv_rpc_detail;
 #define VV_RPC_DETAILS_MAX 2

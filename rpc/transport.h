@@ -56,7 +56,7 @@ typedef struct vv_rpc_status {
     vv_rpc_code code;
     char message[256];
     size_t details_bytes;
-    uint8_t details[640];
+    uint8_t details[1024];
 } vv_rpc_status;
 
 /*

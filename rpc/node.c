@@ -1,0 +1,94 @@
+#include "rpc/node.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define FILE_NAME  "NODE"
+#define PATH_BYTES 4352
+
+bool vv_node_name_valid(vv_slice name) {
+    const char *text = (const char *)name.data;
+    bool valid = name.bytes > 0 && name.bytes <= VARVE_SLOT_NAME_BYTES_MAX;
+    for (size_t i = 0; i < name.bytes && valid; i++)
+        valid = isalnum((unsigned char)text[i]) || (text[i] != '\0' && strchr("._:-", text[i]));
+    return valid;
+}
+
+/* The first line of the file. */
+static vv_status read_name(const char *path, char out[VARVE_SLOT_NAME_BYTES_MAX + 1], vv_error *err) {
+    char text[256] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return vv_fail(err, vv_status_errno(errno), "open %s", path);
+    ssize_t got = read(fd, text, sizeof text - 1);
+    int sys = errno;
+    close(fd);
+    if (got < 0)
+        return vv_fail(err, vv_status_errno(sys), "read %s", path);
+    text[strcspn(text, "\n")] = '\0';
+    if (!vv_node_name_valid(vv_slice_str(text)))
+        return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+                       "%s: holds no name of 1 to %d letters, digits and ._:-", path,
+                       VARVE_SLOT_NAME_BYTES_MAX);
+    snprintf(out, VARVE_SLOT_NAME_BYTES_MAX + 1, "%.*s", VARVE_SLOT_NAME_BYTES_MAX, text);
+    return VV_STATUS_OK;
+}
+
+static int sync_directory(const char *dir) {
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int sys = fd < 0 || fsync(fd) != 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return sys;
+}
+
+/* A whole file under another name, synced; then its name, synced with the directory: after a crash there is
+ * the whole file or none. */
+static vv_status write_name(const char *data, const char *path, const char *name, vv_error *err) {
+    char fresh[PATH_BYTES + 8], line[VARVE_SLOT_NAME_BYTES_MAX + 2];
+    snprintf(fresh, sizeof fresh, "%s.new", path);
+    int bytes = snprintf(line, sizeof line, "%s\n", name);
+    int sys = 0;
+    int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return vv_fail(err, vv_status_errno(errno), "create %s", fresh);
+    ssize_t written = write(fd, line, (size_t)bytes);
+    if (written != bytes)
+        sys = written < 0 ? errno : ENOSPC;
+    else if (fsync(fd) != 0)
+        sys = errno;
+    close(fd);
+    if (sys == 0 && rename(fresh, path) != 0)
+        sys = errno;
+    if (sys == 0)
+        sys = sync_directory(data);
+    return sys == 0 ? VV_STATUS_OK : vv_fail(err, vv_status_errno(sys), "write %s", path);
+}
+
+vv_status vv_node_name(const char *data, const char *configured, char out[VARVE_SLOT_NAME_BYTES_MAX + 1],
+                       vv_error *err) {
+    char path[PATH_BYTES];
+    uint64_t random;
+    out[0] = '\0';
+    if (configured[0]) {
+        if (!vv_node_name_valid(vv_slice_str(configured)))
+            return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, 0),
+                           "NODE_NAME = %s: allowed are 1 to %d letters, digits and ._:-", configured,
+                           VARVE_SLOT_NAME_BYTES_MAX);
+        snprintf(out, VARVE_SLOT_NAME_BYTES_MAX + 1, "%s", configured);
+        return VV_STATUS_OK;
+    }
+    snprintf(path, sizeof path, "%s/" FILE_NAME, data);
+    if (access(path, F_OK) == 0)
+        return read_name(path, out, err);
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        return vv_fail(err, vv_status_errno(errno), "draw a node's name");
+    snprintf(out, VARVE_SLOT_NAME_BYTES_MAX + 1, "node-%016" PRIx64, random);
+    return write_name(data, path, out, err);
+}
