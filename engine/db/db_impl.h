@@ -331,8 +331,12 @@ typedef struct vv_edit {
     size_t added_count;
     vv_table *const *removed; /* borrowed; become obsolete */
     size_t removed_count;
-    uint64_t flushed_lsn;     /* not 0: the oldest sealed memtable is in `added`, and goes */
-    const uint64_t *safe_lsn; /* the new safe compaction LSN, NULL: as it is */
+    uint64_t flushed_lsn; /* not 0: the oldest sealed memtable is in `added`, and goes */
+    /* The new ones, NULL: as they are. */
+    const uint64_t *safe_lsn;
+    const uint64_t *promised_epoch;
+    const uint64_t *commit_limit;
+    const vv_epoch_history *epochs;
 } vv_edit;
 
 /*

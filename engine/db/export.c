@@ -62,10 +62,24 @@ static void describe(export_state *s, size_t i) {
                                       .checksum = t->summary.file_checksum};
 }
 
+/* What the manifest says of more than the tables. */
+static void leave_behind(vv_manifest *m) {
+    /* The log begins anew: there is none beside the tables. */
+    m->first_segment = 0;
+    /* Of an epoch that begins behind the tables there is nothing here. Who writes behind them without being
+     * told another history begins an epoch of his own, or his log and ours would pass for the same. */
+    while (m->epochs.count > 1 && m->epochs.items[m->epochs.count - 1].first_lsn > m->flushed_lsn)
+        m->epochs.count--;
+    m->epochs.newest_is_ours = false;
+    /* Promises, limits and slots are this directory's, and not of what it holds. */
+    m->promised_epoch = vv_manifest_epoch(m);
+    m->commit_limit = VV_COMMIT_LIMIT_NONE;
+    m->slot_count = 0;
+}
+
 static vv_status fill(varve_db *db, export_state *s, varve_export *out) {
     vv_db_state_get(db, &s->manifest, &s->version, &s->retry);
-    /* Its log begins anew: there is none beside the tables. */
-    s->manifest.first_segment = 0;
+    leave_behind(&s->manifest);
     size_t count = s->version->table_count, bytes;
     s->files = vv_alloc((count + 1) * sizeof *s->files);
     s->names = vv_alloc((count + 1) * sizeof *s->names);

@@ -97,8 +97,15 @@ static vv_status create_manifest(varve_db *db, vv_error *err) {
     VV_TRY(vv_db_sync_parent(db, db->dir, err));
     vv_manifest *m = &db->state.manifest;
     *m = (vv_manifest){
-        .generation = 1, .next_file_number = 1, .epoch = 1, .created_unix_ms = vv_clock_unix_ms()};
-    if (getrandom(m->db_id, sizeof m->db_id, 0) != (ssize_t)sizeof m->db_id)
+        .generation = 1,
+        .next_file_number = 1,
+        .created_unix_ms = vv_clock_unix_ms(),
+        .promised_epoch = 1,
+        .commit_limit = VV_COMMIT_LIMIT_NONE,
+        .epochs = {.count = 1, .newest_is_ours = true, .items[0] = {.epoch = 1, .first_lsn = 1}}};
+    uint64_t *epoch_id = &m->epochs.items[0].id;
+    if (getrandom(m->db_id, sizeof m->db_id, 0) != (ssize_t)sizeof m->db_id ||
+        getrandom(epoch_id, sizeof *epoch_id, 0) != (ssize_t)sizeof *epoch_id)
         return vv_fail(err, vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0), "no random bytes from the kernel");
     vv_version *empty = vv_version_create(NULL, 0);
     if (!empty)
@@ -217,7 +224,7 @@ static vv_status load_state(varve_db *db, vv_error *err) {
         }
     }
     db->commit.active = active;
-    db->epoch = db->state.manifest.epoch;
+    db->epoch = vv_manifest_epoch(&db->state.manifest);
     vv_memtable_unref(active);
 out:
     vv_version_unref(version);

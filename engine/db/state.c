@@ -295,6 +295,12 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
     manifest.generation++;
     if (edit->safe_lsn)
         manifest.safe_compaction_lsn = *edit->safe_lsn;
+    if (edit->promised_epoch)
+        manifest.promised_epoch = *edit->promised_epoch;
+    if (edit->commit_limit)
+        manifest.commit_limit = *edit->commit_limit;
+    if (edit->epochs)
+        manifest.epochs = *edit->epochs;
     if (edit->flushed_lsn != 0) {
         manifest.flushed_lsn = edit->flushed_lsn;
         if (db->wal) /* else recovery flushes: the log is being read, and its oldest segment stays */

@@ -52,7 +52,8 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     vv_picker_options picker = vv_db_picker_options(db);
     out->compaction_debt_bytes = vv_compaction_debt_bytes(view->version, &picker);
     out->flushed_lsn = db->state.manifest.flushed_lsn;
-    out->epoch = db->epoch;
+    out->epoch = vv_manifest_epoch(&db->state.manifest);
+    out->promised_epoch = db->state.manifest.promised_epoch;
     out->safe_compaction_lsn = db->state.manifest.safe_compaction_lsn;
     out->commit_limit = UINT64_MAX;
     out->flushes = db->state.flushes;

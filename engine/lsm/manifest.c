@@ -17,19 +17,29 @@
  *       [key_count:8][tombstone_count:8][file_checksum:8 since version 2]
  *       [first_key_bytes:2][last_key_bytes:2][first_key][last_key]
  *   [retry_bytes:4][retry]  since version 3
+ *   [promised_epoch:8][commit_limit:8][flags:4]  since version 4, as all that follows
+ *   [epoch_count:4] epoch_count times [epoch:8][first_lsn:8][id:8]
+ *   [slot_count:4]  slot_count times [lsn:8][flags:1][name_bytes:1][name]
  *   [checksum:8]  of all before
  */
 #define MANIFEST_MAGIC          "VARVMAN"
 #define MAGIC_BYTES             7
-#define MANIFEST_FORMAT_VERSION 3
+#define MANIFEST_FORMAT_VERSION 4
 #define HEAD_BYTES              92
 #define TABLE_BYTES             80
 #define TABLE_BYTES_V1          72 /* without the file's checksum */
 #define RETRY_HEAD_BYTES        4
+#define EPOCHS_HEAD_BYTES       24
+#define EPOCH_BYTES             24
+#define SLOTS_HEAD_BYTES        4
+#define SLOT_HEAD_BYTES         10
 #define CHECKSUM_BYTES          8
 /* More than any database that fits a disk: bounds what a damaged length can make us allocate. */
 #define MANIFEST_BYTES_MAX (UINT64_C(1) << 30)
 #define PATH_BYTES         4096
+
+#define FLAG_NEWEST_EPOCH_IS_OURS UINT32_C(1)
+#define SLOT_FLAG_LOST            1
 
 _Static_assert(HEAD_BYTES == MAGIC_BYTES + 1 + 8 + VV_MANIFEST_DB_ID_BYTES + 7 * 8 + 4,
                "manifest head layout");
@@ -43,10 +53,34 @@ static vv_status corrupt(vv_sub sub) {
     return vv_status_make(VV_CORRUPTION, sub, 0);
 }
 
+bool vv_epochs_are_sound(const vv_epoch *epochs, size_t count) {
+    if (count == 0 || count > VV_EPOCHS_MAX || epochs[0].epoch == 0 || epochs[0].first_lsn == 0)
+        return false;
+    for (size_t i = 1; i < count; i++)
+        if (epochs[i].epoch <= epochs[i - 1].epoch || epochs[i].first_lsn < epochs[i - 1].first_lsn)
+            return false;
+    return true;
+}
+
+bool vv_slot_name_is_sound(const char *name, size_t bytes) {
+    if (bytes == 0 || bytes > VV_SLOT_NAME_BYTES_MAX)
+        return false;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = name[i];
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (!plain && (c == '\0' || !strchr("._:-", c)))
+            return false;
+    }
+    return true;
+}
+
 /* ---- writing ---- */
 
 static uint64_t encoded_bytes(const vv_manifest *m, const vv_version *version) {
-    uint64_t bytes = HEAD_BYTES + RETRY_HEAD_BYTES + m->retry.bytes + CHECKSUM_BYTES;
+    uint64_t bytes = HEAD_BYTES + RETRY_HEAD_BYTES + m->retry.bytes + EPOCHS_HEAD_BYTES +
+                     (uint64_t)m->epochs.count * EPOCH_BYTES + SLOTS_HEAD_BYTES + CHECKSUM_BYTES;
+    for (uint32_t i = 0; i < m->slot_count; i++)
+        bytes += SLOT_HEAD_BYTES + strlen(m->slots[i].name);
     for (size_t i = 0; i < version->table_count; i++) {
         const vv_sst_summary *s = &version->tables[i]->summary;
         bytes += TABLE_BYTES + s->first_key_bytes + s->last_key_bytes;
@@ -75,6 +109,37 @@ static uint8_t *encode_table(uint8_t *at, const vv_table *t) {
     return at + s->last_key_bytes;
 }
 
+static uint8_t *encode_epochs(uint8_t *at, const vv_manifest *m) {
+    vv_put_be64(at, m->promised_epoch);
+    vv_put_be64(at + 8, m->commit_limit);
+    vv_put_be32(at + 16, m->epochs.newest_is_ours ? FLAG_NEWEST_EPOCH_IS_OURS : 0);
+    vv_put_be32(at + 20, m->epochs.count);
+    at += EPOCHS_HEAD_BYTES;
+    for (uint32_t i = 0; i < m->epochs.count; i++) {
+        const vv_epoch *e = &m->epochs.items[i];
+        vv_put_be64(at, e->epoch);
+        vv_put_be64(at + 8, e->first_lsn);
+        vv_put_be64(at + 16, e->id);
+        at += EPOCH_BYTES;
+    }
+    return at;
+}
+
+static uint8_t *encode_slots(uint8_t *at, const vv_manifest *m) {
+    vv_put_be32(at, m->slot_count);
+    at += SLOTS_HEAD_BYTES;
+    for (uint32_t i = 0; i < m->slot_count; i++) {
+        const vv_slot_mark *s = &m->slots[i];
+        size_t name_bytes = strlen(s->name);
+        vv_put_be64(at, s->lsn);
+        at[8] = s->lost ? SLOT_FLAG_LOST : 0;
+        at[9] = (uint8_t)name_bytes;
+        memcpy(at + SLOT_HEAD_BYTES, s->name, name_bytes);
+        at += SLOT_HEAD_BYTES + name_bytes;
+    }
+    return at;
+}
+
 static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_version *version) {
     uint8_t *start = at;
     memcpy(at, MANIFEST_MAGIC, MAGIC_BYTES);
@@ -85,7 +150,7 @@ static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_v
     vv_put_be64(at + 40, m->next_file_number);
     vv_put_be64(at + 48, m->flushed_lsn);
     vv_put_be64(at + 56, m->first_segment);
-    vv_put_be64(at + 64, m->epoch);
+    vv_put_be64(at + 64, vv_manifest_epoch(m));
     vv_put_be64(at + 72, m->safe_compaction_lsn);
     vv_put_be64(at + 80, m->created_unix_ms);
     vv_put_be32(at + 88, (uint32_t)version->table_count);
@@ -97,12 +162,15 @@ static void encode(uint8_t *at, uint64_t bytes, const vv_manifest *m, const vv_v
     if (m->retry.bytes)
         memcpy(at, m->retry.data, m->retry.bytes);
     at += m->retry.bytes;
+    at = encode_epochs(at, m);
+    at = encode_slots(at, m);
     vv_put_be64(at, vv_checksum(start, (size_t)(at - start), 0));
     VV_ASSERT(at + CHECKSUM_BYTES == start + bytes);
 }
 
 vv_status vv_manifest_encode(const vv_manifest *m, const vv_version *version, uint8_t **out,
                              size_t *bytes_out) {
+    VV_ASSERT(vv_epochs_are_sound(m->epochs.items, m->epochs.count) && m->slot_count <= VV_SLOTS_MAX);
     uint64_t bytes = encoded_bytes(m, version);
     *bytes_out = 0;
     *out = vv_alloc(bytes);
@@ -250,11 +318,75 @@ static vv_status decode_table(vv_reader *r, uint8_t version, vv_table_drop_fn dr
     return *out ? VV_STATUS_OK : no_memory();
 }
 
-/* The last section, to its end. */
-static vv_status decode_retry(vv_reader *r, uint8_t version, vv_manifest *m) {
+static vv_status decode_epochs(vv_reader *r, uint64_t epoch, vv_manifest *m) {
+    m->promised_epoch = vv_read_be64(r);
+    m->commit_limit = vv_read_be64(r);
+    uint32_t flags = vv_read_be32(r);
+    uint32_t count = vv_read_be32(r);
+    if (r->bad || count > VV_EPOCHS_MAX || (flags & ~FLAG_NEWEST_EPOCH_IS_OURS))
+        return corrupt(VV_SUB_BAD_LAYOUT);
+    m->epochs.count = count;
+    m->epochs.newest_is_ours = flags & FLAG_NEWEST_EPOCH_IS_OURS;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t number = vv_read_be64(r);
+        uint64_t first_lsn = vv_read_be64(r);
+        m->epochs.items[i] = (vv_epoch){.epoch = number, .first_lsn = first_lsn, .id = vv_read_be64(r)};
+    }
+    if (r->bad || !vv_epochs_are_sound(m->epochs.items, count) || vv_manifest_epoch(m) != epoch ||
+        m->promised_epoch < epoch)
+        return corrupt(VV_SUB_BAD_LAYOUT);
+    return VV_STATUS_OK;
+}
+
+static bool slot_is_new(const vv_manifest *m, const char *name) {
+    for (uint32_t i = 0; i < m->slot_count; i++)
+        if (strcmp(m->slots[i].name, name) == 0)
+            return false;
+    return true;
+}
+
+static vv_status decode_slots(vv_reader *r, vv_manifest *m) {
+    uint32_t count = vv_read_be32(r);
+    if (r->bad || count > VV_SLOTS_MAX)
+        return corrupt(VV_SUB_BAD_LAYOUT);
+    for (; m->slot_count < count; m->slot_count++) {
+        vv_slot_mark s = {.lsn = vv_read_be64(r)};
+        uint8_t flags = vv_read_u8(r);
+        vv_slice name = vv_read_bytes(r, vv_read_u8(r));
+        if (r->bad || (flags & ~SLOT_FLAG_LOST) || !vv_slot_name_is_sound(name.data, name.bytes))
+            return corrupt(VV_SUB_BAD_LAYOUT);
+        memcpy(s.name, name.data, name.bytes);
+        s.lost = flags & SLOT_FLAG_LOST;
+        if (!slot_is_new(m, s.name))
+            return corrupt(VV_SUB_BAD_LAYOUT);
+        m->slots[m->slot_count] = s;
+    }
+    return VV_STATUS_OK;
+}
+
+/* What version 4 brought. Before, a log had one primary: the database itself, or the one that a backup was
+ * made of. */
+static vv_status decode_replication(vv_reader *r, uint8_t version, uint64_t epoch, vv_manifest *m) {
+    m->slot_count = 0;
+    if (version >= 4) {
+        VV_TRY(decode_epochs(r, epoch, m));
+        return decode_slots(r, m);
+    }
+    bool is_backup = m->first_segment == 0 && m->flushed_lsn > 0;
+    m->promised_epoch = epoch;
+    m->commit_limit = VV_COMMIT_LIMIT_NONE;
+    m->epochs.count = 1;
+    m->epochs.newest_is_ours = !is_backup;
+    m->epochs.items[0] = (vv_epoch){.epoch = epoch, .first_lsn = 1};
+    return epoch == 0 ? corrupt(VV_SUB_BAD_LAYOUT) : VV_STATUS_OK;
+}
+
+/* From behind the tables to the end. */
+static vv_status decode_rest(vv_reader *r, uint8_t version, uint64_t epoch, vv_manifest *m) {
     vv_slice retry = vv_slice_make(NULL, 0);
     if (version >= 3)
         retry = vv_read_bytes(r, vv_read_be32(r));
+    VV_TRY(decode_replication(r, version, epoch, m));
     if (r->bad || r->left_bytes != 0)
         return corrupt(VV_SUB_BAD_LAYOUT);
     if (retry.bytes == 0)
@@ -280,7 +412,7 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
     m->next_file_number = vv_read_be64(&r);
     m->flushed_lsn = vv_read_be64(&r);
     m->first_segment = vv_read_be64(&r);
-    m->epoch = vv_read_be64(&r);
+    uint64_t epoch = vv_read_be64(&r);
     m->safe_compaction_lsn = vv_read_be64(&r);
     m->created_unix_ms = vv_read_be64(&r);
     uint32_t count = vv_read_be32(&r);
@@ -298,7 +430,7 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
             done++;
     }
     if (vv_ok(st))
-        st = decode_retry(&r, version, m);
+        st = decode_rest(&r, version, epoch, m);
     if (!vv_ok(st)) {
         while (done > 0)
             vv_table_unref(tables[--done]);

@@ -14,17 +14,58 @@
 #define VV_MANIFEST_TEMP_NAME   "MANIFEST.tmp"
 #define VV_MANIFEST_DB_ID_BYTES 16
 
+/* Who wrote which part of the log: engine/db/epochs.c. */
+#define VV_EPOCHS_MAX 256
+typedef struct vv_epoch {
+    uint64_t epoch;
+    uint64_t first_lsn;
+    uint64_t id;
+} vv_epoch;
+
+/* Oldest first: numbers ascend, first_lsn does not descend. Never empty in a manifest. */
+typedef struct vv_epoch_history {
+    uint32_t count;
+    bool newest_is_ours; /* this directory's own writes carry it, and nobody else's */
+    vv_epoch items[VV_EPOCHS_MAX];
+} vv_epoch_history;
+
+/* What is remembered of a slot: engine/db/slots.c. */
+#define VV_SLOTS_MAX           64
+#define VV_SLOT_NAME_BYTES_MAX 64
+typedef struct vv_slot_mark {
+    char name[VV_SLOT_NAME_BYTES_MAX + 1]; /* not empty, no two the same */
+    bool lost;
+    uint64_t lsn; /* confirmed, roughly: it may be higher by now */
+} vv_slot_mark;
+
+#define VV_COMMIT_LIMIT_NONE UINT64_MAX
+
 typedef struct vv_manifest {
     uint8_t db_id[VV_MANIFEST_DB_ID_BYTES]; /* random, for life */
     uint64_t generation;                    /* one more with every write of the manifest */
     uint64_t next_file_number;
     uint64_t flushed_lsn;   /* everything up to here is in tables */
     uint64_t first_segment; /* the log's oldest segment that is needed; 0: the log was not begun yet */
-    uint64_t epoch;         /* primaries that this log has had */
     uint64_t safe_compaction_lsn;
     uint64_t created_unix_ms;
     vv_slice retry; /* engine/db/retry.h, as of flushed_lsn; borrowed, or read and owned */
+    uint64_t promised_epoch;
+    uint64_t commit_limit; /* VV_COMMIT_LIMIT_NONE: commits are not limited */
+    vv_epoch_history epochs;
+    uint32_t slot_count;
+    vv_slot_mark slots[VV_SLOTS_MAX];
 } vv_manifest;
+
+/* The newest epoch. */
+static inline uint64_t vv_manifest_epoch(const vv_manifest *m) {
+    return m->epochs.items[m->epochs.count - 1].epoch;
+}
+
+/* Numbers from 1, ascending; first_lsn from 1, not descending; 1 to VV_EPOCHS_MAX of them. */
+bool vv_epochs_are_sound(const vv_epoch *epochs, size_t count);
+
+/* 1 to 64 letters, digits and "._:-". */
+bool vv_slot_name_is_sound(const char *name, size_t bytes);
 
 /*
  * Read the manifest of `dir`. *tables_out: *count_out tables with one reference each, array and references

@@ -51,11 +51,17 @@ static void write_sample(void) {
                      .next_file_number = 8,
                      .flushed_lsn = 12,
                      .first_segment = 5,
-                     .epoch = 2,
                      .safe_compaction_lsn = 6,
                      .created_unix_ms = 1700000000000,
                      .db_id = "0123456789abcde",
-                     .retry = vv_slice_str("who wrote what")};
+                     .retry = vv_slice_str("who wrote what"),
+                     .promised_epoch = 6,
+                     .commit_limit = 77,
+                     .epochs = {.count = 3,
+                                .newest_is_ours = true,
+                                .items = {{1, 1, 111}, {4, 10, 0}, {5, 10, UINT64_MAX}}},
+                     .slot_count = 2,
+                     .slots = {{.name = "node-2", .lsn = 9}, {.name = "a:b._Z", .lsn = 3, .lost = true}}};
     cr_assert(vv_ok(vv_manifest_write(io, dir, &m, v, NULL, NULL)));
     vv_version_unref(v);
     vv_table_unref(tables[0]);
@@ -82,7 +88,7 @@ Test(manifest, what_is_written_is_read_back) {
     cr_assert_eq(m.next_file_number, 8);
     cr_assert_eq(m.flushed_lsn, 12);
     cr_assert_eq(m.first_segment, 5);
-    cr_assert_eq(m.epoch, 2);
+    cr_assert_eq(vv_manifest_epoch(&m), 5);
     cr_assert_eq(m.safe_compaction_lsn, 6);
     cr_assert_eq(m.created_unix_ms, 1700000000000);
     cr_assert_arr_eq(m.db_id, "0123456789abcde", 16);
@@ -99,6 +105,17 @@ Test(manifest, what_is_written_is_read_back) {
     cr_assert_eq(tables[1]->summary.max_lsn, 9);
     cr_assert(vv_slice_equal(vv_table_last_key(tables[0]), vv_slice_str("mm")));
     cr_assert(vv_slice_equal(m.retry, vv_slice_str("who wrote what")));
+    cr_assert_eq(m.promised_epoch, 6);
+    cr_assert_eq(m.commit_limit, 77);
+    cr_assert_eq(m.epochs.count, 3);
+    cr_assert(m.epochs.newest_is_ours);
+    cr_assert(m.epochs.items[0].epoch == 1 && m.epochs.items[0].first_lsn == 1 &&
+              m.epochs.items[0].id == 111);
+    cr_assert(m.epochs.items[1].epoch == 4 && m.epochs.items[1].first_lsn == 10);
+    cr_assert_eq(m.epochs.items[2].id, UINT64_MAX);
+    cr_assert_eq(m.slot_count, 2);
+    cr_assert(strcmp(m.slots[0].name, "node-2") == 0 && m.slots[0].lsn == 9 && !m.slots[0].lost);
+    cr_assert(strcmp(m.slots[1].name, "a:b._Z") == 0 && m.slots[1].lsn == 3 && m.slots[1].lost);
     vv_manifest_deinit(&m);
     release(tables, count);
 }
@@ -161,22 +178,76 @@ Test(manifest, every_truncation_and_any_tail_is_noticed) {
     cr_assert_eq(read_damaged(buf, n + 1, NULL).code, VV_CORRUPTION);
 }
 
+/* Where in the sample the sections begin that newer versions have added; behind them the checksum. */
+#define EPOCHS_BYTES (24 + 3 * 24)
+#define SLOTS_BYTES  (4 + 2 * 10 + 6 + 6)
+#define RETRY_BYTES  (4 + 14)
+#define EPOCHS_AT(n) ((n)-8 - SLOTS_BYTES - EPOCHS_BYTES)
+#define SLOTS_AT(n)  ((n)-8 - SLOTS_BYTES)
+
+static void seal(uint8_t *buf, size_t n) {
+    vv_put_be64(buf + 8, n);
+    vv_put_be64(buf + n - 8, vv_checksum(buf, n - 8, 0));
+}
+
+/* The sample as an older version would have written it, from what has the same layout there. */
+static size_t as_version(uint8_t version, uint8_t *buf, size_t cap) {
+    size_t n = load(buf, cap) - SLOTS_BYTES - EPOCHS_BYTES;
+    if (version < 3)
+        n -= RETRY_BYTES;
+    buf[7] = version;
+    seal(buf, n);
+    return n;
+}
+
+static void had_one_primary(const vv_manifest *m, bool ours) {
+    cr_assert_eq(m->epochs.count, 1);
+    cr_assert(m->epochs.items[0].epoch == 5 && m->epochs.items[0].first_lsn == 1 &&
+              m->epochs.items[0].id == 0);
+    cr_assert_eq(m->epochs.newest_is_ours, ours);
+    cr_assert_eq(m->promised_epoch, 5);
+    cr_assert_eq(m->commit_limit, VV_COMMIT_LIMIT_NONE);
+    cr_assert_eq(m->slot_count, 0);
+}
+
+Test(manifest, version_3_knew_of_no_replicas) {
+    uint8_t buf[4096];
+    vv_manifest m;
+    vv_table **tables;
+    size_t count;
+    write_sample();
+    size_t n = as_version(3, buf, sizeof buf);
+    store(buf, n);
+    memset(&m, 0xee, sizeof m);
+    cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
+    cr_assert_eq(m.flushed_lsn, 12);
+    cr_assert(vv_slice_equal(m.retry, vv_slice_str("who wrote what")));
+    had_one_primary(&m, true);
+    vv_manifest_deinit(&m);
+    release(tables, count);
+
+    vv_put_be64(buf + 56, 0); /* first_segment */
+    seal(buf, n);
+    store(buf, n);
+    cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
+    had_one_primary(&m, false); /* this is a backup: its original goes on under the same epoch */
+    vv_manifest_deinit(&m);
+    release(tables, count);
+}
+
 Test(manifest, version_2_had_no_remembered_writes) {
     uint8_t buf[4096];
     vv_manifest m;
     vv_table **tables;
     size_t count;
     write_sample();
-    size_t n = load(buf, sizeof buf) - 4 - 14;
-    buf[7] = 2;
-    vv_put_be64(buf + 8, n);
-    vv_put_be64(buf + n - 8, vv_checksum(buf, n - 8, 0));
-    store(buf, n);
+    store(buf, as_version(2, buf, sizeof buf));
     cr_assert(vv_ok(read_back(&m, &tables, &count, NULL)));
     cr_assert_eq(m.flushed_lsn, 12);
     cr_assert_eq(m.retry.bytes, 0);
     cr_assert_null(m.retry.data);
     cr_assert_eq(count, 2);
+    had_one_primary(&m, true);
     release(tables, count);
 }
 
@@ -185,11 +256,11 @@ Test(manifest, a_newer_version_is_refused_with_both_numbers) {
     vv_error err;
     write_sample();
     size_t n = load(buf, sizeof buf);
-    buf[7] = 4;
+    buf[7] = 5;
     vv_status st = read_damaged(buf, n, &err);
     cr_assert_eq(st.code, VV_UNSUPPORTED);
     cr_assert_eq(st.sub, VV_SUB_FORMAT_NEWER);
-    cr_assert_not_null(strstr(err.text, "format version 4 is newer than this Varve, which reads up to 3"),
+    cr_assert_not_null(strstr(err.text, "format version 5 is newer than this Varve, which reads up to 4"),
                        "%s", err.text);
 }
 
@@ -206,7 +277,7 @@ Test(manifest, version_1_is_read_too) {
         from += 80 + keys;
         to += 72 + keys;
     }
-    cr_assert_eq(from + 4 + 14 + 8, n);
+    cr_assert_eq(from + RETRY_BYTES, EPOCHS_AT(n));
     old[7] = 1;
     vv_put_be64(old + 8, to + 8);
     vv_put_be64(old + to, vv_checksum(old, to, 0));
@@ -230,14 +301,71 @@ Test(manifest, hostile_counts_and_lengths_behind_a_good_checksum_are_refused) {
     const struct {
         size_t at;
         size_t bytes;
-    } fields[] = {{88, 4}, {92 + 76, 2}, {92 + 78, 2}, {n - 8 - 14 - 4, 4}};
+        uint8_t value;
+    } fields[] = {
+        {88, 4, 0xff},      /* tables */
+        {92 + 76, 2, 0xff}, /* the length of a key */
+        {92 + 78, 2, 0xff}, /* another */
+        {EPOCHS_AT(n) - RETRY_BYTES, 4, 0xff},
+        {EPOCHS_AT(n), 8, 0},              /* a promise that is older than the newest epoch */
+        {EPOCHS_AT(n) + 16, 4, 0xff},      /* flags that nobody knows */
+        {EPOCHS_AT(n) + 20, 4, 0xff},      /* epochs */
+        {EPOCHS_AT(n) + 20, 4, 0},         /* none */
+        {EPOCHS_AT(n) + 24, 8, 0},         /* number 0 */
+        {EPOCHS_AT(n) + 24 + 8, 8, 0},     /* from LSN 0 */
+        {EPOCHS_AT(n) + 24, 8, 0x11},      /* descending numbers */
+        {EPOCHS_AT(n) + 24 + 8, 8, 0x11},  /* descending LSNs */
+        {EPOCHS_AT(n) + 48 + 24, 8, 0x11}, /* the newest is not the head's */
+        {SLOTS_AT(n), 4, 0xff},            /* slots */
+        {SLOTS_AT(n) + 3, 1, 1},           /* too few */
+        {SLOTS_AT(n) + 4 + 8, 1, 0xff},    /* flags that nobody knows */
+        {SLOTS_AT(n) + 4 + 9, 1, 0},       /* a name of no bytes */
+        {SLOTS_AT(n) + 4 + 9, 1, 65},      /* of too many */
+        {SLOTS_AT(n) + 4 + 10, 1, 0},      /* and of some that it can't have */
+        {SLOTS_AT(n) + 4 + 10, 1, '/'},
+    };
     for (size_t i = 0; i < VV_ARRAY_COUNT(fields); i++) {
         uint8_t bad[4096];
         memcpy(bad, buf, n);
-        memset(bad + fields[i].at, 0xff, fields[i].bytes);
+        memset(bad + fields[i].at, fields[i].value, fields[i].bytes);
         vv_put_be64(bad + n - 8, vv_checksum(bad, n - 8, 0));
         cr_assert_eq(read_damaged(bad, n, NULL).code, VV_CORRUPTION, "field %zu", i);
     }
+}
+
+Test(manifest, two_slots_of_one_name_are_refused) {
+    uint8_t buf[4096];
+    write_sample();
+    size_t n = load(buf, sizeof buf), name = SLOTS_AT(n) + 4 + 10;
+    memcpy(buf + name, "a:b._Z", 6);
+    seal(buf, n);
+    cr_assert_eq(read_damaged(buf, n, NULL).code, VV_CORRUPTION);
+}
+
+Test(manifest, as_many_epochs_and_slots_as_there_may_be_are_read_back) {
+    static vv_manifest m, back;
+    vv_version *v = vv_version_create(NULL, 0);
+    vv_table **tables;
+    size_t count;
+    m.epochs.count = VV_EPOCHS_MAX;
+    for (uint32_t i = 0; i < VV_EPOCHS_MAX; i++)
+        m.epochs.items[i] = (vv_epoch){.epoch = i + 1, .first_lsn = 10 * i + 1, .id = ~(uint64_t)i};
+    m.promised_epoch = VV_EPOCHS_MAX;
+    m.slot_count = VV_SLOTS_MAX;
+    for (uint32_t i = 0; i < VV_SLOTS_MAX; i++) {
+        memset(m.slots[i].name, 'x', VV_SLOT_NAME_BYTES_MAX);
+        m.slots[i].name[i] = 'y';
+        m.slots[i].lsn = i;
+    }
+    cr_assert(vv_ok(vv_manifest_write(io, dir, &m, v, NULL, NULL)));
+    cr_assert(vv_ok(read_back(&back, &tables, &count, NULL)));
+    release(tables, count);
+    vv_version_unref(v);
+    cr_assert_eq(back.epochs.count, VV_EPOCHS_MAX);
+    cr_assert_arr_eq(back.epochs.items, m.epochs.items, sizeof m.epochs.items);
+    cr_assert_eq(back.slot_count, VV_SLOTS_MAX);
+    for (uint32_t i = 0; i < VV_SLOTS_MAX; i++)
+        cr_assert(strcmp(back.slots[i].name, m.slots[i].name) == 0 && back.slots[i].lsn == i);
 }
 
 Test(manifest, each_failed_allocation_is_reported) {
@@ -273,7 +401,7 @@ static vv_status record_step(void *arg, const char *op, const char *name) {
 Test(manifest, content_is_synced_before_the_rename_and_the_directory_after) {
     vv_io_backend *b = vv_fault_io_create(record_step, NULL);
     vv_version *v = vv_version_create(NULL, 0);
-    vv_manifest m = {.generation = 1};
+    vv_manifest m = {.generation = 1, .epochs = {.count = 1, .items[0] = {1, 1, 1}}};
     cr_assert(vv_ok(vv_manifest_write(b, dir, &m, v, NULL, NULL)));
     vv_version_unref(v);
     vv_io_backend_destroy(b);
@@ -295,7 +423,7 @@ Test(manifest, a_failure_before_the_rename_leaves_the_old_one) {
     vv_io_backend *b = vv_fault_io_create(fail_step, NULL);
     vv_version *v = vv_version_create(NULL, 0);
     for (size_t i = 0; i < VV_ARRAY_COUNT(ops); i++) {
-        vv_manifest m = {.generation = 10};
+        vv_manifest m = {.generation = 10, .epochs = {.count = 1, .items[0] = {1, 1, 1}}};
         vv_table **tables;
         size_t count;
         fail_op = ops[i];
