@@ -43,9 +43,6 @@ void vv_multi_get_on_posted(vv_rpc_call *call);
 
 /* service_scan.c */
 void vv_scan_on_call(vv_rpc_call *call, vv_slice request);
-void vv_scan_on_posted(vv_rpc_call *call);
-void vv_scan_on_written(vv_rpc_call *call);
-void vv_scan_on_cancelled(vv_rpc_call *call);
 
 /* service_pipeline.c */
 void vv_pipeline_on_call(vv_rpc_call *call, vv_slice request);

@@ -25,6 +25,7 @@
 #include "base/clock.h"
 #include "base/codec.h"
 #include "rpc/access.h"
+#include "rpc/chunk_stream.h"
 #include "rpc/codec.h"
 #include "rpc/kv_impl.h"
 #include "rpc/status_map.h"
@@ -448,9 +449,9 @@ static const vv_rpc_method methods[] = {
      .kind = VV_RPC_SERVER_STREAM,
      .access = VV_RPC_READ,
      .on_call = vv_scan_on_call,
-     .on_written = vv_scan_on_written,
-     .on_posted = vv_scan_on_posted,
-     .on_cancelled = vv_scan_on_cancelled},
+     .on_written = vv_chunk_stream_on_written,
+     .on_posted = vv_chunk_stream_on_posted,
+     .on_cancelled = vv_chunk_stream_on_cancelled},
     {.path = "/" VV_KV_SERVICE_NAME "/Pipeline",
      .kind = VV_RPC_BIDI,
      .access = VV_RPC_READ, /* each write of it needs more */

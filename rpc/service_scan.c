@@ -1,13 +1,8 @@
 /*
- * service_scan.c - KV.Scan: the entries of a range as a stream of chunks.
- *
- *     on_call() --> [worker] turn: a chunk --post--> write ------------> on_written() --> write --> ...
- *                                                    next turn --post--> waits, written  next turn
+ * service_scan.c - KV.Scan: the entries of a range as a stream of chunks (chunk_stream.h).
  *
  * A cursor waits for the disk, so it is moved on the workers. One turn makes one chunk and takes TURN_NS at
- * most, then the job goes to the end of the queue: so many scans share the workers, and a run of a million
- * tombstones holds nobody up. A stream has one message under way, and one more is made meanwhile; so a client
- * that reads slowly costs two chunks and no worker. Large entries are not made ahead.
+ * most: so many scans share the workers, and a run of a million tombstones holds nobody up.
  *
  * All chunks are of one state: of the client's snapshot, or of one that the scan makes. The first chunk that
  * is not the last one puts that into a lease of pages (leases.h), which its page token names. The lease ends
@@ -18,43 +13,27 @@
  * A cursor keeps the memtables and tables that it reads. It is replaced when it is VIEW_NS old, which keeps
  * slow scans from pinning files that merges have replaced; and a client that has not taken a message for
  * SCAN_IDLE_TIMEOUT is given up.
- *
- * Ending: the call may be ended only when neither a worker nor a posted task has it. `stop` asks a worker to
- * come back at once.
  */
-#include <stdatomic.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/assert.h"
 #include "base/clock.h"
-#include "rpc/access.h"
+#include "rpc/chunk_stream.h"
 #include "rpc/codec.h"
 #include "rpc/kv_impl.h"
 #include "rpc/page_token.h"
 #include "rpc/scan_chunk.h"
 #include "rpc/status_map.h"
 
-#define TURN_NS           (5 * VV_NS_PER_MS)
-#define TURN_ENTRIES      32   /* between two looks at the clock */
-#define SKIP_LIMIT        1024 /* the same for entries that are not shown */
-#define VIEW_NS           (10 * VV_NS_PER_S)
-#define AHEAD_BYTES_MAX   ((size_t)1 << 20) /* behind a larger chunk nothing is made ahead */
-#define OVERLOAD_RETRY_MS 100
-#define LEASE_RETRY_MS    1000
-
-/* What is behind a chunk. */
-typedef enum outlook {
-    MORE,   /* another one */
-    END,    /* nothing */
-    FAILED, /* scan.failure */
-} outlook;
-
-/* Why it is ended before its time. */
-typedef enum reason { NOTHING, CLIENT_LEFT, CLIENT_IDLE } reason;
+#define TURN_NS        (5 * VV_NS_PER_MS)
+#define TURN_ENTRIES   32   /* between two looks at the clock */
+#define SKIP_LIMIT     1024 /* the same for entries that are not shown */
+#define VIEW_NS        (10 * VV_NS_PER_S)
+#define LEASE_RETRY_MS 1000
 
 typedef struct scan {
-    vv_job job;
+    vv_chunk_stream stream;
     vv_rpc_call *call;
     vv_kv *kv;
     const Varve__V1__ScanRequest *request; /* in the arena */
@@ -66,7 +45,7 @@ typedef struct scan {
     varve_snapshot *own;
     const varve_snapshot *snapshot;
 
-    /* The worker's while `working`: */
+    /* The worker's: */
     varve_iter *iter;
     uint64_t iter_made_ns;
     bool resuming;    /* the cursor may stand on `last`, which has been sent */
@@ -75,29 +54,13 @@ typedef struct scan {
     size_t last_bytes, last_capacity;
     uint64_t sent; /* entries */
     vv_scan_chunk chunk;
-    outlook outlook;
     bool token_out; /* its last message has one */
-    vv_rpc_status failure;
-
-    /* The call's thread: */
-    bool working; /* a job is queued or runs */
-    bool ready;   /* `chunk` waits for the message before it */
-    reason given_up;
-    bool timer_set;
-    bool ending;
-    _Atomic bool stop;
-
-    /* The timer and its task, see idle_check(). */
-    vv_timer timer;
-    vv_rpc_task idle_task;
-    _Atomic uint64_t written_ns; /* when the message under way was given to the transport; 0: there is none */
-    _Atomic bool idle_posted;
 
     vv_codec_arena arena;
 } scan;
 
-static scan **slot_of(vv_rpc_call *call) {
-    return (scan **)(void *)call->state;
+static scan *scan_of(vv_chunk_stream *stream) {
+    return VV_CONTAINER_OF(stream, scan, stream);
 }
 
 static vv_slice bytes_of(ProtobufCBinaryData data) {
@@ -108,7 +71,8 @@ static void destroy(scan *s) {
     varve_iter_destroy(s->iter);
     varve_snapshot_release(s->kv->db, s->own);
     vv_leases *leases = s->kv->options.leases;
-    if (s->lease && s->outlook == END && !s->token_out && s->given_up == NOTHING)
+    bool through = s->stream.outlook == VV_CHUNK_END && s->stream.given_up == VV_CHUNK_NOT_GIVEN_UP;
+    if (s->lease && through && !s->token_out)
         vv_lease_unref_done(leases, s->lease);
     else
         vv_lease_unref(leases, s->lease);
@@ -120,9 +84,9 @@ static void destroy(scan *s) {
 
 /* ---- a turn, on a worker ---- */
 
-static outlook fail_turn(scan *s, varve_status st) {
-    vv_rpc_status_from_engine(&s->failure, st);
-    return FAILED;
+static vv_chunk_outlook fail_turn(scan *s, varve_status st) {
+    vv_rpc_status_from_engine(&s->stream.failure, st);
+    return VV_CHUNK_FAILED;
 }
 
 static bool fails(scan *s, vv_status st) {
@@ -179,7 +143,7 @@ static varve_status refresh_cursor(scan *s) {
 }
 
 static bool turn_over(scan *s, uint64_t end_ns) {
-    return atomic_load_explicit(&s->stop, memory_order_relaxed) || vv_clock_mono_ns() >= end_ns;
+    return vv_chunk_stream_stopped(&s->stream) || vv_clock_mono_ns() >= end_ns;
 }
 
 static bool at_limit(const scan *s) {
@@ -208,23 +172,23 @@ static bool take_entry(scan *s, uint64_t end_ns, vv_status *st) {
 }
 
 /* Entries until the chunk is full, the time is over or there is no more. */
-static outlook fill(scan *s) {
+static vv_chunk_outlook fill(scan *s) {
     uint64_t end_ns = vv_clock_mono_ns() + TURN_NS;
     for (;;) {
         while (varve_iter_valid(s->iter)) {
             vv_status st = VV_STATUS_OK;
             s->amid_hidden = false;
             if (!take_entry(s, end_ns, &st))
-                return fails(s, st) ? FAILED : MORE;
+                return fails(s, st) ? VV_CHUNK_FAILED : VV_CHUNK_MORE;
         }
         varve_status st = varve_iter_status(s->iter);
         if (varve_ok(st))
-            return END;
+            return VV_CHUNK_END;
         if (st.code != VARVE_BUSY)
             return fail_turn(s, st);
         s->amid_hidden = true;
         if (turn_over(s, end_ns))
-            return MORE;
+            return VV_CHUNK_MORE;
         step(s);
     }
 }
@@ -260,195 +224,32 @@ static vv_status add_token(scan *s) {
 }
 
 /* What fill() left behind as a message: its token; and the end, if the client wanted no more. */
-static outlook complete(scan *s, outlook ahead) {
-    if (s->chunk.entries == 0 || ahead != MORE)
+static vv_chunk_outlook complete(scan *s, vv_chunk_outlook ahead) {
+    if (s->chunk.entries == 0 || ahead != VV_CHUNK_MORE)
         return ahead;
     if (fails(s, keep_last_key(s)) || fails(s, add_token(s)))
-        return FAILED;
+        return VV_CHUNK_FAILED;
     if (!at_limit(s))
-        return MORE;
+        return VV_CHUNK_MORE;
     s->token_out = s->lease != NULL;
     if (s->token_out)
-        return END;
-    vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "TOO_MANY_SNAPSHOTS", LEASE_RETRY_MS,
+        return VV_CHUNK_END;
+    vv_rpc_status_set(&s->stream.failure, VV_RPC_RESOURCE_EXHAUSTED, "TOO_MANY_SNAPSHOTS", LEASE_RETRY_MS,
                       "there is more, but no room for the lease of another page token");
-    return FAILED;
+    return VV_CHUNK_FAILED;
 }
 
-static bool too_late(scan *s) {
-    if (vv_clock_mono_ns() < s->call->deadline_ns)
-        return false;
-    vv_rpc_status_set(&s->failure, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
-                      "the deadline has passed");
-    return true;
-}
-
-static void run(vv_job *job) {
-    scan *s = VV_CONTAINER_OF(job, scan, job);
-    bool stop = atomic_load_explicit(&s->stop, memory_order_relaxed);
-    if (!stop) {
-        varve_status st = {0};
-        if (too_late(s))
-            s->outlook = FAILED;
-        else if (!varve_ok(st = refresh_cursor(s)))
-            s->outlook = fail_turn(s, st);
-        else
-            s->outlook = complete(s, fill(s));
-        bool nothing_yet = s->outlook == MORE && s->chunk.entries == 0;
-        if (nothing_yet && vv_workers_submit(s->kv->options.workers, &s->job))
-            return; /* to the end of the queue; s may be gone by now */
-        if (nothing_yet) {
-            vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", OVERLOAD_RETRY_MS,
-                              "too many calls wait for the workers");
-            s->outlook = FAILED;
-        }
-    }
-    vv_rpc_post_and_wake(s->call);
-}
-
-/* ---- the end, on the call's thread ---- */
-
-/* No worker has it: end the call and all that it has, now or when the idle task has come back. */
-static void settle(scan *s) {
-    s->ending = true;
-    if (s->timer_set)
-        vv_timers_unset(s->kv->options.timers, &s->timer); /* its fn is not running: no more posts */
-    s->timer_set = false;
-    if (atomic_load(&s->idle_posted))
-        return;
-    vv_rpc_call *call = s->call;
-    if (s->given_up == CLIENT_LEFT) {
-        vv_rpc_fail_with(call, VV_RPC_CANCELLED, "CANCELLED", 0, "the client has left");
-    } else if (s->given_up == CLIENT_IDLE) {
-        vv_rpc_fail_with(
-            call, VV_RPC_ABORTED, "SCAN_IDLE", 0,
-            "no message was taken for too long; the page token of the last one goes on from there");
-    } else if (s->outlook == FAILED) {
-        vv_rpc_fail(call, &s->failure);
-    } else if (s->chunk.bytes > 0) { /* with the status in one go */
-        vv_rpc_body body = vv_kv_body_take(s->chunk.data, s->chunk.bytes);
+static vv_chunk_outlook make_chunk(vv_chunk_stream *stream) {
+    scan *s = scan_of(stream);
+    varve_status st = refresh_cursor(s);
+    if (!varve_ok(st))
+        return fail_turn(s, st);
+    vv_chunk_outlook outlook = complete(s, fill(s));
+    if (s->chunk.entries > 0) {
+        stream->body = vv_kv_body_take(s->chunk.data, s->chunk.bytes);
         s->chunk = (vv_scan_chunk){0};
-        vv_rpc_reply(call, body);
-    } else {
-        vv_rpc_finish(call);
     }
-    destroy(s);
-}
-
-static void give_up(scan *s, reason why) {
-    if (s->given_up == NOTHING)
-        s->given_up = why;
-    atomic_store_explicit(&s->stop, true, memory_order_relaxed);
-    if (!s->working)
-        settle(s);
-}
-
-/* ---- a client that takes nothing ---- */
-
-/*
- * The timer looks at a stream once in a while instead of being set for each message. What it finds has to be
- * told on the call's thread, and a call must not be ended while a task of it is posted: so settle() waits for
- * one that is, and no other can follow once the timer is unset.
- */
-static void idle_check(vv_timer *timer) {
-    scan *s = VV_CONTAINER_OF(timer, scan, timer);
-    uint64_t limit_ns = s->kv->options.scan_idle_us * VV_NS_PER_US;
-    uint64_t since_ns = atomic_load(&s->written_ns), now_ns = vv_clock_mono_ns();
-    if (since_ns == 0 || now_ns - since_ns < limit_ns) {
-        uint64_t next_ns = (since_ns ? since_ns : now_ns) + limit_ns;
-        vv_status_ignore(vv_timers_set(s->kv->options.timers, timer, next_ns),
-                         "without memory the call's deadline is what bounds it");
-        return;
-    }
-    atomic_store(&s->idle_posted, true);
-    vv_rpc_waker waker = vv_rpc_waker_of(s->call);
-    vv_rpc_post_task(s->call, &s->idle_task);
-    vv_rpc_wake(waker);
-}
-
-static void watch_idle(scan *s) {
-    uint64_t at_ns = vv_clock_mono_ns() + s->kv->options.scan_idle_us * VV_NS_PER_US;
-    if (!s->timer_set)
-        s->timer_set = vv_ok(vv_timers_set(s->kv->options.timers, &s->timer, at_ns));
-}
-
-static void idle_told(vv_rpc_task *task) {
-    scan *s = VV_CONTAINER_OF(task, scan, idle_task);
-    atomic_store(&s->idle_posted, false);
-    if (s->ending) {
-        settle(s);
-        return;
-    }
-    s->timer_set = false;
-    if (atomic_load(&s->written_ns) != 0)
-        give_up(s, CLIENT_IDLE);
-    else
-        watch_idle(s); /* it was taken after all */
-}
-
-/* ---- the stream, on the call's thread ---- */
-
-static void start_turn(scan *s) {
-    s->working = true;
-    bool allowed = vv_access_check(s->call, VV_RPC_READ, &s->failure); /* still: a scan may be long */
-    if (allowed && vv_workers_submit(s->kv->options.workers, &s->job))
-        return;
-    s->working = false;
-    if (allowed)
-        vv_rpc_status_set(&s->failure, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", OVERLOAD_RETRY_MS,
-                          "too many calls wait for the workers");
-    s->outlook = FAILED;
-    if (atomic_load(&s->written_ns) == 0)
-        settle(s);
-}
-
-/* The chunk is ready, and no message is under way. */
-static void send(scan *s) {
-    s->ready = false;
-    bool message = s->outlook == MORE || (s->outlook == FAILED && s->chunk.entries > 0);
-    if (!message) {
-        settle(s);
-        return;
-    }
-    bool ahead = s->chunk.bytes <= AHEAD_BYTES_MAX;
-    vv_rpc_body body = vv_kv_body_take(s->chunk.data, s->chunk.bytes);
-    s->chunk = (vv_scan_chunk){0};
-    atomic_store(&s->written_ns, vv_clock_mono_ns());
-    watch_idle(s);
-    vv_rpc_stream_write(s->call, body);
-    if (ahead && s->outlook == MORE)
-        start_turn(s);
-}
-
-void vv_scan_on_posted(vv_rpc_call *call) {
-    scan *s = *slot_of(call);
-    s->working = false;
-    if (call->cancelled || s->given_up != NOTHING) {
-        give_up(s, CLIENT_LEFT);
-        return;
-    }
-    s->ready = true;
-    if (atomic_load(&s->written_ns) == 0)
-        send(s);
-}
-
-void vv_scan_on_written(vv_rpc_call *call) {
-    scan *s = *slot_of(call);
-    atomic_store(&s->written_ns, 0);
-    if (s->ending || s->working)
-        return;
-    if (s->ready)
-        send(s);
-    else if (s->outlook == FAILED)
-        settle(s);
-    else
-        start_turn(s);
-}
-
-void vv_scan_on_cancelled(vv_rpc_call *call) {
-    scan *s = *slot_of(call);
-    if (!s->ending)
-        give_up(s, CLIENT_LEFT);
+    return outlook;
 }
 
 /* ---- arrival ---- */
@@ -532,6 +333,22 @@ static bool prepare(scan *s) {
     return take_snapshot(s);
 }
 
+static void destroy_stream(vv_chunk_stream *stream) {
+    destroy(scan_of(stream));
+}
+
+static void start(scan *s) {
+    vv_chunk_options options = {.workers = s->kv->options.workers,
+                                .timers = s->kv->options.timers,
+                                .idle_ns = s->kv->options.scan_idle_us * VV_NS_PER_US,
+                                .make = make_chunk,
+                                .destroy = destroy_stream,
+                                .idle_reason = "SCAN_IDLE",
+                                .idle_words = "no message was taken for too long; the page token of the last "
+                                              "one goes on from there"};
+    vv_chunk_stream_start(&s->stream, s->call, &options);
+}
+
 void vv_scan_on_call(vv_rpc_call *call, vv_slice request) {
     scan *s = vv_alloc_zeroed(sizeof *s);
     if (!s) {
@@ -540,14 +357,10 @@ void vv_scan_on_call(vv_rpc_call *call, vv_slice request) {
     }
     s->call = call;
     s->kv = call->service;
-    s->job.run = run;
-    s->idle_task.fn = idle_told;
-    vv_timer_init(&s->timer, idle_check);
     vv_codec_arena_init(&s->arena);
-    *slot_of(call) = s;
     s->request = (void *)vv_codec_request(call, &s->arena, &varve__v1__scan_request__descriptor, request);
     if (s->request && prepare(s))
-        start_turn(s);
+        start(s);
     else
         destroy(s);
 }
