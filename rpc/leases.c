@@ -33,13 +33,15 @@ typedef struct owner {
 struct vv_lease {
     vv_lease *next; /* in its bucket; or among those to be freed */
     uint64_t id;
-    varve_snapshot *snapshot;
+    varve_snapshot *snapshot; /* or: */
+    vv_leased *files;
     owner *owner; /* while listed */
     vv_lease_kind kind;
     bool listed;
     bool returned_to;        /* pages: a token was used */
-    uint64_t readers;        /* a listed lease of pages does not end while there are any */
+    uint64_t readers;        /* but for snapshots, a listed lease does not end while there are any */
     uint64_t expires_ns;     /* vv_clock_mono_ns() */
+    uint64_t us;             /* how long, from each beginning */
     vv_lease *older, *newer; /* pages without readers, in the order in which they will end */
 };
 
@@ -131,6 +133,8 @@ static void release_all(vv_leases *l, vv_lease *garbage) {
     while (garbage) {
         vv_lease *next = garbage->next;
         varve_snapshot_release(l->options.db, garbage->snapshot);
+        if (garbage->files)
+            garbage->files->release(garbage->files);
         vv_free(garbage);
         garbage = next;
     }
@@ -220,9 +224,10 @@ static void set_end(vv_leases *l, vv_lease *lease, uint64_t lease_ms, vv_lease_i
     uint64_t us = l->options.default_us;
     if (lease_ms > 0)
         us = lease_ms > l->options.longest_us / US_PER_MS ? l->options.longest_us : lease_ms * US_PER_MS;
+    lease->us = us;
     lease->expires_ns = vv_clock_mono_ns() + us * VV_NS_PER_US;
     *out = (vv_lease_info){.id = lease->id,
-                           .lsn = varve_snapshot_lsn(lease->snapshot),
+                           .lsn = lease->files ? lease->files->lsn : varve_snapshot_lsn(lease->snapshot),
                            .expires_unix_ms = vv_clock_unix_ms() + us / US_PER_MS};
 }
 
@@ -246,6 +251,32 @@ vv_status vv_leases_open(vv_leases *l, const struct vv_user *user, uint64_t leas
     }
     release_all(l, garbage);
     return st;
+}
+
+vv_status vv_leases_add_files(vv_leases *l, const struct vv_user *user, vv_leased *files_take,
+                              uint64_t lease_ms, vv_lease_info *out) {
+    vv_lease *lease = vv_alloc_zeroed(sizeof *lease), *garbage = NULL;
+    if (!lease)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    *lease = (vv_lease){.files = files_take, .kind = VV_LEASE_FILES};
+    vv_mutex_lock(&l->mu.lock);
+    vv_status st = list(l, user, lease, &garbage);
+    if (vv_ok(st))
+        set_end(l, lease, lease_ms, out);
+    vv_mutex_unlock(&l->mu.lock);
+    release_all(l, garbage);
+    if (!vv_ok(st))
+        vv_free(lease);
+    return st;
+}
+
+bool vv_leases_have_room(vv_leases *l, const struct vv_user *user) {
+    vv_lease *garbage = NULL;
+    vv_mutex_lock(&l->mu.lock);
+    bool room = make_room(l, user, &garbage);
+    vv_mutex_unlock(&l->mu.lock);
+    release_all(l, garbage);
+    return room;
 }
 
 vv_lease *vv_leases_add_pages(vv_leases *l, const struct vv_user *user, varve_snapshot **snapshot_take) {
@@ -277,10 +308,10 @@ bool vv_leases_renew(vv_leases *l, const struct vv_user *user, uint64_t id, uint
     return lease != NULL;
 }
 
-void vv_leases_release(vv_leases *l, const struct vv_user *user, uint64_t id) {
+void vv_leases_release(vv_leases *l, const struct vv_user *user, vv_lease_kind kind, uint64_t id) {
     vv_lease *garbage = NULL;
     vv_mutex_lock(&l->mu.lock);
-    vv_lease *lease = find(l, user, VV_LEASE_SNAPSHOT, id);
+    vv_lease *lease = find(l, user, kind, id);
     if (lease)
         unlist(l, lease, &garbage);
     vv_mutex_unlock(&l->mu.lock);
@@ -308,6 +339,8 @@ static void unref(vv_leases *l, vv_lease *lease, bool done) {
         if (!lease->listed) {
             lease->next = NULL;
             garbage = lease;
+        } else if (lease->kind == VV_LEASE_FILES) {
+            lease->expires_ns = VV_MAX(lease->expires_ns, vv_clock_mono_ns() + lease->us * VV_NS_PER_US);
         } else if (lease->kind == VV_LEASE_PAGES) {
             lease->expires_ns = vv_clock_mono_ns() + l->options.pages_us * VV_NS_PER_US;
             queue_idle(l, lease);
@@ -330,6 +363,10 @@ void vv_lease_unref_done(vv_leases *l, vv_lease *lease) {
 
 const varve_snapshot *vv_lease_snapshot(const vv_lease *lease) {
     return lease->snapshot;
+}
+
+vv_leased *vv_lease_files(const vv_lease *lease) {
+    return lease->files;
 }
 
 uint64_t vv_lease_id(const vv_lease *lease) {

@@ -63,7 +63,7 @@ static void on_release(vv_rpc_call *call, vv_slice request) {
     Varve__V1__ReleaseRequest *release =
         (void *)vv_codec_request(call, &arena, &varve__v1__release_request__descriptor, request);
     if (release) {
-        vv_leases_release(call->service, call->user, release->id);
+        vv_leases_release(call->service, call->user, VV_LEASE_SNAPSHOT, release->id);
         vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0));
     }
     vv_codec_arena_deinit(&arena);

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -95,11 +96,11 @@ Test(leases, a_lease_is_of_its_user_and_its_state) {
     cr_assert(!is_there(NULL, VV_LEASE_SNAPSHOT, a.id), "nobody's");
     cr_assert(!is_there(USER(0), VV_LEASE_PAGES, a.id), "of the other kind");
     cr_assert(!vv_leases_renew(leases, USER(1), a.id, 0, &b));
-    vv_leases_release(leases, USER(1), a.id);
+    vv_leases_release(leases, USER(1), VV_LEASE_SNAPSHOT, a.id);
     cr_assert(is_there(USER(0), VV_LEASE_SNAPSHOT, a.id));
-    vv_leases_release(leases, USER(0), a.id);
+    vv_leases_release(leases, USER(0), VV_LEASE_SNAPSHOT, a.id);
     cr_assert(!is_there(USER(0), VV_LEASE_SNAPSHOT, a.id));
-    vv_leases_release(leases, USER(0), a.id);
+    vv_leases_release(leases, USER(0), VV_LEASE_SNAPSHOT, a.id);
     cr_assert_eq(vv_leases_count(leases), 1);
 }
 
@@ -146,7 +147,7 @@ Test(leases, there_are_bounds_for_a_user_and_for_all) {
     opened(USER(1), 0);
     opened(USER(1), 0);
     cr_assert(vv_is(vv_leases_open(leases, USER(2), 0, &info), VV_BUSY));
-    vv_leases_release(leases, USER(0), first);
+    vv_leases_release(leases, USER(0), VV_LEASE_SNAPSHOT, first);
     opened(USER(2), 0);
     cr_assert(vv_is(vv_leases_open(leases, USER(0), 0, &info), VV_BUSY));
 }
@@ -202,6 +203,63 @@ Test(leases, idle_pages_make_way_oldest_first) {
     vv_lease_unref(leases, taken);
 }
 
+/* Files, which are not there. */
+static int released;
+
+static void note_release(vv_leased *leased) {
+    free(leased);
+    released++;
+}
+
+static vv_leased *files_at(uint64_t lsn) {
+    vv_leased *files = malloc(sizeof *files);
+    *files = (vv_leased){.lsn = lsn, .release = note_release};
+    return files;
+}
+
+Test(leases, files_are_released_once_and_not_while_they_are_read) {
+    make(2, 2, S_US);
+    vv_lease_info a, b, c;
+    cr_assert(vv_ok(vv_leases_add_files(leases, USER(0), files_at(7), 1, &a)));
+    cr_assert_eq(a.lsn, 7);
+    vv_lease *lease = vv_leases_ref(leases, USER(0), VV_LEASE_FILES, a.id);
+    if (!lease) /* a very slow machine: it was over before */
+        return;
+    cr_assert_eq(vv_lease_files(lease)->lsn, 7);
+    uint64_t end_ns = vv_clock_mono_ns() + 20 * VV_NS_PER_MS; /* many times theirs */
+    while (vv_clock_mono_ns() < end_ns)
+        cr_assert(is_there(USER(0), VV_LEASE_FILES, a.id), "a read is on it");
+    cr_assert_not(is_there(USER(0), VV_LEASE_SNAPSHOT, a.id));
+    cr_assert(vv_ok(vv_leases_add_files(leases, USER(1), files_at(8), 0, &b)));
+    cr_assert_not(vv_leases_have_room(leases, USER(1)));
+    vv_leased *third = files_at(9);
+    cr_assert(vv_is(vv_leases_add_files(leases, USER(1), third, 0, &c), VV_BUSY));
+    third->release(third);
+    cr_assert_eq(released, 1);
+
+    vv_leases_release(leases, USER(0), VV_LEASE_FILES, a.id);
+    cr_assert_not(is_there(USER(0), VV_LEASE_FILES, a.id));
+    cr_assert_eq(released, 1, "the read still has them");
+    cr_assert(vv_leases_have_room(leases, USER(1)));
+    vv_lease_unref(leases, lease);
+    cr_assert_eq(released, 2);
+    vv_leases_release(leases, USER(0), VV_LEASE_FILES, b.id); /* another user's */
+    cr_assert_eq(released, 2);
+    vv_leases_release(leases, USER(1), VV_LEASE_FILES, b.id);
+    cr_assert_eq(released, 3);
+}
+
+Test(leases, the_time_of_files_begins_anew_with_each_read) {
+    make(2, 2, S_US);
+    vv_lease_info info;
+    cr_assert(vv_ok(vv_leases_add_files(leases, NULL, files_at(7), 1000, &info)));
+    uint64_t end_ns = vv_clock_mono_ns() + 1500 * VV_NS_PER_MS;
+    while (vv_clock_mono_ns() < end_ns)
+        cr_assert(is_there(NULL, VV_LEASE_FILES, info.id));
+    wait_count(0); /* and ends when nobody comes any more */
+    cr_assert_eq(released, 1);
+}
+
 static void churn(void *arg) {
     const struct vv_user *user = arg;
     for (int i = 0; i < 2000; i++) {
@@ -211,7 +269,7 @@ static void churn(void *arg) {
         vv_lease *lease = vv_leases_ref(leases, user, VV_LEASE_SNAPSHOT, info.id);
         (void)vv_leases_renew(leases, user, info.id, 1, &info);
         if (i % 3)
-            vv_leases_release(leases, user, info.id);
+            vv_leases_release(leases, user, VV_LEASE_SNAPSHOT, info.id);
         varve_value value = {0};
         if (lease)
             cr_assert(varve_ok(varve_get_at(db, vv_lease_snapshot(lease), "k", 1, &value)));
