@@ -27,7 +27,7 @@ typedef struct vv_wire {
 typedef struct vv_wire_field {
     uint32_t number;
     vv_wire_type type;
-    uint64_t value; /* of VARINT */
+    uint64_t value; /* of VARINT and FIXED64 */
     vv_slice bytes; /* of BYTES, where they lie */
 } vv_wire_field;
 
@@ -71,7 +71,13 @@ static inline bool vv_wire_next(vv_wire *w, vv_wire_field *out) {
             return false;
         out->bytes = vv_slice_make(w->at, length);
         return vv_wire_skip(w, length);
-    case VV_WIRE_FIXED64: return vv_wire_skip(w, 8);
+    case VV_WIRE_FIXED64:
+        if (w->end - w->at < 8)
+            return false;
+        out->value = 0;
+        for (int i = 7; i >= 0; i--)
+            out->value = out->value << 8 | w->at[i];
+        return vv_wire_skip(w, 8);
     case VV_WIRE_FIXED32: return vv_wire_skip(w, 4);
     }
     return false;
