@@ -42,8 +42,7 @@ Test(lag_clock, a_long_lag_is_told_to_within_a_share_of_itself) {
         vv_lag_clock_applied(&c, ms);
         uint64_t since = vv_lag_clock_behind_since(&c);
         cr_expect_leq(since, (ms + 1) * MS, "%lu", ms);
-        cr_expect_geq(since + c.step_ns, ms * MS, "%lu", ms);
-        cr_expect_leq(c.step_ns, 3600000 * MS / 20);
+        cr_expect_geq(since + 3600000 * MS / 20, ms * MS, "%lu", ms);
     }
 }
 
