@@ -536,7 +536,8 @@ typedef struct varve_epoch {
 /* The newest are kept. */
 #define VARVE_EPOCHS_MAX 256
 
-/* The history, oldest first; the last is the current epoch. Returns how many. */
+/* The history, oldest first; the last is the current epoch. Returns how many. The record at an LSN is of the
+ * last one that begins at or before it: an epoch that begins behind the end of the log has no record here. */
 VARVE_API size_t varve_epochs_get(varve_db *db, varve_epoch out[VARVE_EPOCHS_MAX]);
 
 /*
@@ -558,13 +559,18 @@ VARVE_API varve_status varve_promise_epoch(varve_db *db, uint64_t epoch, varve_e
  * Become the primary of a new epoch, which begins behind everything that was written: every write from here
  * on carries it. OK: survives power loss. INVALID_ARGUMENT/EPOCH_TOO_OLD: it is not higher than all that the
  * database has had, or a higher one was promised.
+ *
+ * A database that is written to although its newest epoch was begun by another (a backup that was restored, a
+ * replica that nobody has promoted) begins the next one by itself, before the write: two logs never pass for
+ * the same.
  */
 VARVE_API varve_status varve_begin_epoch(varve_db *db, uint64_t epoch, varve_error *err) VARVE_CHECKED;
 
 /*
  * Take over a primary's history, and promise its newest epoch: before the first record of it is applied. The
  * database's log must be a part of the primary's (varve_epochs_common_lsn() gives its whole length). OK:
- * survives power loss. INVALID_ARGUMENT/EPOCH_TOO_OLD: a higher epoch was promised.
+ * survives power loss. INVALID_ARGUMENT: EPOCH_TOO_OLD, a higher epoch was promised; else the log is no part
+ * of the primary's, or this is no history. Writes nothing if nothing changes.
  */
 VARVE_API varve_status varve_follow_epochs(varve_db *db, const varve_epoch *epochs, size_t count,
                                            varve_error *err) VARVE_CHECKED;

@@ -25,6 +25,7 @@
 typedef enum vv_write_kind {
     VV_WRITE_OPS,
     VV_WRITE_SEAL, /* seal the active memtable, once everything before is committed */
+    VV_WRITE_CALL, /* call `call`, once everything before is committed */
     VV_WRITE_STOP, /* end the writer thread, once everything before is committed and durable */
 } vv_write_kind;
 
@@ -51,9 +52,10 @@ typedef struct vv_write {
     uint64_t first_lsn;
     uint64_t lsn;
     vv_status status;
-    varve_trace *trace; /* may be NULL */
-    uint64_t begun_ns;  /* of traced ones: when the caller came */
-    varve_write_fn fn;  /* NULL: blocking */
+    varve_trace *trace;                         /* may be NULL */
+    uint64_t begun_ns;                          /* of traced ones: when the caller came */
+    varve_write_fn fn;                          /* NULL: blocking */
+    vv_status (*call)(varve_db *db, void *arg); /* VV_WRITE_CALL only */
     void *arg;
 } vv_write;
 

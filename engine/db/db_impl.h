@@ -107,7 +107,7 @@ struct varve_db {
     void *durable_arg;
     char dir[VV_DB_PATH_BYTES];
     uint64_t memtable_seed;
-    uint64_t epoch;
+    uint64_t epoch; /* of our own writes, the newest that the log has had; under commit.lock */
 
     vv_io_backend *io;
     vv_file *lock_file;
@@ -134,6 +134,8 @@ struct varve_db {
         uint64_t next_lsn;
         vv_retry_table retry; /* of all writes below next_lsn */
         _Atomic uint64_t retried_writes;
+        bool epoch_is_ours;          /* our own writes may carry db->epoch (epochs.c) */
+        bool epoch_in_doubt;         /* the manifest on disk may say otherwise than the one in memory */
         bool unsynced;               /* asynchronous writes are in the log's buffer */
         uint64_t sync_due_ns;        /* while unsynced: when they have to be durable */
         uint64_t memtable_wal_bytes; /* log bytes written when the active memtable was new */
@@ -472,6 +474,15 @@ void vv_db_submit(varve_db *db, vv_write *w);
 
 /* Add the operations of a record to `m`, which has reserved room for them. They decode: they were checked. */
 void vv_db_apply(vv_memtable *m, uint64_t first_lsn, uint32_t op_count, vv_slice ops);
+
+/* Call `call` on the single writer's thread, behind all writes that were handed over before; blocks. */
+vv_status vv_db_call_writer(varve_db *db, vv_status (*call)(varve_db *db, void *arg), void *arg) VV_CHECKED;
+
+/* ---- epochs.c ---- */
+
+/* Records are about to be appended, and commit.epoch_is_ours is false. own: by writes of this database's own,
+ * which then may carry db->epoch. commit.lock held. */
+vv_status vv_db_epoch_ready(varve_db *db, bool own) VV_CHECKED;
 
 /* ---- apply.c ---- */
 

@@ -8,33 +8,6 @@
 #define NOT_YET   vv_public(vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0))
 #define UNUSED(x) ((void)(x))
 
-/* ---- epochs.c ---- */
-size_t varve_epochs_get(varve_db *db, varve_epoch out[VARVE_EPOCHS_MAX]) {
-    out[0] = (varve_epoch){.epoch = db->epoch, .first_lsn = 1};
-    return 1;
-}
-bool varve_epochs_common_lsn(const varve_epoch *a, size_t a_count, uint64_t a_last_lsn, const varve_epoch *b,
-                             size_t b_count, uint64_t b_last_lsn, uint64_t *common_lsn_out) {
-    UNUSED(a), UNUSED(a_count), UNUSED(b), UNUSED(b_count);
-    *common_lsn_out = VV_MIN(a_last_lsn, b_last_lsn);
-    return true;
-}
-varve_status varve_promise_epoch(varve_db *db, uint64_t epoch, varve_error *err) {
-    UNUSED(db), UNUSED(epoch), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_begin_epoch(varve_db *db, uint64_t epoch, varve_error *err) {
-    UNUSED(db), UNUSED(epoch), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_follow_epochs(varve_db *db, const varve_epoch *epochs, size_t count, varve_error *err) {
-    UNUSED(db), UNUSED(epochs), UNUSED(count), UNUSED(err);
-    return NOT_YET;
-}
-void varve_database_id(varve_db *db, uint8_t out[VARVE_DATABASE_ID_BYTES]) {
-    memcpy(out, db->state.manifest.db_id, VARVE_DATABASE_ID_BYTES);
-}
-
 /* ---- slots.c ---- */
 varve_status varve_slot_create(varve_db *db, const char *name, uint64_t lsn, varve_error *err) {
     UNUSED(db), UNUSED(name), UNUSED(lsn), UNUSED(err);

@@ -233,7 +233,9 @@ static void commit_group(varve_db *db, const write_group *g, bool inline_only) {
         fail_group(group, end, vv_status_make(VV_WAL_FAILED, VV_SUB_NONE, 0));
         return;
     }
-    vv_status st = vv_memtable_reserve(db->commit.active, g->entry_count, g->data_bytes);
+    vv_status st = db->commit.epoch_is_ours ? VV_STATUS_OK : vv_db_epoch_ready(db, !group->replicated);
+    if (vv_ok(st))
+        st = vv_memtable_reserve(db->commit.active, g->entry_count, g->data_bytes);
     if (!vv_ok(st)) {
         fail_group(group, end, st);
         return;
@@ -342,10 +344,12 @@ static void answer_group(varve_db *db, vv_write *group, const vv_write *end, uin
         db->group_fn(db->group_arg);
 }
 
-/* SEAL and STOP stand alone, behind all that was pushed before them. */
+/* SEAL, CALL and STOP stand alone, behind all that was pushed before them. */
 static void do_control(varve_db *db, vv_write *w) {
     if (w->kind == VV_WRITE_SEAL)
         w->status = seal(db);
+    else if (w->kind == VV_WRITE_CALL)
+        w->status = w->call(db, w->arg);
     else
         w->status = db->commit.unsynced ? vv_db_sync_log(db, false) : VV_STATUS_OK;
 }
@@ -586,6 +590,16 @@ void varve_write_async(varve_db *db, const varve_batch *batch, const varve_write
     w->fn = done;
     w->arg = arg;
     (void)vv_commit_queue_push(&db->commit.queue, w);
+}
+
+vv_status vv_db_call_writer(varve_db *db, vv_status (*call)(varve_db *db, void *arg), void *arg) {
+    vv_write w;
+    write_init(&w, NULL);
+    w.kind = VV_WRITE_CALL;
+    w.call = call;
+    w.arg = arg;
+    vv_commit_queue_wait(&db->commit.queue, &w, vv_commit_queue_push(&db->commit.queue, &w));
+    return w.status;
 }
 
 varve_status varve_flush(varve_db *db) {
