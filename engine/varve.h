@@ -868,7 +868,7 @@ VARVE_API varve_status varve_verify(varve_db *db, const varve_verify_options *op
 
 /*
  * A directory that is filled with the files of an export, from wherever they come, file by file and in any
- * order; several files at once, each by one thread. What was written is kept when the import is given up or
+ * order; several files at once, each opened, written and closed by one thread. What was written is kept when the import is given up or
  * the process dies: the next one into the same directory goes on from there, also for a newer export of the
  * same database, whose files may be the same in part.
  */
@@ -877,48 +877,76 @@ typedef struct varve_import_file varve_import_file;
 
 /*
  * Create the directory, or look at what an earlier import has left. files: all of the export; what is there
- * and not among them is removed. EXISTS: the directory holds anything that is no import. LOCKED: another
- * import has it.
+ * and not among them is removed, the manifest of an import that was finished and never opened as a database
+ * among it. Names are copied. The directory's parent must be there.
+ *
+ * EXISTS              the directory holds anything that is no import.
+ * LOCKED              another import has it.
+ * INVALID_ARGUMENT    a name that no export gives.
  */
 VARVE_API varve_status varve_import_begin(const char *dir, const varve_options *options,
                                           const varve_export_file *files, size_t file_count,
                                           varve_import **out, varve_error *err) VARVE_CHECKED;
-/* *offset_out: so many bytes are there already, and checked as far as they can be; its size: the file is done
- * (*out is NULL then). */
+/*
+ * *offset_out: so many bytes are there already, and are read now, so that they are part of the checksum; its
+ * size: the file is done (*out is NULL then). 0 for a file without checksum: nothing tells what is there.
+ * BUSY: the file is open. INVALID_ARGUMENT: there is no such file.
+ */
 VARVE_API varve_status varve_import_open(varve_import *import, size_t file_index, varve_import_file **out,
                                          uint64_t *offset_out, varve_error *err) VARVE_CHECKED;
-/* The bytes that follow. */
+/* The bytes that follow; copied. INVALID_ARGUMENT: more than the file has. NO_SPACE, IO: final, for this open
+ * file. */
 VARVE_API varve_status varve_import_write(varve_import_file *file, const void *data, size_t bytes,
                                           varve_error *err) VARVE_CHECKED;
-/* All is written: it is synced and its checksum compared. CORRUPTION: it is another one; the file is removed.
- * Frees `file` in any case. */
+/*
+ * All is written: it is synced and its checksum compared; without one, each block's. Frees `file` in any case.
+ *
+ * CORRUPTION          another checksum: what came is damaged, or what was there before had not survived. The
+ *                     file is removed, and may be opened again, to begin anew.
+ * INVALID_ARGUMENT    some of it is missing; as abandoned.
+ */
 VARVE_API varve_status varve_import_close(varve_import_file *file, varve_error *err) VARVE_CHECKED;
-/* Give up a file for now; what is there is kept for the next import. */
+/* Give up a file for now; what is there is synced, and kept for the next to open it. NULL is fine. */
 VARVE_API void varve_import_abandon(varve_import_file *file);
 /* All files are there: the manifest makes them a database that varve_open() opens, and its name, too,
- * survives power loss. Frees the import, on OK only. */
+ * survives power loss. Frees the import, on OK only. INVALID_ARGUMENT: a file is missing. CORRUPTION: the
+ * manifest is damaged, or not that of these files. UNSUPPORTED/FORMAT_NEWER. */
 VARVE_API varve_status varve_import_finish(varve_import *import, const void *manifest, size_t manifest_bytes,
                                            varve_error *err) VARVE_CHECKED;
-/* Keep what is there, for the next try. NULL is fine. */
+/* Keep what is there, for the next try. No file is open. NULL is fine. */
 VARVE_API void varve_import_end(varve_import *import);
 
 /*
- * Put the database in `from` (a directory below `dir`: an import that is finished) in the place of the one in
- * `dir`, if there is one; `from` is gone afterwards. aside: a directory to be made below `dir`, where the old
- * one is kept instead of removed; NULL: removed. No process has either open (LOCKED). Once begun it is
- * completed, by the next varve_open() of dir if need be: a crash leaves the old database or the new one.
+ * Put the database in `from` (an import that is finished, or a backup) in the place of the one in `dir`, if
+ * there is one; `from` is gone afterwards. aside: a directory to be made, where the old one is kept instead
+ * of removed; NULL: removed. Both are directories in dir, given as NAME or as dir/NAME. Files in dir that are
+ * none of a database's are left alone.
+ *
+ * OK                  dir is the new database, and survives power loss.
+ * NOT_FOUND           `from` is not there, or holds no database.
+ * INVALID_ARGUMENT    `from` or `aside` are not in dir; or `from` holds other files too.
+ * CORRUPTION          the manifest in `from` is damaged, or a table that it names is not there.
+ * EXISTS              aside is there.
+ * LOCKED              a process has either open.
+ *
+ * With these nothing was changed. Once begun it is completed, by the next varve_open() of dir if need be: a
+ * crash, or a failure of other kinds, leaves the old database or the new one.
  */
 VARVE_API varve_status varve_install(const char *dir, const char *from, const char *aside,
                                      const varve_options *options, varve_error *err) VARVE_CHECKED;
 
 /*
  * Cut the log of a database that no process has open: everything behind lsn is moved to the file tail_path,
- * which is made, in the format of an archive (FORMAT.md), and synced before anything is cut. lsn must be the
- * end of a batch.
+ * which is made in dir, and given as NAME or as dir/NAME. It has the format of an archive's files
+ * (FORMAT.md), and is synced before anything is cut. lsn must be the end of a batch. Epochs that began behind
+ * it are forgotten.
  *
  * OK                  the next write gets lsn + 1. *cut_out (may be NULL): how many operations are in
- * tail_path. TRIMMED             tables hold some of it already: nothing changed. INVALID_ARGUMENT    lsn
- * lies within a batch, or behind the end. EXISTS              tail_path is there.
+ *                     tail_path. If there are none, no file is made.
+ * TRIMMED             tables hold some of it already: nothing changed.
+ * INVALID_ARGUMENT    lsn lies within a batch, or behind the end; or tail_path is not in dir.
+ * EXISTS              tail_path is there.
+ * LOCKED              a process has the database open.
  *
  * Once begun it is completed, by the next varve_open() if need be.
  */

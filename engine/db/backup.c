@@ -51,18 +51,6 @@ static const vv_table *table_of(const backup_job *j, size_t i) {
 
 /* ---- the directory ---- */
 
-static vv_status set_dest(backup_job *j, const char *path) {
-    size_t bytes = strlen(path);
-    while (bytes > 1 && path[bytes - 1] == '/')
-        bytes--;
-    /* Room for the longest file name in it. */
-    if (bytes == 0 || bytes + 64 > sizeof j->dest)
-        return vv_fail(j->err, invalid(), "'%s': not a usable path", path);
-    memcpy(j->dest, path, bytes);
-    j->dest[bytes] = '\0';
-    return VV_STATUS_OK;
-}
-
 static void path_in(const char *dir, const char *name, char path[VV_DB_PATH_BYTES]) {
     snprintf(path, VV_DB_PATH_BYTES, "%s/%s", dir, name);
 }
@@ -180,13 +168,15 @@ static vv_status open_table(backup_job *j, const char *path, uint64_t bytes, vv_
 /* OK: the bytes are synced, and were those that the table was written with. */
 static vv_status copy_file(backup_job *j, const vv_table *t, const char *from_path, const char *to_path) {
     vv_file *from = NULL, *to = NULL;
-    uint64_t bytes = t->summary.file_bytes, checksum;
+    uint64_t bytes = t->summary.file_bytes;
+    vv_checksum_stream sum;
     uint32_t flags = VV_OPEN_WRITE | VV_OPEN_CREATE | VV_OPEN_EXCLUSIVE | VV_OPEN_DIRECT;
     VV_TRY(open_table(j, from_path, bytes, &from));
     vv_status st = vv_file_open(j->db->io, to_path, flags, &to, j->err);
     if (!vv_ok(st))
         goto out;
-    st = vv_db_stream(j->queue, from, to, bytes, &j->throttle, &checksum);
+    vv_checksum_stream_init(&sum);
+    st = vv_db_stream(j->queue, from, to, bytes, &j->throttle, &sum);
     if (vv_ok(st))
         st = vv_file_truncate(to, bytes);
     if (vv_ok(st))
@@ -194,7 +184,7 @@ static vv_status copy_file(backup_job *j, const vv_table *t, const char *from_pa
     if (!vv_ok(st))
         st = say(j, st, to_path);
     else
-        st = compare(j, from_path, checksum, t->summary.file_checksum);
+        st = compare(j, from_path, vv_checksum_stream_get(&sum), t->summary.file_checksum);
     if (vv_ok(st))
         j->out->copied_bytes += bytes;
 out:
@@ -232,13 +222,15 @@ static vv_status check_blocks(backup_job *j, const vv_table *t, const char *path
 /* What stands in the backup, read from the disk. */
 static vv_status check_file(backup_job *j, const vv_table *t, const char *path) {
     vv_file *file;
-    uint64_t checksum;
+    vv_checksum_stream sum;
     if (t->summary.file_checksum == 0)
         return check_blocks(j, t, path);
     VV_TRY(open_table(j, path, t->summary.file_bytes, &file));
-    vv_status st = vv_db_stream(j->queue, file, NULL, t->summary.file_bytes, &j->throttle, &checksum);
+    vv_checksum_stream_init(&sum);
+    vv_status st = vv_db_stream(j->queue, file, NULL, t->summary.file_bytes, &j->throttle, &sum);
     vv_file_close(file);
-    return vv_ok(st) ? compare(j, path, checksum, t->summary.file_checksum) : say(j, st, path);
+    return vv_ok(st) ? compare(j, path, vv_checksum_stream_get(&sum), t->summary.file_checksum)
+                     : say(j, st, path);
 }
 
 /* Link from `from_dir` and check; false: it has to be had otherwise, unless *st says that all is over. */
@@ -323,11 +315,11 @@ static vv_status fill_dest(backup_job *j) {
     VV_TRY(vv_manifest_write(j->db->io, j->dest, vv_db_export_manifest(&j->exported),
                              vv_db_export_version(&j->exported), NULL, j->err));
     VV_TRY(check_manifest(j));
-    return vv_db_sync_parent(j->db, j->dest, j->err);
+    return vv_db_sync_parent(j->db->io, &j->db->logger, j->dest, j->err);
 }
 
 static vv_status run(backup_job *j, const char *dest) {
-    VV_TRY(set_dest(j, dest));
+    VV_TRY(vv_db_dir_path(j->dest, dest, j->err));
     VV_TRY(take_dest(j));
     varve_status taken = varve_take_snapshot(j->db, &j->exported, (varve_error *)j->err);
     if (!varve_ok(taken))

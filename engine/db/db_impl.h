@@ -7,6 +7,7 @@
 #ifndef VV_ENGINE_DB_DB_IMPL_H
 #define VV_ENGINE_DB_DB_IMPL_H
 
+#include "base/checksum.h"
 #include "base/config.h"
 #include "base/log.h"
 #include "base/stack.h"
@@ -258,7 +259,19 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
 
 /* Make the name of the directory `dir` durable in its parent, as far as we may: if the parent is somebody
  * else's, there is a warning in the log. */
-vv_status vv_db_sync_parent(varve_db *db, const char *dir, vv_error *err) VV_CHECKED;
+vv_status vv_db_sync_parent(vv_io_backend *io, const vv_logger *lg, const char *dir,
+                            vv_error *err) VV_CHECKED;
+
+/* The backend that the options name (NULL: the defaults do). lg is borrowed until it is destroyed. */
+vv_status vv_db_io_create(const varve_options *options, const vv_logger *lg, vv_io_backend **out,
+                          vv_error *err) VV_CHECKED;
+
+/* Is `name` that of a table, exactly as we write it? */
+bool vv_db_table_name_parse(const char *name, uint64_t *file_number_out);
+
+/* Copy a directory's path without slashes at its end. INVALID_ARGUMENT: it is empty, or leaves no room for
+ * the names of files. */
+vv_status vv_db_dir_path(char to[VV_DB_PATH_BYTES], const char *path, vv_error *err) VV_CHECKED;
 
 /* ---- replay.c ---- */
 
@@ -408,6 +421,17 @@ void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **versi
 vv_version *vv_db_export_version(const varve_export *e);
 const vv_manifest *vv_db_export_manifest(const varve_export *e);
 
+/* ---- import.c ---- */
+
+/* The file that tells a directory that is filled with an export's files, and may be emptied, from all others.
+ * It is there from before the first of them until the directory is opened as a database, or installed. */
+#define VV_IMPORT_NAME "IMPORT"
+
+/* As varve_import_begin(), on a backend of the caller's choice, which is taken over in any case. */
+vv_status vv_db_import_begin_on(vv_io_backend *io_take, const char *dir, const varve_options *options,
+                                const varve_export_file *files, size_t file_count, varve_import **out,
+                                vv_error *err) VV_CHECKED;
+
 /* ---- throttle.c ---- */
 
 /* Keeps a long job to a rate, and asks its caller whether it goes on. */
@@ -429,12 +453,12 @@ bool vv_throttle_pass(vv_throttle *t, uint64_t bytes);
 
 /*
  * Read the first `bytes` bytes of `from`, several pieces ahead, and write them to `to` (NULL: only read),
- * through `queue`, the calling thread's, as flushes have it. *checksum_out: of all bytes. Nothing is synced;
+ * through `queue`, the calling thread's, as flushes have it. All bytes are added to *sum. Nothing is synced;
  * a direct `to` is longer than it should be, by zeros, until it is cut. CORRUPTION/TRUNCATED: from is
  * shorter. BUSY/CANCELED: t said stop.
  */
 vv_status vv_db_stream(vv_io_queue *queue, vv_file *from, vv_file *to, uint64_t bytes, vv_throttle *t,
-                       uint64_t *checksum_out) VV_CHECKED;
+                       vv_checksum_stream *sum) VV_CHECKED;
 
 /* ---- pace.c ---- */
 

@@ -38,16 +38,16 @@ static void parent_of(const char *dir, char *buf, size_t buf_bytes) {
         *slash = '\0';
 }
 
-static vv_status set_dir(varve_db *db, const char *path, vv_error *err) {
+vv_status vv_db_dir_path(char to[VV_DB_PATH_BYTES], const char *path, vv_error *err) {
     size_t bytes = strlen(path);
     while (bytes > 1 && path[bytes - 1] == '/')
         bytes--;
     /* Room for the longest file name in it. */
-    if (bytes == 0 || bytes + 64 > sizeof db->dir)
+    if (bytes == 0 || bytes + 64 > VV_DB_PATH_BYTES)
         return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_NONE, 0), "'%s': not a usable path",
                        path);
-    memcpy(db->dir, path, bytes);
-    db->dir[bytes] = '\0';
+    memcpy(to, path, bytes);
+    to[bytes] = '\0';
     return VV_STATUS_OK;
 }
 
@@ -62,15 +62,15 @@ static vv_status make_dir(varve_db *db, vv_error *err) {
 
 /* A database is not durable if the name of its directory isn't. Done before there is a manifest, whoever made
  * the directory: an opening that was killed in between may have, without coming to this. */
-vv_status vv_db_sync_parent(varve_db *db, const char *dir, vv_error *err) {
+vv_status vv_db_sync_parent(vv_io_backend *io, const vv_logger *lg, const char *dir, vv_error *err) {
     char parent[VV_DB_PATH_BYTES];
     parent_of(dir, parent, sizeof parent);
-    vv_status st = vv_dir_sync(db->io, parent, err);
+    vv_status st = vv_dir_sync(io, parent, err);
     if (!vv_is(st, VV_PERMISSION))
         return st;
     /* It is somebody else's, who gave us the directory in it, and its name is theirs to keep. */
-    vv_log(&db->logger, VV_LOG_WARN,
-           "%s: may not be synced: the name of %s is as durable as its maker has made it", parent, dir);
+    vv_log(lg, VV_LOG_WARN, "%s: may not be synced: the name of %s is as durable as its maker has made it",
+           parent, dir);
     return VV_STATUS_OK;
 }
 
@@ -79,11 +79,31 @@ static bool has_suffix(const char *name, const char *suffix) {
     return a >= b && strcmp(name + a - b, suffix) == 0;
 }
 
+bool vv_db_table_name_parse(const char *name, uint64_t *file_number_out) {
+    char ours[32];
+    if (sscanf(name, "%16" SCNx64, file_number_out) != 1)
+        return false;
+    /* Scanning takes more than we write ("cafe.sst"). */
+    snprintf(ours, sizeof ours, "%016" PRIx64 TABLE_SUFFIX, *file_number_out);
+    return strcmp(name, ours) == 0;
+}
+
 static vv_status find_data(void *arg, const char *name, vv_entry_kind kind) {
     (void)kind;
     bool *found = arg;
-    *found |= has_suffix(name, TABLE_SUFFIX) || strncmp(name, LOG_PREFIX, strlen(LOG_PREFIX)) == 0;
+    *found |= has_suffix(name, TABLE_SUFFIX) || strncmp(name, LOG_PREFIX, strlen(LOG_PREFIX)) == 0 ||
+              strcmp(name, VV_IMPORT_NAME) == 0;
     return VV_STATUS_OK;
+}
+
+vv_status vv_db_io_create(const varve_options *options, const vv_logger *lg, vv_io_backend **out,
+                          vv_error *err) {
+    vv_settings settings;
+    if (options)
+        settings = options->settings;
+    else
+        vv_config_defaults(vv_settings_table(), &settings);
+    return vv_io_backend_create((vv_io_choice)settings.io_choice, lg, out, err);
 }
 
 /* ---- the manifest ---- */
@@ -92,9 +112,11 @@ static vv_status create_manifest(varve_db *db, vv_error *err) {
     bool has_data = false;
     VV_TRY(vv_dir_list(db->io, db->dir, find_data, &has_data, err));
     if (has_data)
-        return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
-                       "%s: there are tables or logs, but no " VV_MANIFEST_NAME, db->dir);
-    VV_TRY(vv_db_sync_parent(db, db->dir, err));
+        return vv_fail(
+            err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+            "%s: there are tables or logs, or an import that was not finished, but no " VV_MANIFEST_NAME,
+            db->dir);
+    VV_TRY(vv_db_sync_parent(db->io, &db->logger, db->dir, err));
     vv_manifest *m = &db->state.manifest;
     *m = (vv_manifest){
         .generation = 1,
@@ -135,15 +157,12 @@ static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
     char path[VV_DB_PATH_BYTES + 256];
     if (kind == VV_ENTRY_DIRECTORY)
         return VV_STATUS_OK;
-    if (has_suffix(name, TABLE_SUFFIX)) {
-        uint64_t number;
-        char ours[32];
-        if (sscanf(name, "%16" SCNx64, &number) != 1)
-            return VV_STATUS_OK;
-        /* Scanning takes more than we write ("cafe.sst"): only the very name is ours to remove. */
-        snprintf(ours, sizeof ours, "%016" PRIx64 TABLE_SUFFIX, number);
-        if (strcmp(name, ours) != 0)
-            return VV_STATUS_OK;
+    snprintf(path, sizeof path, "%s/%s", s->db->dir, name);
+    /* An import is a database from now on. */
+    if (strcmp(name, VV_IMPORT_NAME) == 0)
+        return vv_path_unlink(s->db->io, path, s->err);
+    uint64_t number;
+    if (vv_db_table_name_parse(name, &number)) {
         if (version_has(s->version, number)) {
             s->found++;
             return VV_STATUS_OK;
@@ -151,7 +170,6 @@ static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
     } else if (strcmp(name, VV_MANIFEST_TEMP_NAME) != 0) {
         return VV_STATUS_OK;
     }
-    snprintf(path, sizeof path, "%s/%s", s->db->dir, name);
     vv_log(&s->db->logger, VV_LOG_INFO, "%s: removed, left behind by a crash", path);
     return vv_path_unlink(s->db->io, path, s->err);
 }
@@ -372,7 +390,7 @@ static varve_db *allocate(const varve_options *options) {
 
 static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
     char lock_path[VV_DB_PATH_BYTES + 8];
-    VV_TRY(set_dir(db, path, err));
+    VV_TRY(vv_db_dir_path(db->dir, path, err));
     if (!db->io)
         VV_TRY(vv_io_backend_create((vv_io_choice)db->settings.io_choice, &db->logger, &db->io, err));
     VV_TRY(make_dir(db, err));

@@ -42,36 +42,7 @@ void varve_want_notice(varve_db *db) {
     UNUSED(db);
 }
 
-/* ---- import.c, install.c, rewind.c ---- */
-varve_status varve_import_begin(const char *dir, const varve_options *options, const varve_export_file *files,
-                                size_t file_count, varve_import **out, varve_error *err) {
-    UNUSED(dir), UNUSED(options), UNUSED(files), UNUSED(file_count), UNUSED(out), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_import_open(varve_import *import, size_t file_index, varve_import_file **out,
-                               uint64_t *offset_out, varve_error *err) {
-    UNUSED(import), UNUSED(file_index), UNUSED(out), UNUSED(offset_out), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_import_write(varve_import_file *file, const void *data, size_t bytes, varve_error *err) {
-    UNUSED(file), UNUSED(data), UNUSED(bytes), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_import_close(varve_import_file *file, varve_error *err) {
-    UNUSED(file), UNUSED(err);
-    return NOT_YET;
-}
-void varve_import_abandon(varve_import_file *file) {
-    UNUSED(file);
-}
-varve_status varve_import_finish(varve_import *import, const void *manifest, size_t manifest_bytes,
-                                 varve_error *err) {
-    UNUSED(import), UNUSED(manifest), UNUSED(manifest_bytes), UNUSED(err);
-    return NOT_YET;
-}
-void varve_import_end(varve_import *import) {
-    UNUSED(import);
-}
+/* ---- install.c, rewind.c ---- */
 varve_status varve_install(const char *dir, const char *from, const char *aside, const varve_options *options,
                            varve_error *err) {
     UNUSED(dir), UNUSED(from), UNUSED(aside), UNUSED(options), UNUSED(err);

@@ -31,7 +31,7 @@ typedef struct stream {
     uint64_t used;    /* up to here it was summed up */
     vv_status status; /* the first failure */
     bool broken;      /* the queue: it gives nothing back */
-    vv_checksum_stream checksum;
+    vv_checksum_stream *sum;
     stream_slot slots[SLOT_COUNT];
 } stream;
 
@@ -84,7 +84,7 @@ static void use(stream *s, vv_throttle *t) {
         s->status = vv_status_make(VV_CORRUPTION, VV_SUB_TRUNCATED, 0);
         return;
     }
-    vv_checksum_stream_add(&s->checksum, slot->buffer, bytes);
+    vv_checksum_stream_add(s->sum, slot->buffer, bytes);
     slot->state = SLOT_FREE;
     if (s->to) {
         memset(slot->buffer + bytes, 0, vv_align_up(bytes, VV_IO_ALIGN_BYTES) - bytes);
@@ -105,10 +105,9 @@ static bool in_flight(const stream *s) {
 }
 
 vv_status vv_db_stream(vv_io_queue *queue, vv_file *from, vv_file *to, uint64_t bytes, vv_throttle *t,
-                       uint64_t *checksum_out) {
-    stream s = {.queue = queue, .from = from, .to = to, .bytes = bytes};
+                       vv_checksum_stream *sum) {
+    stream s = {.queue = queue, .from = from, .to = to, .bytes = bytes, .sum = sum};
     s.piece_bytes = queue->options.pool_buffer_bytes / VV_IO_ALIGN_BYTES * VV_IO_ALIGN_BYTES;
-    vv_checksum_stream_init(&s.checksum);
     for (uint32_t i = 0; i < SLOT_COUNT; i++) {
         s.slots[i].buffer = vv_io_buffer_take(queue);
         if (!s.slots[i].buffer)
@@ -125,6 +124,5 @@ vv_status vv_db_stream(vv_io_queue *queue, vv_file *from, vv_file *to, uint64_t 
         run(&s, 1);
     for (uint32_t i = 0; i < SLOT_COUNT && !s.broken; i++)
         vv_io_buffer_give(queue, s.slots[i].buffer);
-    *checksum_out = vv_checksum_stream_get(&s.checksum);
     return s.status;
 }

@@ -442,6 +442,18 @@ static vv_status decode(vv_slice body, vv_manifest *m, vv_table ***tables_out, s
     return st;
 }
 
+vv_status vv_manifest_decode(const void *bytes, size_t byte_count, const char *path, vv_manifest *out,
+                             vv_table ***tables_out, size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
+                             vv_error *err) {
+    *tables_out = NULL;
+    *count_out = 0;
+    out->retry = vv_slice_make(NULL, 0);
+    VV_TRY(check_envelope(path, bytes, byte_count, err));
+    vv_status st =
+        decode(vv_slice_make(bytes, byte_count - CHECKSUM_BYTES), out, tables_out, count_out, drop, drop_arg);
+    return vv_ok(st) ? st : vv_fail(err, st, "%s: %s", path, vv_code_text(st.code));
+}
+
 vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, vv_table ***tables_out,
                            size_t *count_out, vv_table_drop_fn drop, void *drop_arg, vv_error *err) {
     char path[PATH_BYTES];
@@ -452,12 +464,7 @@ vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, 
     out->retry = vv_slice_make(NULL, 0);
     snprintf(path, sizeof path, "%s/" VV_MANIFEST_NAME, dir);
     VV_TRY(read_whole(b, path, &buf, &bytes, err));
-    vv_status st = check_envelope(path, buf, bytes, err);
-    if (vv_ok(st)) {
-        st = decode(vv_slice_make(buf, bytes - CHECKSUM_BYTES), out, tables_out, count_out, drop, drop_arg);
-        if (!vv_ok(st))
-            st = vv_fail(err, st, "%s: %s", path, vv_code_text(st.code));
-    }
+    vv_status st = vv_manifest_decode(buf, bytes, path, out, tables_out, count_out, drop, drop_arg, err);
     vv_free(buf);
     return st;
 }

@@ -76,6 +76,11 @@ vv_status vv_manifest_read(vv_io_backend *b, const char *dir, vv_manifest *out, 
                            size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
                            vv_error *err) VV_CHECKED;
 
+/* The same from the bytes of a manifest. path: names them in the words of a failure. */
+vv_status vv_manifest_decode(const void *bytes, size_t byte_count, const char *path, vv_manifest *out,
+                             vv_table ***tables_out, size_t *count_out, vv_table_drop_fn drop, void *drop_arg,
+                             vv_error *err) VV_CHECKED;
+
 /* Of one that was read. */
 void vv_manifest_deinit(vv_manifest *m);
 

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/checksum.h"
 #include "base/clock.h"
+#include "engine/sst/sink.h"
 #include "engine/sst/sst_impl.h"
 
 struct vv_sst_writer {
