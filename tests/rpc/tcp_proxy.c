@@ -88,10 +88,12 @@ static uint64_t allowance(tcp_proxy *p) {
 /* False: it is time for the cut. */
 static bool count(tcp_proxy *p, size_t bytes) {
     vv_mutex_lock(&p->mu.lock);
-    bool fine = p->mu.cut_after == UINT64_MAX || (p->mu.cut_after -= bytes) > 0;
+    bool fine = p->mu.cut_after == UINT64_MAX || bytes < p->mu.cut_after; /* it may be nearer than it was */
     if (!fine) {
         p->mu.cut_after = UINT64_MAX;
         p->mu.cuts++;
+    } else if (p->mu.cut_after != UINT64_MAX) {
+        p->mu.cut_after -= bytes;
     }
     vv_mutex_unlock(&p->mu.lock);
     return fine;
