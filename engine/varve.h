@@ -732,6 +732,10 @@ typedef struct varve_stats {
 } varve_stats;
 VARVE_API void varve_stats_get(varve_db *db, varve_stats *out);
 
+/* varve_stats.last_lsn and durable_lsn alone, which cost nothing to ask for. Any thread. */
+VARVE_API uint64_t varve_visible_lsn(varve_db *db);
+VARVE_API uint64_t varve_durable_lsn(varve_db *db);
+
 /* The index-th number of *s under the name of its field; false behind the last. For whoever shows all of
  * them. wal_failed is 0 or 1; io_backend, a text, is not among them. */
 VARVE_API bool varve_stats_number(const varve_stats *s, size_t index, const char **name_out,
@@ -868,9 +872,9 @@ VARVE_API varve_status varve_verify(varve_db *db, const varve_verify_options *op
 
 /*
  * A directory that is filled with the files of an export, from wherever they come, file by file and in any
- * order; several files at once, each opened, written and closed by one thread. What was written is kept when the import is given up or
- * the process dies: the next one into the same directory goes on from there, also for a newer export of the
- * same database, whose files may be the same in part.
+ * order; several files at once, each opened, written and closed by one thread. What was written is kept when
+ * the import is given up or the process dies: the next one into the same directory goes on from there, also
+ * for a newer export of the same database, whose files may be the same in part.
  */
 typedef struct varve_import varve_import;
 typedef struct varve_import_file varve_import_file;
@@ -899,7 +903,8 @@ VARVE_API varve_status varve_import_open(varve_import *import, size_t file_index
 VARVE_API varve_status varve_import_write(varve_import_file *file, const void *data, size_t bytes,
                                           varve_error *err) VARVE_CHECKED;
 /*
- * All is written: it is synced and its checksum compared; without one, each block's. Frees `file` in any case.
+ * All is written: it is synced and its checksum compared; without one, each block's. Frees `file` in any
+ * case.
  *
  * CORRUPTION          another checksum: what came is damaged, or what was there before had not survived. The
  *                     file is removed, and may be opened again, to begin anew.

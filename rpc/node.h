@@ -11,7 +11,10 @@
 #include "base/status.h"
 #include "engine/varve.h"
 
-/* 1 to 64 letters, digits and "._:-", as slots are named. */
+/* The archive's own (varve_archive_start()). */
+#define VV_ARCHIVE_SLOT "archive"
+
+/* 1 to 64 letters, digits and "._:-", as slots are named; and not the archive's. */
 bool vv_node_name_valid(vv_slice name);
 
 /*

@@ -36,6 +36,7 @@ struct vv_replication {
     char node[VARVE_SLOT_NAME_BYTES_MAX + 1];
     _Atomic uint32_t role;    /* a vv_role; written with the lock */
     _Atomic bool reads;       /* let in; the same */
+    _Atomic uint64_t epoch;   /* of the primary that this server is or was last */
     vv_mutex apply_lock;      /* see the head */
     uint64_t promised_epoch;  /* under apply_lock: to a candidate, or before the start */
     uint64_t followed_commit; /* the follower's thread: what it has told last */
@@ -82,10 +83,9 @@ static vv_status limit_to_suit(vv_replication *r, vv_error *err) {
 
 /* Reads wait until they see all that is in the log now. */
 static void begin_catch_up(vv_replication *r) {
-    varve_stats stats;
-    varve_stats_get(r->options.db, &stats);
-    r->mu.catch_up_lsn = stats.durable_lsn;
-    atomic_store_explicit(&r->reads, stats.last_lsn >= stats.durable_lsn, memory_order_release);
+    uint64_t visible_lsn = varve_visible_lsn(r->options.db);
+    r->mu.catch_up_lsn = varve_durable_lsn(r->options.db);
+    atomic_store_explicit(&r->reads, visible_lsn >= r->mu.catch_up_lsn, memory_order_release);
 }
 
 vv_status vv_replication_create(const vv_replication_options *options, vv_replication **out, vv_error *err) {
@@ -111,6 +111,7 @@ vv_status vv_replication_create(const vv_replication_options *options, vv_replic
         st = limit_to_suit(r, err);
     }
     atomic_init(&r->role, role);
+    atomic_init(&r->epoch, stats.epoch);
     begin_catch_up(r);
     if (role == VV_ROLE_SUPERSEDED)
         atomic_store(&r->reads, false);
@@ -153,6 +154,14 @@ const char *vv_replication_node(const vv_replication *r) {
     return r->node;
 }
 
+uint64_t vv_replication_epoch(const vv_replication *r) {
+    return atomic_load_explicit(&r->epoch, memory_order_acquire);
+}
+
+uint64_t vv_replication_committed_lsn(const vv_replication *r) {
+    return r->options.quorum > 0 ? varve_visible_lsn(r->options.db) : UINT64_MAX;
+}
+
 uint32_t vv_replication_quorum(const vv_replication *r) {
     return r->options.quorum;
 }
@@ -180,10 +189,9 @@ bool vv_replication_may_write(vv_replication *r, vv_rpc_status *why) {
 
 /* Let reads in if they see by now what they have to. */
 static bool look_again(vv_replication *r) {
-    varve_stats stats;
-    varve_stats_get(r->options.db, &stats);
+    uint64_t visible_lsn = varve_visible_lsn(r->options.db);
     vv_mutex_lock(&r->mu.lock);
-    bool let_in = role_now(r) != VV_ROLE_SUPERSEDED && stats.last_lsn >= r->mu.catch_up_lsn;
+    bool let_in = role_now(r) != VV_ROLE_SUPERSEDED && visible_lsn >= r->mu.catch_up_lsn;
     bool changed = let_in && !atomic_load_explicit(&r->reads, memory_order_relaxed);
     if (changed)
         atomic_store_explicit(&r->reads, true, memory_order_release);
@@ -342,10 +350,9 @@ void vv_replication_set_role(vv_replication *r, vv_role role) {
 void vv_replication_heard_of(vv_replication *r, uint64_t epoch, const char *primary) {
     if (role_now(r) != VV_ROLE_PRIMARY)
         return;
-    varve_stats stats;
-    varve_stats_get(r->options.db, &stats);
     vv_mutex_lock(&r->mu.lock);
-    bool superseded = epoch > stats.epoch && role_now(r) == VV_ROLE_PRIMARY;
+    uint64_t own_epoch = vv_replication_epoch(r);
+    bool superseded = epoch > own_epoch && role_now(r) == VV_ROLE_PRIMARY;
     if (superseded) {
         atomic_store_explicit(&r->role, VV_ROLE_SUPERSEDED, memory_order_release);
         atomic_store_explicit(&r->reads, false, memory_order_release);
@@ -355,7 +362,7 @@ void vv_replication_heard_of(vv_replication *r, uint64_t epoch, const char *prim
     if (superseded) {
         vv_log(r->options.log, VV_LOG_WARN,
                "superseded: there is an epoch %" PRIu64 ", and this server was the primary of %" PRIu64,
-               epoch, stats.epoch);
+               epoch, own_epoch);
         tell_changed(r);
     }
 }
@@ -381,8 +388,11 @@ const vv_promotion_hooks *vv_replication_hooks(const vv_replication *r) {
 }
 
 vv_status vv_replication_become_primary(vv_replication *r, vv_error *err) {
+    varve_stats stats;
     VV_TRY(limit_to_suit(r, err));
+    varve_stats_get(r->options.db, &stats);
     vv_mutex_lock(&r->mu.lock);
+    atomic_store_explicit(&r->epoch, stats.epoch, memory_order_release);
     r->mu.replica_count = 0; /* what they had confirmed to an earlier primary does not count */
     r->mu.primary[0] = '\0';
     begin_catch_up(r);

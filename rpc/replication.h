@@ -67,6 +67,9 @@ vv_role vv_replication_role(const vv_replication *r); /* one atomic load */
 const char *vv_role_name(vv_role role);
 const char *vv_replication_node(const vv_replication *r);
 uint32_t vv_replication_quorum(const vv_replication *r);
+/* Of a primary: its own, and WalFrame.committed_lsn. Each one atomic load. */
+uint64_t vv_replication_epoch(const vv_replication *r);
+uint64_t vv_replication_committed_lsn(const vv_replication *r);
 
 /* False: *why says NOT_PRIMARY with the primary's address. One atomic load when it is true. */
 bool vv_replication_may_write(vv_replication *r, vv_rpc_status *why);

@@ -49,6 +49,7 @@ struct vv_server {
     vv_replication *replication;
     vv_kv kv;
     vv_watches watches;
+    vv_replicas replicas;
     vv_health health;
     vv_admin admin;
     bool admin_ready;
@@ -64,6 +65,13 @@ struct vv_server {
 
 static void flush(void *arg) {
     vv_grpc_flush(arg);
+}
+
+/* More of the log is durable, or visible: for all who wait for that. */
+static void more_is_durable(void *arg) {
+    vv_server *s = arg;
+    vv_replicas_wake(&s->replicas);
+    vv_watches_wake(&s->watches);
 }
 
 static void engine_log(void *arg, varve_log_level level, const char *line) {
@@ -202,8 +210,10 @@ static void check_log(vv_timer *timer) {
 /* The role, or whether reads are let in. */
 static void replication_changed(void *arg) {
     vv_server *s = arg;
-    if (atomic_load_explicit(&s->serving, memory_order_acquire))
-        set_health(s);
+    if (!atomic_load_explicit(&s->serving, memory_order_acquire))
+        return;
+    set_health(s);
+    vv_replicas_wake(&s->replicas); /* a primary that was superseded ends its streams */
 }
 
 static vv_status start_replication(vv_server *s, vv_error *err) {
@@ -237,7 +247,7 @@ static void stop_checks(vv_server *s) {
 static vv_status open_database(vv_server *s, varve_options *engine, vv_error *err) {
     varve_error words = {""};
     varve_options_set_group_callback(engine, flush, s->transport);
-    varve_options_set_durable_callback(engine, vv_watches_wake, &s->watches);
+    varve_options_set_durable_callback(engine, more_is_durable, s);
     if (s->log)
         varve_options_set_log(engine, engine_log, (void *)(uintptr_t)s->log, (varve_log_level)s->log->least);
     varve_status st = varve_open(s->config.data, engine, &s->db, &words);
@@ -315,9 +325,18 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     st = vv_watches_start(&s->watches, s->db, s->timers, s->config.watch_progress_interval_us);
     if (!vv_ok(st))
         return vv_fail(err, st, "start watches");
+    vv_replicas_options replicas = {.db = s->db,
+                                    .replication = s->replication,
+                                    .timers = s->timers,
+                                    .heartbeat_us = s->config.replication_heartbeat_us,
+                                    .log = s->log};
+    st = vv_replicas_start(&s->replicas, &replicas);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start replication");
     s->services[s->service_count++] = vv_kv_service(&s->kv);
     s->services[s->service_count++] = vv_watch_service(&s->watches);
     s->services[s->service_count++] = vv_snapshots_service(s->leases);
+    s->services[s->service_count++] = vv_replication_service(&s->replicas);
     s->services[s->service_count++] = vv_admin_service(&s->admin);
     s->services[s->service_count++] = vv_health_service(&s->health);
     if (s->config.reflection) {
@@ -348,6 +367,7 @@ static varve_status release(vv_server *s) {
     if (s->admin_ready)
         vv_admin_deinit(&s->admin);
     vv_watches_stop(&s->watches);
+    vv_replicas_stop(&s->replicas);
     if (s->services_ready) {
         vv_kv_deinit(&s->kv);
         vv_health_deinit(&s->health);
@@ -359,6 +379,7 @@ static varve_status release(vv_server *s) {
     if (s->db)
         closed = varve_close(s->db);
     vv_watches_deinit(&s->watches);
+    vv_replicas_deinit(&s->replicas);
     vv_grpc_destroy(s->transport);
     vv_connection_limit_set(0, 0);
     vv_tls_destroy(s->tls);
@@ -377,6 +398,7 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
     s->config = *config;
     s->log = log;
     vv_watches_init(&s->watches);
+    vv_replicas_init(&s->replicas);
     vv_status st = start_access(s, err);
     if (!vv_ok(st)) /* whatever is wrong with a file that the configuration names, it is to be mended there */
         st = vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, st.sys);

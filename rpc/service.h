@@ -166,6 +166,48 @@ void vv_watches_stop(vv_watches *s);
 void vv_watches_deinit(vv_watches *s);
 vv_rpc_service vv_watch_service(vv_watches *s);
 
+/* ---- replication: varve.v1.Replication ---- */
+
+#define VV_REPLICATION_SERVICE_NAME "varve.v1.Replication"
+
+typedef struct vv_wal_stream vv_wal_stream;
+
+typedef struct vv_replicas_options {
+    varve_db *db;
+    vv_replication *replication;
+    vv_timers *timers;
+    uint64_t heartbeat_us; /* a stream says something at least so often */
+    const vv_logger *log;
+} vv_replicas_options;
+
+typedef struct vv_replicas {
+    vv_replicas_options options;
+    vv_workers *workers;         /* for streams, and for what blocks */
+    vv_job wake_job;             /* sends all that are idle to look for more */
+    vv_timer tick;               /* heartbeats that are due */
+    _Atomic uint64_t generation; /* counts vv_replicas_wake(); moved on with the lock held */
+    struct {
+        vv_mutex lock;
+        vv_wal_stream *idle; /* have told all there is */
+        uint64_t count;
+        bool wake_queued;
+        bool ticking;
+    } mu;
+} vv_replicas;
+
+/* Before the database is opened. */
+void vv_replicas_init(vv_replicas *s);
+/* Have all streams look whether there is more to be sent, or a reason to end: when more of the log is durable
+ * or visible, and when the role has changed. Any thread; does not block. */
+void vv_replicas_wake(vv_replicas *s);
+/* What options point to is borrowed until stop. On failure there is nothing to stop. */
+vv_status vv_replicas_start(vv_replicas *s, const vv_replicas_options *options) VV_CHECKED;
+/* No call is left. */
+void vv_replicas_stop(vv_replicas *s);
+/* The database is closed. */
+void vv_replicas_deinit(vv_replicas *s);
+vv_rpc_service vv_replication_service(vv_replicas *s);
+
 /* ---- reflection: grpc.reflection.v1 and v1alpha ---- */
 
 typedef struct vv_reflection vv_reflection;

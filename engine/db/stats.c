@@ -101,6 +101,16 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
                         out->cursor_memory_bytes + out->retry_memory_bytes + out->heap_overhead_bytes;
 }
 
+uint64_t varve_visible_lsn(varve_db *db) {
+    return atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
+}
+
+uint64_t varve_durable_lsn(varve_db *db) {
+    vv_wal_stats wal;
+    vv_wal_stats_get(db->wal, &wal);
+    return wal.durable_lsn;
+}
+
 bool varve_stats_number(const varve_stats *s, size_t index, const char **name_out, uint64_t *value_out) {
     static const struct {
         const char *name;

@@ -169,5 +169,6 @@ Test(replication, names_of_nodes_are_those_of_slots) {
     cr_assert(vv_node_name_valid(vv_slice_str("Az09._:-")));
     cr_assert_not(vv_node_name_valid(vv_slice_str("")));
     cr_assert_not(vv_node_name_valid(vv_slice_str("a b")));
+    cr_assert_not(vv_node_name_valid(vv_slice_str("archive")));
     cr_assert_not(vv_node_name_valid(vv_slice_make("a\0b", 3)));
 }

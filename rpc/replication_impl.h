@@ -1,0 +1,30 @@
+/*
+ * replication_impl.h - what the files of varve.v1.Replication have in common: service_replication.c (the
+ * table, Hello and Confirm) and service_stream.c (StreamWal).
+ */
+#ifndef VV_RPC_REPLICATION_IMPL_H
+#define VV_RPC_REPLICATION_IMPL_H
+
+#include "rpc/codec.h"
+#include "rpc/service.h"
+#include "varve/v1/replication.pb-c.h"
+
+/* Is it the id of this database, or none? False: *why says WRONG_DATABASE. */
+bool vv_replicas_check_database(vv_replicas *s, vv_slice id, vv_rpc_status *why);
+
+/* A higher epoch was promised than what somebody asks for or is. */
+void vv_replicas_say_epoch_too_old(vv_rpc_status *why, uint64_t promised_epoch);
+
+/* ---- StreamWal ---- */
+
+void vv_stream_wal_on_call(vv_rpc_call *call, vv_slice request);
+void vv_stream_wal_on_posted(vv_rpc_call *call);
+void vv_stream_wal_on_written(vv_rpc_call *call);
+void vv_stream_wal_on_cancelled(vv_rpc_call *call);
+void vv_stream_wal_on_drain(vv_rpc_call *call);
+
+/* The parts of vv_replicas that are its own. */
+void vv_streams_init(vv_replicas *s);
+void vv_streams_stop(vv_replicas *s);
+
+#endif

@@ -1,0 +1,496 @@
+/*
+ * varve.v1.Replication over the network, on the real engine: Hello, StreamWal and Confirm, with a database
+ * beside the server's that applies what comes.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checksum.h"
+#include "base/clock.h"
+#include "base/sync.h"
+#include "tests/rpc/server_fixture.h"
+#include "tests/support/tempdir.h"
+#include "varve/v1/admin.pb-c.h"
+#include "varve/v1/replication.pb-c.h"
+
+typedef Varve__V1__WalFrame frame;
+
+static varve_db *replica; /* NULL: none */
+
+static void fini(void) {
+    if (replica)
+        cr_assert(varve_ok(varve_close(replica)));
+    fixture_fini();
+}
+
+TestSuite(replication_service, .init = fixture_init, .fini = fini, .timeout = 120);
+
+static void set(const char *key, const char *value) {
+    varve_error words;
+    cr_assert(varve_ok(varve_options_set(fx.engine, key, value, &words)), "%s", words.text);
+}
+
+static uint64_t lsn_of(client_call *call) {
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__WriteResponse *r = varve__v1__write_response__unpack(NULL, bytes.bytes, bytes.data);
+    uint64_t lsn = r->lsn;
+    varve__v1__write_response__free_unpacked(r, NULL);
+    client_call_destroy(call);
+    return lsn;
+}
+
+static uint64_t put(const char *key, const char *value) {
+    return lsn_of(call_put(key, value));
+}
+
+/* One atomic write of `count` puts KEY0, KEY1, ... of `value_bytes` each. */
+static uint64_t write_batch(const char *key, size_t count, size_t value_bytes) {
+    Varve__V1__Op *ops = calloc(count, sizeof *ops), **list = calloc(count, sizeof *list);
+    Varve__V1__PutOp *puts = calloc(count, sizeof *puts);
+    char(*keys)[32] = calloc(count, sizeof *keys);
+    uint8_t *value = malloc(value_bytes + 1);
+    memset(value, 'v', value_bytes);
+    for (size_t i = 0; i < count; i++) {
+        varve__v1__op__init(&ops[i]);
+        varve__v1__put_op__init(&puts[i]);
+        snprintf(keys[i], sizeof keys[i], "%s%zu", key, i);
+        puts[i].key = BYTES(keys[i]);
+        puts[i].value = (ProtobufCBinaryData){value_bytes, value};
+        ops[i].op_case = VARVE__V1__OP__OP_PUT;
+        ops[i].put = &puts[i];
+        list[i] = &ops[i];
+    }
+    Varve__V1__WriteRequest write = VARVE__V1__WRITE_REQUEST__INIT;
+    write.ops = list;
+    write.n_ops = count;
+    uint64_t lsn =
+        lsn_of(client_start_unary(fx.client, "/varve.v1.KV/Write", client_pack(&write), CLIENT_DEADLINE_MS));
+    free(value);
+    free(keys);
+    free(puts);
+    free(list);
+    free(ops);
+    return lsn;
+}
+
+/* ---- Hello ---- */
+
+static client_call *hello_call(uint64_t promise_epoch, const char *id) {
+    Varve__V1__HelloRequest request = VARVE__V1__HELLO_REQUEST__INIT;
+    request.promise_epoch = promise_epoch;
+    request.database_id = BYTES(id);
+    client_call *call = client_start_unary(fx.client, "/varve.v1.Replication/Hello", client_pack(&request),
+                                           CLIENT_DEADLINE_MS);
+    client_wait(call);
+    return call;
+}
+
+/* The caller frees it. */
+static Varve__V1__HelloResponse *hello(uint64_t promise_epoch) {
+    client_call *call = hello_call(promise_epoch, "");
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__HelloResponse *r = varve__v1__hello_response__unpack(NULL, bytes.bytes, bytes.data);
+    cr_assert_not_null(r);
+    client_call_destroy(call);
+    return r;
+}
+
+static uint64_t own_epoch(void) {
+    Varve__V1__HelloResponse *r = hello(0);
+    uint64_t epoch = r->history[r->n_history - 1]->epoch;
+    varve__v1__hello_response__free_unpacked(r, NULL);
+    return epoch;
+}
+
+/* ---- StreamWal ---- */
+
+static Varve__V1__StreamWalRequest after(uint64_t lsn) {
+    Varve__V1__StreamWalRequest request = VARVE__V1__STREAM_WAL_REQUEST__INIT;
+    request.after_lsn = lsn;
+    return request;
+}
+
+static client_call *stream_on(client *c, const Varve__V1__StreamWalRequest *request) {
+    client_call *call = client_start(c, "/varve.v1.Replication/StreamWal", 60000);
+    client_send(call, client_pack(request));
+    client_half_close(call);
+    return call;
+}
+
+static client_call *stream(const Varve__V1__StreamWalRequest *request) {
+    return stream_on(fx.client, request);
+}
+
+/* The next frame, its checksum compared; the caller frees it. NULL: the end. */
+static frame *next(client_call *call) {
+    vv_slice bytes;
+    if (!client_read(call, &bytes))
+        return NULL;
+    frame *f = varve__v1__wal_frame__unpack(NULL, bytes.bytes, bytes.data);
+    cr_assert_not_null(f);
+    cr_assert_eq(f->records.len > 0, f->first_lsn > 0);
+    if (f->records.len > 0) {
+        cr_assert_eq(f->checksum, vv_checksum(f->records.data, f->records.len, 0));
+        cr_assert_leq(f->first_lsn, f->last_lsn);
+        cr_assert_leq(f->last_lsn, f->durable_lsn);
+    }
+    cr_assert_gt(f->unix_us, 0);
+    return f;
+}
+
+static void drop(frame *f) {
+    varve__v1__wal_frame__free_unpacked(f, NULL);
+}
+
+/* The first frame, which says what follows; returns the session. */
+static uint64_t expect_first(client_call *call) {
+    frame *f = next(call);
+    cr_assert_not_null(f, "%d %s", client_wait(call), client_message(call));
+    uint64_t session = f->session;
+    cr_assert_eq(f->records.len, 0);
+    cr_assert_geq(f->n_history, 1);
+    cr_assert_eq(f->history[f->n_history - 1]->epoch, f->epoch);
+    drop(f);
+    return session;
+}
+
+/* Frames up to `lsn`, without a gap behind `told`, applied to the replica if there is one. */
+static void receive(client_call *call, uint64_t told, uint64_t lsn) {
+    while (told < lsn) {
+        frame *f = next(call);
+        cr_assert_not_null(f, "the stream has ended behind %" PRIu64 ": %d %s", told, client_wait(call),
+                           client_message(call));
+        if (f->records.len > 0) {
+            cr_assert_eq(f->first_lsn, told + 1, "%" PRIu64 " behind %" PRIu64, f->first_lsn, told);
+            told = f->last_lsn;
+        }
+        if (replica && f->records.len > 0) {
+            uint64_t applied = 0;
+            varve_error words = {""};
+            varve_status st = varve_apply(replica, f->records.data, f->records.len, &applied, &words);
+            cr_assert(varve_ok(st), "%s", words.text);
+            cr_assert_eq(applied, told);
+        }
+        drop(f);
+    }
+    cr_assert_eq(told, lsn);
+}
+
+static void open_replica(void) {
+    varve_error words = {""};
+    cr_assert(varve_ok(varve_open(vv_tempdir_path("replica"), NULL, &replica, &words)), "%s", words.text);
+}
+
+static void expect_value(const char *key, const char *value) {
+    varve_value v;
+    cr_assert(varve_ok(varve_get(replica, key, strlen(key), &v)), "%s", key);
+    cr_assert(vv_slice_equal(vv_slice_make(v.data, v.bytes), vv_slice_str(value)), "%s", key);
+    varve_value_release(&v);
+}
+
+static void end(client_call *call) {
+    client_cancel(call);
+    frame *f;
+    while ((f = next(call)) != NULL)
+        drop(f);
+    expect_end(call, GRPC_STATUS_CANCELLED, NULL);
+}
+
+Test(replication_service, hello_says_what_a_server_is) {
+    fixture_start();
+    uint64_t lsn = put("a", "1");
+    Varve__V1__HelloResponse *r = hello(0);
+    cr_assert_str_eq(r->role, "primary");
+    cr_assert_eq(r->database_id.len, VARVE_DATABASE_ID_BYTES);
+    cr_assert_eq(r->n_history, 1);
+    cr_assert_eq(r->durable_lsn, lsn);
+    cr_assert_eq(r->node.len, strlen("node-0123456789abcdef"));
+    cr_assert_eq(r->primary.len, 0);
+    varve__v1__hello_response__free_unpacked(r, NULL);
+    expect_end(hello_call(0, "0123456789abcdef"), GRPC_STATUS_FAILED_PRECONDITION, "WRONG_DATABASE");
+}
+
+Test(replication_service, what_is_there_comes_in_order_and_can_be_applied) {
+    fixture_start();
+    open_replica();
+    put("a", "1");
+    write_batch("b", 100, 20);
+    uint64_t lsn = put("a", "2");
+    Varve__V1__StreamWalRequest request = after(0);
+    request.until_end = true;
+    client_call *call = stream(&request);
+    cr_assert_eq(expect_first(call), 0, "without a slot there is no session");
+    receive(call, 0, lsn);
+    cr_assert_null(next(call));
+    expect_end(call, GRPC_STATUS_OK, NULL);
+    expect_value("a", "2");
+    expect_value("b99", "vvvvvvvvvvvvvvvvvvvv");
+}
+
+Test(replication_service, what_is_written_is_sent_at_once) {
+    fx.config.replication_heartbeat_us = UINT64_C(3600000000); /* not what brings it */
+    fixture_start();
+    open_replica();
+    Varve__V1__StreamWalRequest request = after(0);
+    client_call *call = stream(&request);
+    expect_first(call);
+    for (uint64_t i = 1; i <= 200; i++) {
+        char value[16];
+        snprintf(value, sizeof value, "%" PRIu64, i);
+        cr_assert_eq(put("key", value), i);
+        receive(call, i - 1, i);
+    }
+    expect_value("key", "200");
+    end(call);
+}
+
+Test(replication_service, a_stream_can_begin_behind_every_lsn) {
+    fixture_start();
+    for (uint64_t i = 1; i <= 10; i++)
+        put("single", "x");
+    uint64_t first = 11, last = write_batch("batch", 5, 8);
+    cr_assert_eq(last, 15);
+    for (uint64_t i = 16; i <= 20; i++)
+        put("single", "x");
+    for (uint64_t k = 0; k <= 20; k++) {
+        Varve__V1__StreamWalRequest request = after(k);
+        request.until_end = true;
+        client_call *call = stream(&request);
+        expect_first(call);
+        /* Whole, also if it begins before. */
+        uint64_t told = k >= first && k < last ? first - 1 : k;
+        receive(call, told, 20);
+        cr_assert_null(next(call));
+        expect_end(call, GRPC_STATUS_OK, NULL);
+    }
+    Varve__V1__StreamWalRequest request = after(21);
+    client_call *call = stream(&request);
+    cr_assert_null(next(call));
+    expect_end(call, GRPC_STATUS_INVALID_ARGUMENT, "LSN_IN_FUTURE");
+}
+
+Test(replication_service, an_idle_stream_sends_heartbeats) {
+    fx.config.replication_heartbeat_us = 20000;
+    fixture_start();
+    uint64_t lsn = put("a", "1");
+    Varve__V1__StreamWalRequest request = after(lsn);
+    client_call *call = stream(&request);
+    expect_first(call);
+    for (int i = 0; i < 5; i++) {
+        frame *f = next(call);
+        cr_assert_not_null(f);
+        cr_assert_eq(f->first_lsn, 0);
+        cr_assert_eq(f->durable_lsn, lsn);
+        cr_assert_eq(f->committed_lsn, UINT64_MAX, "commits are not limited");
+        cr_assert_eq(f->behind_bytes, 0);
+        cr_assert_eq(f->n_history, 0);
+        drop(f);
+    }
+    end(call);
+}
+
+Test(replication_service, a_slow_reader_gets_everything) {
+    set("MEMTABLE_SIZE", "512MiB"); /* so that the log keeps it all */
+    fixture_start();
+    Varve__V1__StreamWalRequest request = after(0);
+    client *other = client_create(vv_server_address(fx.server, 0));
+    client_call *call = stream_on(other, &request);
+    expect_first(call);
+    uint64_t lsn = 0;
+    for (int i = 0; i < 60; i++)
+        lsn = write_batch("large", 1, 1 << 20);
+    for (int i = 0; i < 2000; i++)
+        lsn = put("small", "v");
+    receive(call, 0, lsn);
+    end(call);
+    client_destroy(other);
+}
+
+Test(replication_service, many_streams_are_woken_together) {
+    enum { STREAMS = 20, PUTS = 50 };
+    fx.config.replication_heartbeat_us = UINT64_C(3600000000);
+    fixture_start();
+    client_call *calls[STREAMS];
+    for (int i = 0; i < STREAMS; i++) {
+        Varve__V1__StreamWalRequest request = after(0);
+        calls[i] = stream(&request);
+        expect_first(calls[i]);
+    }
+    for (uint64_t lsn = 1; lsn <= PUTS; lsn++) {
+        put("a", "1");
+        for (int i = 0; i < STREAMS; i++)
+            receive(calls[i], lsn - 1, lsn);
+    }
+    for (int i = 0; i < STREAMS; i++)
+        end(calls[i]);
+}
+
+Test(replication_service, what_is_trimmed_says_so) {
+    set("WAL_SEGMENT_SIZE", "1MiB");
+    set("MEMTABLE_SIZE", "1MiB");
+    fixture_start();
+    for (int i = 0; i < 20; i++)
+        write_batch("b", 1, 256 << 10);
+    Varve__V1__FlushRequest flush = VARVE__V1__FLUSH_REQUEST__INIT;
+    expect_end(
+        client_start_unary(fx.client, "/varve.v1.Admin/Flush", client_pack(&flush), CLIENT_DEADLINE_MS),
+        GRPC_STATUS_OK, NULL);
+    Varve__V1__StreamWalRequest request = after(0);
+    client_call *call = stream(&request);
+    cr_assert_null(next(call));
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OUT_OF_RANGE, "%s", client_message(call));
+    uint64_t oldest = strtoull(client_detail(call, "oldest_lsn"), NULL, 10);
+    cr_assert_gt(oldest, 1);
+    expect_end(call, GRPC_STATUS_OUT_OF_RANGE, "LSN_TRIMMED");
+    request = after(oldest - 1);
+    call = stream(&request);
+    expect_first(call);
+    end(call);
+}
+
+Test(replication_service, another_database_is_refused) {
+    fixture_start();
+    Varve__V1__StreamWalRequest request = after(0);
+    request.database_id = BYTES("0123456789abcdef");
+    client_call *call = stream(&request);
+    cr_assert_null(next(call));
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "WRONG_DATABASE");
+}
+
+Test(replication_service, a_log_that_has_parted_hears_where) {
+    fixture_start();
+    put("a", "1");
+    put("a", "2");
+    Varve__V1__HelloResponse *us = hello(0);
+    Varve__V1__Epoch other = VARVE__V1__EPOCH__INIT;
+    Varve__V1__Epoch *history[2] = {us->history[0], &other};
+    other.epoch = us->history[0]->epoch + 1;
+    other.first_lsn = 2; /* written by another primary from LSN 2 on */
+    other.id = 4711;
+    Varve__V1__StreamWalRequest request = after(2);
+    request.history = history;
+    request.n_history = 2;
+    client_call *call = stream(&request);
+    cr_assert_null(next(call));
+    client_wait(call);
+    cr_assert_str_eq(client_detail(call, "common_lsn"), "1");
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "DIVERGED");
+
+    /* Up to where it is the same it is fine. */
+    request.n_history = 1;
+    call = stream(&request);
+    expect_first(call);
+    end(call);
+
+    /* More than this server has. */
+    request.after_lsn = 3;
+    call = stream(&request);
+    cr_assert_null(next(call));
+    client_wait(call);
+    cr_assert_str_eq(client_detail(call, "common_lsn"), "2");
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "DIVERGED");
+
+    /* Nothing in common. */
+    history[0] = &other;
+    other.epoch = us->history[0]->epoch;
+    other.first_lsn = 1;
+    request.after_lsn = 2;
+    call = stream(&request);
+    cr_assert_null(next(call));
+    client_wait(call);
+    cr_assert_str_eq(client_detail(call, "common_lsn"), "");
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "DIVERGED");
+    varve__v1__hello_response__free_unpacked(us, NULL);
+}
+
+Test(replication_service, a_primary_that_hears_of_a_higher_epoch_is_superseded) {
+    fixture_start();
+    put("a", "1");
+    uint64_t epoch = own_epoch();
+    Varve__V1__StreamWalRequest request = after(0);
+    client_call *other = stream(&request);
+    expect_first(other);
+    request.promised_epoch = epoch + 2;
+    client_call *call = stream(&request);
+    cr_assert_null(next(call));
+    client_wait(call);
+    char text[32];
+    snprintf(text, sizeof text, "%" PRIu64, epoch + 2);
+    cr_assert_str_eq(client_detail(call, "epoch"), text);
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "EPOCH_TOO_OLD");
+    frame *f;
+    while ((f = next(other)) != NULL)
+        drop(f);
+    expect_end(other, GRPC_STATUS_FAILED_PRECONDITION, "NOT_PRIMARY");
+    Varve__V1__HelloResponse *r = hello(0);
+    cr_assert_str_eq(r->role, "superseded");
+    cr_assert_eq(r->promised_epoch, epoch + 2);
+    varve__v1__hello_response__free_unpacked(r, NULL);
+    /* Also after a restart. */
+    fixture_drain_begin();
+    fixture_drain_end();
+    client_destroy(fx.client);
+    fixture_start();
+    r = hello(0);
+    cr_assert_str_eq(r->role, "superseded");
+    varve__v1__hello_response__free_unpacked(r, NULL);
+}
+
+Test(replication_service, an_epoch_is_promised_once) {
+    fixture_start();
+    uint64_t epoch = own_epoch();
+    expect_end(hello_call(epoch, ""), GRPC_STATUS_FAILED_PRECONDITION, "EPOCH_TOO_OLD");
+    cr_assert_eq(own_epoch(), epoch);
+    Varve__V1__HelloResponse *r = hello(epoch + 3);
+    cr_assert_eq(r->promised_epoch, epoch + 3);
+    cr_assert_str_eq(r->role, "superseded");
+    varve__v1__hello_response__free_unpacked(r, NULL);
+    client_call *call = hello_call(epoch + 3, "");
+    client_wait(call);
+    char text[32];
+    snprintf(text, sizeof text, "%" PRIu64, epoch + 3);
+    cr_assert_str_eq(client_detail(call, "epoch"), text);
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "EPOCH_TOO_OLD");
+    r = hello(epoch + 4);
+    cr_assert_eq(r->promised_epoch, epoch + 4);
+    varve__v1__hello_response__free_unpacked(r, NULL);
+}
+
+Test(replication_service, slots_have_names) {
+    fixture_start();
+    const char *const bad[] = {"a b", "archive", "x/y", "\xc3\xa4"};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(bad); i++) {
+        Varve__V1__StreamWalRequest request = after(0);
+        request.slot = BYTES(bad[i]);
+        client_call *call = stream(&request);
+        cr_assert_null(next(call));
+        expect_end(call, GRPC_STATUS_INVALID_ARGUMENT, "BAD_SLOT");
+    }
+}
+
+Test(replication_service, a_drain_ends_streams) {
+    fixture_start();
+    Varve__V1__StreamWalRequest request = after(0);
+    client_call *idle = stream(&request);
+    expect_first(idle);
+    fixture_drain_begin();
+    frame *f;
+    while ((f = next(idle)) != NULL)
+        drop(f);
+    expect_end(idle, GRPC_STATUS_UNAVAILABLE, "SHUTTING_DOWN");
+    fixture_drain_end();
+}
+
+Test(replication_service, a_confirmation_needs_a_session) {
+    fixture_start();
+    Varve__V1__ConfirmRequest request = VARVE__V1__CONFIRM_REQUEST__INIT;
+    request.session = 5;
+    request.durable_lsn = 1;
+    expect_end(client_start_unary(fx.client, "/varve.v1.Replication/Confirm", client_pack(&request),
+                                  CLIENT_DEADLINE_MS),
+               GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
+}
