@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
+#include "engine/db/table_copy.h"
 
 #define LOCK_NAME "LOCK"
 
@@ -32,8 +33,8 @@ typedef struct backup_job {
     size_t made_count; /* of the export's files: there is something of these in dest */
     vv_table **base;   /* of the earlier backup */
     size_t base_count;
-    vv_io_queue *queue;
     vv_throttle throttle;
+    vv_table_copier copier;
 } backup_job;
 
 static vv_status invalid(void) {
@@ -138,129 +139,22 @@ static bool base_has(const backup_job *j, const vv_table *t) {
 
 /* ---- one file ---- */
 
-static vv_status compare(backup_job *j, const char *path, uint64_t found, uint64_t expected) {
-    if (found == expected || expected == 0)
-        return VV_STATUS_OK;
-    return vv_fail(j->err, vv_status_make(VV_CORRUPTION, VV_SUB_CHECKSUM, 0),
-                   "%s: checksum mismatch: is %016" PRIx64 ", was %016" PRIx64 " when the table was written",
-                   path, found, expected);
-}
-
-/* The words of a failure that has none of its own. */
-static vv_status say(backup_job *j, vv_status st, const char *path) {
-    return vv_fail(j->err, st, "%s: %s", path, st.sub ? vv_sub_text(st.sub) : vv_code_text(st.code));
-}
-
-/* Open a table's file for reading, which must have its length. */
-static vv_status open_table(backup_job *j, const char *path, uint64_t bytes, vv_file **out) {
-    uint64_t found;
-    VV_TRY(vv_file_open(j->db->io, path, VV_OPEN_READ | VV_OPEN_DIRECT, out, j->err));
-    vv_status st = vv_file_size(*out, &found);
-    if (vv_ok(st) && found != bytes)
-        st = vv_status_make(VV_CORRUPTION, VV_SUB_TRUNCATED, 0);
-    if (vv_ok(st))
-        return st;
-    vv_file_close(*out);
-    *out = NULL;
-    return say(j, st, path);
-}
-
-/* OK: the bytes are synced, and were those that the table was written with. */
-static vv_status copy_file(backup_job *j, const vv_table *t, const char *from_path, const char *to_path) {
-    vv_file *from = NULL, *to = NULL;
-    uint64_t bytes = t->summary.file_bytes;
-    vv_checksum_stream sum;
-    uint32_t flags = VV_OPEN_WRITE | VV_OPEN_CREATE | VV_OPEN_EXCLUSIVE | VV_OPEN_DIRECT;
-    VV_TRY(open_table(j, from_path, bytes, &from));
-    vv_status st = vv_file_open(j->db->io, to_path, flags, &to, j->err);
-    if (!vv_ok(st))
-        goto out;
-    vv_checksum_stream_init(&sum);
-    st = vv_db_stream(j->queue, from, to, bytes, &j->throttle, &sum);
-    if (vv_ok(st))
-        st = vv_file_truncate(to, bytes);
-    if (vv_ok(st))
-        st = vv_file_sync(to, VV_SYNC_FULL);
-    if (!vv_ok(st))
-        st = say(j, st, to_path);
-    else
-        st = compare(j, from_path, vv_checksum_stream_get(&sum), t->summary.file_checksum);
-    if (vv_ok(st))
-        j->out->copied_bytes += bytes;
-out:
-    vv_file_close(from);
-    vv_file_close(to);
-    return st;
-}
-
-typedef struct first_damage {
-    vv_throttle *throttle;
-    vv_status status;
-} first_damage;
-
-static bool go_on(void *arg, uint64_t bytes) {
-    return vv_throttle_pass(((first_damage *)arg)->throttle, bytes);
-}
-
-static void note_damage(void *arg, const vv_sst_damage *d) {
-    vv_status_keep(&((first_damage *)arg)->status, d->status);
-}
-
-/* A table whose checksum nobody noted: block by block. */
-static vv_status check_blocks(backup_job *j, const vv_table *t, const char *path) {
-    vv_sst_reader *r;
-    uint64_t blocks;
-    first_damage damage = {.throttle = &j->throttle};
-    vv_sst_verify_options o = {.damaged = note_damage, .pace = go_on, .arg = &damage};
-    VV_TRY(vv_sst_reader_open(j->db->io, path, t->file_number, &r, j->err));
-    vv_status st = vv_sst_verify_blocks(r, &o, &blocks);
-    vv_sst_reader_close(r);
-    vv_status_keep(&st, damage.status);
-    return vv_ok(st) ? st : say(j, st, path);
-}
-
-/* What stands in the backup, read from the disk. */
-static vv_status check_file(backup_job *j, const vv_table *t, const char *path) {
-    vv_file *file;
-    vv_checksum_stream sum;
-    if (t->summary.file_checksum == 0)
-        return check_blocks(j, t, path);
-    VV_TRY(open_table(j, path, t->summary.file_bytes, &file));
-    vv_checksum_stream_init(&sum);
-    vv_status st = vv_db_stream(j->queue, file, NULL, t->summary.file_bytes, &j->throttle, &sum);
-    vv_file_close(file);
-    return vv_ok(st) ? compare(j, path, vv_checksum_stream_get(&sum), t->summary.file_checksum)
-                     : say(j, st, path);
-}
-
-/* Link from `from_dir` and check; false: it has to be had otherwise, unless *st says that all is over. */
-static bool bring_linked(backup_job *j, size_t i, const char *from_dir, vv_status *st) {
-    char from[VV_DB_PATH_BYTES], to[VV_DB_PATH_BYTES];
-    path_in(from_dir, j->exported.files[i].name, from);
-    path_in(j->dest, j->exported.files[i].name, to);
-    if (!vv_ok(vv_path_link(j->db->io, from, to, NULL)))
-        return false; /* another file system, or the earlier backup has lost it */
-    *st = check_file(j, table_of(j, i), to);
-    if (vv_ok(*st) || !vv_is(*st, VV_CORRUPTION))
-        return vv_ok(*st);
-    vv_log(&j->db->logger, VV_LOG_ERROR, "backup: %s", j->err ? j->err->text : from);
-    *st = vv_path_unlink(j->db->io, to, j->err);
-    return false;
-}
-
 static vv_status bring(backup_job *j, size_t i) {
     const vv_table *t = table_of(j, i);
     char from[VV_DB_PATH_BYTES], to[VV_DB_PATH_BYTES];
     vv_status st = VV_STATUS_OK;
-    if (j->o->mode == VARVE_BACKUP_LINK && bring_linked(j, i, j->db->dir, &st))
-        return st;
-    if (vv_ok(st) && base_has(j, t) && bring_linked(j, i, j->o->base_dir, &st))
-        return st;
-    VV_TRY(st);
     path_in(j->db->dir, j->exported.files[i].name, from);
     path_in(j->dest, j->exported.files[i].name, to);
-    VV_TRY(copy_file(j, t, from, to));
-    return check_file(j, t, to);
+    if (j->o->mode == VARVE_BACKUP_LINK && vv_table_link(&j->copier, t, from, to, &st))
+        return st;
+    if (vv_ok(st) && base_has(j, t)) {
+        char base[VV_DB_PATH_BYTES];
+        path_in(j->o->base_dir, j->exported.files[i].name, base);
+        if (vv_table_link(&j->copier, t, base, to, &st))
+            return st;
+    }
+    VV_TRY(st);
+    return vv_table_copy(&j->copier, t, from, to);
 }
 
 /* ---- all of it ---- */
@@ -304,12 +198,15 @@ static vv_status check_manifest(backup_job *j) {
 static vv_status fill_dest(backup_job *j) {
     uint64_t bytes = copy_bytes(j);
     VV_TRY(check_room(j, bytes));
-    VV_TRY(vv_db_flush_queue_create(j->db, &j->queue, j->err));
+    j->copier =
+        (vv_table_copier){.io = j->db->io, .logger = &j->db->logger, .throttle = &j->throttle, .err = j->err};
+    VV_TRY(vv_db_flush_queue_create(j->db, &j->copier.queue, j->err));
     vv_throttle_init(&j->throttle, j->o->bytes_per_second, j->o->progress, j->o->arg, bytes + j->out->bytes);
     for (size_t i = 0; i < j->exported.file_count; i++) {
         j->made_count = i + 1;
         VV_TRY(bring(j, i));
     }
+    j->out->copied_bytes = j->copier.copied_bytes;
     /* Every name must last before the manifest speaks of it. */
     VV_TRY(vv_dir_sync(j->db->io, j->dest, j->err));
     VV_TRY(vv_manifest_write(j->db->io, j->dest, vv_db_export_manifest(&j->exported),
@@ -348,7 +245,7 @@ varve_status varve_backup(varve_db *db, const char *dest, const varve_backup_opt
     if (!vv_ok(st))
         remove_all(&j);
     vv_file_close(j.lock);
-    vv_db_flush_queue_destroy(db, j.queue);
+    vv_db_flush_queue_destroy(db, j.copier.queue);
     for (size_t i = 0; i < j.base_count; i++)
         vv_table_unref(j.base[i]);
     vv_free(j.base);
