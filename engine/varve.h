@@ -486,14 +486,15 @@ VARVE_API void varve_wal_cursor_rest(varve_wal_cursor *cursor);
 
 /*
  * From here on the log keeps what the cursor has not been past (the batch given out last included), up to
- * max_bytes of log files that nothing else needs; beyond that the cursor loses its hold, with a line in the
- * log. The hold is not kept across a restart.
+ * max_bytes of log files that nothing else needs; beyond that, or when the disk gets full, the cursor loses
+ * its hold, with a line in the log. The hold is not kept across a restart.
  */
 VARVE_API void varve_wal_cursor_hold(varve_wal_cursor *cursor, uint64_t max_bytes);
 /* False: never asked for, or lost. */
 VARVE_API bool varve_wal_cursor_holds(varve_wal_cursor *cursor);
 
-/* About how many bytes of log are durable behind what the cursor has given out. */
+/* About how many bytes of log are durable behind what the cursor has given out. Any thread, also while
+ * another uses the cursor. */
 VARVE_API uint64_t varve_wal_cursor_behind_bytes(varve_wal_cursor *cursor);
 
 /* One operation of a batch; valid as long as the batch. */

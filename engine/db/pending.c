@@ -25,10 +25,6 @@ size_t varve_slots_get(varve_db *db, varve_slot_info out[VARVE_SLOTS_MAX]) {
     UNUSED(db), UNUSED(out);
     return 0;
 }
-uint64_t varve_wal_cursor_behind_bytes(varve_wal_cursor *cursor) {
-    UNUSED(cursor);
-    return 0;
-}
 
 /* ---- commit_limit.c ---- */
 varve_status varve_limit_commits(varve_db *db, bool limited, varve_error *err) {

@@ -181,6 +181,10 @@ bool varve_wal_cursor_holds(varve_wal_cursor *c) {
     return vv_wal_cursor_holds(c->log);
 }
 
+uint64_t varve_wal_cursor_behind_bytes(varve_wal_cursor *c) {
+    return vv_wal_cursor_behind_bytes(c->log);
+}
+
 /* ---- operations ---- */
 
 void varve_wal_ops_init(varve_wal_ops *ops, const varve_wal_batch *batch) {

@@ -25,6 +25,10 @@ typedef struct vv_wal_options {
     uint32_t slot_count; /* WAL_BUFFER_SIZE: frames that may be in flight while the next is filled, 2 to 64 */
     uint64_t first_segment;    /* this segment, or an older one, must be there; 0: there may be no log yet */
     uint64_t replay_after_lsn; /* records up to here are in SSTables: not replayed, their segments recycled */
+    /* Holds were lost, see vv_wal_hold_is_lost(). On the log's own thread; may take locks, must not wait for
+     * the log. NULL: nobody wants to know. */
+    void (*hold_lost)(void *arg);
+    void *hold_lost_arg;
 } vv_wal_options;
 
 /* Called in LSN order for each record above replay_after_lsn. rec and its ops are borrowed until return; the
@@ -151,6 +155,9 @@ uint64_t vv_wal_cursor_lsn(const vv_wal_cursor *c);
  * one's, and of its file. The record given out last is gone. */
 void vv_wal_cursor_rest(vv_wal_cursor *c);
 
+/* About how many bytes of frames are durable behind what was given out. Any thread. */
+uint64_t vv_wal_cursor_behind_bytes(const vv_wal_cursor *c);
+
 /*
  * From here on segments with records that were not given out yet, or are not older than the one given out
  * last, stay; but if such segments, which nothing else needs, come to more than max_bytes, the hold is lost,
@@ -158,5 +165,32 @@ void vv_wal_cursor_rest(vv_wal_cursor *c);
  */
 void vv_wal_cursor_hold(vv_wal_cursor *c, uint64_t max_bytes);
 bool vv_wal_cursor_holds(vv_wal_cursor *c);
+
+/* ---- holds without a cursor ---- */
+
+/* The wish that what is above an LSN stays: up to a limit in bytes, and unless the disk gets full. All of
+ * these functions are thread-safe. */
+typedef struct vv_wal_hold vv_wal_hold;
+
+/*
+ * name: in the line that is logged when it is lost; copied. It begins even if what it wants has left the log
+ * already, unless there_only: then TRIMMED. lsn is at most the durable one. NO_MEMORY.
+ */
+vv_status vv_wal_hold_create(vv_wal *w, const char *name, uint64_t lsn, uint64_t max_bytes, bool there_only,
+                             vv_wal_hold **out) VV_CHECKED;
+/* NULL is fine. */
+void vv_wal_hold_destroy(vv_wal *w, vv_wal_hold *h);
+/* Up to lsn nothing is needed any more. */
+void vv_wal_hold_move(vv_wal *w, vv_wal_hold *h, uint64_t lsn);
+bool vv_wal_hold_is_lost(vv_wal *w, const vv_wal_hold *h);
+
+/* Bytes of the segments with anything above lsn that nothing but holds needs. */
+uint64_t vv_wal_held_bytes(vv_wal *w, uint64_t lsn);
+
+/*
+ * The disk is getting full: of the segments that only holds keep, let the oldest go until `bytes` are free,
+ * and whoever holds these loses his hold. Returns how many bytes are on their way.
+ */
+uint64_t vv_wal_give_way(vv_wal *w, uint64_t bytes);
 
 #endif

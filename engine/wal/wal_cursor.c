@@ -63,6 +63,11 @@ struct vv_wal_cursor {
     uint64_t window_bytes;
     uint64_t window_durable_lsn;
 
+    /* How far it is, see vv_wal.durable_place: the end of the newest frame that was taken. Any thread reads
+     * it. end_place: of all that is durable, as last looked at. */
+    _Atomic uint64_t place;
+    uint64_t end_place;
+
     bool from_disk; /* nothing is shared */
     vv_wal_hold hold;
     bool hold_asked; /* it may be lost */
@@ -76,6 +81,7 @@ typedef struct segment_info {
     uint32_t block_bytes;
     uint64_t first_lsn;
     uint64_t last_lsn; /* UINT64_MAX: it may still grow */
+    uint64_t place;    /* of its first frame */
 } segment_info;
 
 /* ---- segments ---- */
@@ -86,7 +92,8 @@ static segment_info info_of(const vv_wal_segment *s, uint64_t last_lsn) {
                           .segment_bytes = s->head.segment_bytes,
                           .block_bytes = s->head.block_bytes,
                           .first_lsn = atomic_load_explicit(&s->first_lsn, memory_order_relaxed),
-                          .last_lsn = last_lsn};
+                          .last_lsn = last_lsn,
+                          .place = s->place};
 }
 
 static bool covers(const segment_info *s, uint64_t lsn) {
@@ -123,6 +130,10 @@ static bool is_in_log(vv_wal *w, uint64_t seq) {
         there = s->head.seq == seq && !s->retiring;
     vv_mutex_unlock(&w->mu.lock);
     return there;
+}
+
+static void move_to(vv_wal_cursor *c, uint64_t place) {
+    atomic_store_explicit(&c->place, place, memory_order_relaxed);
 }
 
 /* ---- what a cursor holds ---- */
@@ -215,6 +226,8 @@ static vv_status walk(vv_wal_cursor *c, const segment_info *s, bool *found_out) 
             c->left = vv_reader_make(*found_out ? payload : vv_slice_make(NULL, 0));
             c->left_lsn = head.first_lsn;
             c->frame_last_lsn = head.last_lsn;
+            move_to(c, s->place + c->offset - s->block_bytes +
+                           vv_wal_frame_bytes(head.payload_bytes, s->block_bytes));
             return VV_STATUS_OK;
         }
         c->offset += vv_wal_frame_bytes(head.payload_bytes, s->block_bytes);
@@ -266,6 +279,7 @@ static bool find_shared(vv_wal_cursor *c) {
     c->seq = f->segment_seq;
     c->offset = f->offset;
     c->offset_lsn = f->first_lsn;
+    move_to(c, f->end_place);
     return true;
 }
 
@@ -287,13 +301,17 @@ static void move_hold(vv_wal_cursor *c) {
 }
 
 static bool is_durable(vv_wal_cursor *c) {
-    if (c->next_lsn > c->durable_lsn)
+    if (c->next_lsn > c->durable_lsn) {
+        c->end_place = atomic_load_explicit(&c->w->durable_place, memory_order_acquire); /* before the LSN */
         c->durable_lsn = atomic_load_explicit(&c->w->durable_lsn, memory_order_acquire);
+    }
     return c->next_lsn <= c->durable_lsn;
 }
 
 static vv_status nothing_yet(vv_wal_cursor *c) {
     move_hold(c);
+    if (c->next_lsn > c->durable_lsn)
+        move_to(c, c->end_place);
     return vv_status_make(vv_wal_failed(c->w) ? VV_WAL_FAILED : VV_END, VV_SUB_NONE, 0);
 }
 
@@ -329,15 +347,17 @@ vv_status vv_wal_cursor_next(vv_wal_cursor *c, uint64_t limit_lsn, vv_record *re
 vv_status vv_wal_cursor_open(vv_wal *w, uint64_t after_lsn, vv_wal_cursor **out, uint64_t *oldest_lsn_out) {
     *out = NULL;
     *oldest_lsn_out = 0;
+    uint64_t place = atomic_load_explicit(&w->durable_place, memory_order_acquire); /* before the LSN */
     uint64_t durable_lsn = atomic_load_explicit(&w->durable_lsn, memory_order_acquire);
     VV_ASSERT(after_lsn <= durable_lsn);
-    segment_info s;
+    segment_info s = {.place = place};
     if (after_lsn < durable_lsn)
         VV_TRY(find_segment(w, after_lsn + 1, &s, oldest_lsn_out));
     vv_wal_cursor *c = vv_alloc_zeroed(sizeof *c);
     if (!c)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    *c = (vv_wal_cursor){.w = w, .next_lsn = after_lsn + 1, .durable_lsn = durable_lsn};
+    *c = (vv_wal_cursor){.w = w, .next_lsn = after_lsn + 1, .durable_lsn = durable_lsn, .end_place = place};
+    move_to(c, s.place);
     vv_status st = vv_wal_tail_enter(w);
     if (!vv_ok(st)) {
         vv_free(c);
@@ -345,6 +365,12 @@ vv_status vv_wal_cursor_open(vv_wal *w, uint64_t after_lsn, vv_wal_cursor **out,
     }
     *out = c;
     return VV_STATUS_OK;
+}
+
+uint64_t vv_wal_cursor_behind_bytes(const vv_wal_cursor *c) {
+    uint64_t place = atomic_load_explicit(&c->place, memory_order_relaxed);
+    uint64_t end = atomic_load_explicit(&c->w->durable_place, memory_order_relaxed);
+    return end > place ? end - place : 0;
 }
 
 void vv_wal_cursor_from_disk(vv_wal_cursor *c) {
@@ -358,22 +384,10 @@ void vv_wal_cursor_place(const vv_wal_cursor *c, char *path, size_t path_bytes, 
     *offset_out = c->offset;
 }
 
-static void drop_hold(vv_wal_cursor *c) {
-    vv_wal *w = c->w;
-    vv_mutex_lock(&w->mu.lock);
-    for (vv_wal_hold **at = &w->mu.holds; *at; at = &(*at)->next)
-        if (*at == &c->hold) {
-            *at = c->hold.next;
-            vv_cond_signal(&w->mu.work);
-            break;
-        }
-    vv_mutex_unlock(&w->mu.lock);
-}
-
 void vv_wal_cursor_close(vv_wal_cursor *c) {
     if (!c)
         return;
-    drop_hold(c);
+    vv_wal_hold_leave(c->w, &c->hold);
     drop_frame(c);
     close_file(c);
     drop_buffer(c);
@@ -394,18 +408,12 @@ void vv_wal_cursor_rest(vv_wal_cursor *c) {
 }
 
 void vv_wal_cursor_hold(vv_wal_cursor *c, uint64_t max_bytes) {
-    vv_wal *w = c->w;
-    drop_hold(c);
+    vv_wal_hold_leave(c->w, &c->hold);
     c->hold_asked = true;
-    vv_mutex_lock(&w->mu.lock);
-    c->hold = (vv_wal_hold){.next = w->mu.holds, .lsn = c->next_lsn - 1, .max_bytes = max_bytes};
-    w->mu.holds = &c->hold;
-    vv_mutex_unlock(&w->mu.lock);
+    c->hold = (vv_wal_hold){.lsn = c->next_lsn - 1, .max_bytes = max_bytes};
+    vv_wal_hold_enter(c->w, &c->hold);
 }
 
 bool vv_wal_cursor_holds(vv_wal_cursor *c) {
-    vv_mutex_lock(&c->w->mu.lock);
-    bool holds = c->hold.max_bytes != 0;
-    vv_mutex_unlock(&c->w->mu.lock);
-    return holds;
+    return !vv_wal_hold_is_lost(c->w, &c->hold);
 }

@@ -4,6 +4,7 @@
  *   wal_recover.c    open: read what is there             (before the thread starts)
  *   wal_writer.c     append, commit, sync, close          (writer role)
  *   wal_maintain.c   the log's own thread                 (prepares, recycles)
+ *   wal_hold.c       who keeps segments from being recycled
  *   wal_cursor.c     reading back                         (a thread a cursor)
  *   wal_tail.c       the newest frames in memory          (writer role puts, cursors take)
  *   wal_segment.c    the steps on files that they share   (no locks, no threads)
@@ -34,6 +35,7 @@ typedef struct vv_wal_segment {
     _Atomic uint64_t first_lsn;
     uint64_t last_lsn;    /* nothing in it is newer; set when it is closed */
     uint64_t frame_bytes; /* for the stats */
+    uint64_t place;       /* of its first frame, see vv_wal.durable_place */
     bool retiring;        /* its name is about to go; under mu.lock */
 } vv_wal_segment;
 
@@ -66,16 +68,18 @@ typedef struct vv_wal_tail_frame {
     uint64_t last_lsn;
     uint64_t segment_seq; /* where it lies on disk */
     uint64_t offset;
-    uint64_t bytes; /* of the payload */
+    uint64_t end_place; /* where it ends, see vv_wal.durable_place */
+    uint64_t bytes;     /* of the payload */
     uint8_t payload[];
 } vv_wal_tail_frame;
 
-/* A cursor's wish that segments stay. */
-typedef struct vv_wal_hold {
-    struct vv_wal_hold *next;
+/* Somebody's wish that segments stay. Under mu.lock. */
+struct vv_wal_hold {
+    vv_wal_hold *next;
+    char *name;         /* NULL: a cursor's */
     uint64_t lsn;       /* up to here nothing is needed */
     uint64_t max_bytes; /* 0: lost, or never had */
-} vv_wal_hold;
+};
 
 /* Frames of late, at most. They come to VV_WAL_TAIL_BYTES, those beside that cursors still read not counted.
  */
@@ -90,6 +94,8 @@ struct vv_wal {
     uint64_t replay_after_lsn;
     uint64_t first_segment;
     uint32_t block_bytes; /* of the segments that are prepared since open */
+    void (*hold_lost)(void *arg);
+    void *hold_lost_arg;
     uint8_t log_id[VV_WAL_LOG_ID_BYTES];
 
     /* Writer role. Frames number `retired` to `opened` - 1 are sealed or in flight, `opened` is being filled;
@@ -115,6 +121,11 @@ struct vv_wal {
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t commits;
     _Atomic uint64_t records;
+    /* Bytes of frames from the oldest segment that was there at open to the end of what is durable: how far
+     * it is from one place in the log to another. Of segments that were not replayed their size stands for
+     * the frames. Stored after durable_lsn, with release: who acquires it finds at least its records durable.
+     */
+    _Atomic uint64_t durable_place;
     _Atomic uint64_t outsized_bytes; /* buffers of frames that are larger than a slot */
     _Atomic uint64_t cursor_bytes;   /* frames in memory for cursors, and their buffers */
     _Atomic uint32_t cursors;        /* how many are open: without any, no frame is kept for them */
@@ -132,6 +143,7 @@ struct vv_wal {
         vv_wal_segment_list list; /* closed segments */
         vv_wal_segment *current;  /* the writer's; its head and first_lsn may be looked at */
         vv_wal_hold *holds;
+        bool hold_lost;        /* nobody was told yet */
         vv_wal_segment *ready; /* the next segment: header, name and all durable */
         uint64_t first_needed; /* segments before this one were released; 0: none */
         uint64_t ask_bytes;    /* the writer waits for a segment of this size; 0: it does not */
@@ -201,8 +213,14 @@ void vv_wal_maintain_stop(vv_wal *w);
  * flight. Waits for the thread if none is ready. On failure w->current stays. */
 vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) VV_CHECKED;
 
-/* For holds: h->lsn has moved. Takes mu.lock. */
-void vv_wal_hold_move(vv_wal *w, vv_wal_hold *h, uint64_t lsn);
+/* ---- wal_hold.c ---- */
+
+/* With mu.lock. Does anybody hold this segment, the oldest? Who holds too much loses it here. */
+bool vv_wal_is_held(vv_wal *w, const vv_wal_segment *oldest);
+
+/* A hold in its owner's storage, begun and ended. Take mu.lock. */
+void vv_wal_hold_enter(vv_wal *w, vv_wal_hold *h);
+void vv_wal_hold_leave(vv_wal *w, vv_wal_hold *h);
 
 /* ---- wal_tail.c ---- */
 
@@ -227,6 +245,11 @@ void vv_wal_tail_unref(vv_wal *w, vv_wal_tail_frame *f);
 
 /* For good: no write, no sync from here on. Any thread. */
 void vv_wal_latch(vv_wal *w, vv_status why, const char *what);
+
+/* Where a frame on its way ends: W3, it is in the current segment. */
+static inline uint64_t vv_wal_end_place(const vv_wal_segment *current, const vv_wal_slot *slot) {
+    return current->place + slot->req.offset - current->head.block_bytes + slot->req.bytes;
+}
 
 static inline bool vv_wal_failed(const vv_wal *w) {
     return atomic_load_explicit(&w->failed, memory_order_acquire);

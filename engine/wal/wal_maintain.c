@@ -10,39 +10,11 @@
 #include "base/alloc.h"
 #include "engine/wal/wal_impl.h"
 
-/* With the lock. Bytes of the segments that are there for holds alone. */
-static uint64_t held_bytes(const vv_wal *w) {
-    uint64_t bytes = 0;
-    for (const vv_wal_segment *s = w->mu.list.first; s && s->head.seq < w->mu.first_needed; s = s->next)
-        bytes += s->head.segment_bytes;
-    return bytes;
-}
-
-/* With the lock. Does anybody hold this segment, the oldest? Who holds too much loses it here. */
-static bool is_held(vv_wal *w, const vv_wal_segment *oldest) {
-    bool held = false;
-    for (vv_wal_hold *h = w->mu.holds; h; h = h->next) {
-        if (h->max_bytes == 0 || h->lsn >= oldest->last_lsn)
-            continue;
-        uint64_t bytes = held_bytes(w);
-        if (bytes <= h->max_bytes) {
-            held = true;
-            continue;
-        }
-        vv_log(w->logger, VV_LOG_WARN,
-               "wal: a reader at LSN %" PRIu64 " is too far behind: %" PRIu64
-               " bytes of log wait for it alone, it may have %" PRIu64 ", and loses its hold on them",
-               h->lsn, bytes, h->max_bytes);
-        h->max_bytes = 0;
-    }
-    return held;
-}
-
 /* With the lock. Is the oldest closed segment needed no more? */
 static bool can_retire(vv_wal *w) {
     const vv_wal_segment *oldest = w->mu.list.first;
     return oldest && oldest->head.seq < w->mu.first_needed && !w->mu.retire_failed && !vv_wal_failed(w) &&
-           !is_held(w, oldest);
+           !vv_wal_is_held(w, oldest);
 }
 
 /* With the lock, which it leaves for the I/O. Only this thread takes from the list, so that the oldest stays
@@ -105,7 +77,13 @@ static void maintain(void *arg) {
     vv_wal *w = arg;
     vv_mutex_lock(&w->mu.lock);
     for (;;) {
-        if (can_retire(w)) {
+        if (w->mu.hold_lost) {
+            w->mu.hold_lost = false;
+            vv_mutex_unlock(&w->mu.lock);
+            if (w->hold_lost)
+                w->hold_lost(w->hold_lost_arg);
+            vv_mutex_lock(&w->mu.lock);
+        } else if (can_retire(w)) {
             retire_oldest(w); /* also before stopping: what is released does not wait for the next open */
         } else if (w->mu.stop) {
             break;
@@ -185,6 +163,7 @@ vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) {
     if (skipped)
         vv_wal_list_push(&w->mu.list, skipped);
     w->mu.current = next;
+    next->place = w->current->place + w->current->frame_bytes;
     vv_cond_signal(&w->mu.work); /* nothing is ready now, and what was just closed may have been released */
     vv_mutex_unlock(&w->mu.lock);
     atomic_fetch_add_explicit(&w->segment_count, skipped ? 2 : 1, memory_order_relaxed);
@@ -207,14 +186,5 @@ void vv_wal_release(vv_wal *w, uint64_t first_needed) {
     w->mu.first_needed = VV_MAX(w->mu.first_needed, first_needed);
     w->mu.retire_failed = false;
     vv_cond_signal(&w->mu.work);
-    vv_mutex_unlock(&w->mu.lock);
-}
-
-void vv_wal_hold_move(vv_wal *w, vv_wal_hold *h, uint64_t lsn) {
-    vv_mutex_lock(&w->mu.lock);
-    h->lsn = lsn;
-    const vv_wal_segment *oldest = w->mu.list.first;
-    if (oldest && oldest->head.seq < w->mu.first_needed && oldest->last_lsn <= lsn)
-        vv_cond_signal(&w->mu.work);
     vv_mutex_unlock(&w->mu.lock);
 }

@@ -456,6 +456,7 @@ static void hand_over(recovery *r) {
     atomic_store_explicit(&w->last_lsn, last_lsn, memory_order_relaxed);
     atomic_store_explicit(&w->durable_lsn, last_lsn, memory_order_release);
     size_t kept = kept_count(r);
+    uint64_t place = 0;
     w->next_segment_seq = kept > 0 ? r->found[kept - 1].seq + 1 : 1;
     for (size_t i = 0; i < kept; i++) {
         vv_wal_segment *s = r->found[i].segment;
@@ -470,10 +471,14 @@ static void hand_over(recovery *r) {
                     s->last_lsn = VV_MIN(s->last_lsn, r->found[k].first.first_lsn - 1);
                     break;
                 }
+        s->place = place;
+        place += i >= r->first || !r->found[i].has_frame ? s->frame_bytes
+                                                         : s->head.segment_bytes - s->head.block_bytes;
         vv_wal_list_push(&w->mu.list, s);
         atomic_fetch_add_explicit(&w->live_bytes, s->frame_bytes, memory_order_relaxed);
         atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);
     }
+    atomic_store_explicit(&w->durable_place, place, memory_order_relaxed);
 }
 
 vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) {

@@ -89,6 +89,7 @@ static vv_wal_tail_frame *frame_create(vv_wal *w, const vv_wal_slot *slot) {
     f->last_lsn = slot->last_lsn;
     f->segment_seq = w->current->head.seq; /* W3: whatever is in flight is in the current segment */
     f->offset = slot->req.offset;
+    f->end_place = vv_wal_end_place(w->current, slot);
     f->bytes = slot->payload_bytes;
     memcpy(f->payload, slot->buf + VV_WAL_FRAME_HEAD_BYTES, slot->payload_bytes);
     atomic_fetch_add_explicit(&w->cursor_bytes, frame_memory(f), memory_order_relaxed);

@@ -88,6 +88,8 @@ static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
             if (atomic_load_explicit(&w->cursors, memory_order_relaxed) > 0)
                 vv_wal_tail_put(w, oldest);
             atomic_store_explicit(&w->durable_lsn, oldest->last_lsn, memory_order_release);
+            atomic_store_explicit(&w->durable_place, vv_wal_end_place(w->current, oldest),
+                                  memory_order_release);
         }
         slot_reset(w, oldest);
         w->retired++;
@@ -367,6 +369,7 @@ static vv_status open_log(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_erro
     VV_TRY(vv_wal_recover(w, replay, arg, err));
     VV_TRY(vv_wal_segment_prepare(w, w->segment_bytes, &w->current, err));
     w->mu.current = w->current;
+    w->current->place = atomic_load_explicit(&w->durable_place, memory_order_relaxed);
     atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);
     vv_status st = make_slots(w);
     if (vv_ok(st))
@@ -394,6 +397,8 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
     w->slot_count = o->slot_count;
     w->replay_after_lsn = o->replay_after_lsn;
     w->first_segment = o->first_segment;
+    w->hold_lost = o->hold_lost;
+    w->hold_lost_arg = o->hold_lost_arg;
     w->clean = true;
     w->dir = vv_strdup(o->dir);
     w->zero_buffer = vv_alloc_aligned(VV_IO_ALIGN_BYTES, VV_WAL_ZERO_BYTES);

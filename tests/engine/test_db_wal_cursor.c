@@ -376,3 +376,40 @@ Test(db_wal_cursor, followers_see_whole_batches_in_order_while_many_write) {
     }
     fx_close();
 }
+
+Test(db_wal_cursor, how_far_behind_a_cursor_is_can_be_asked) {
+    static char value[10000];
+    fx_open();
+    varve_wal_cursor *early = cursor_at(0), *late;
+    cr_assert_eq(varve_wal_cursor_behind_bytes(early), 0);
+    for (int i = 0; i < 300; i++) /* three segments */
+        cr_assert(varve_ok(varve_put(fx_db, "k", 1, value, sizeof value, NULL, NULL)));
+    uint64_t all = varve_wal_cursor_behind_bytes(early);
+    cr_assert(all >= 300 * sizeof value && all <= fx_stats().wal_bytes, "%" PRIu64, all);
+    varve_wal_batch b;
+    for (uint64_t n = 300, before = all; n > 0; n--) {
+        cr_assert(varve_ok(varve_wal_cursor_next(early, &b)));
+        uint64_t now = varve_wal_cursor_behind_bytes(early);
+        cr_assert(now >= (n - 1) * sizeof value && now < before, "%" PRIu64, now);
+        before = now;
+    }
+    cr_assert_eq(varve_wal_cursor_behind_bytes(early), 0);
+    late = cursor_at(300);
+    cr_assert_eq(varve_wal_cursor_behind_bytes(late), 0);
+    fx_put("k", "v");
+    cr_assert_gt(varve_wal_cursor_behind_bytes(late), 0);
+    cr_assert_eq(varve_wal_cursor_behind_bytes(late), varve_wal_cursor_behind_bytes(early));
+    varve_wal_cursor_close(late);
+    varve_wal_cursor_close(early);
+    fx_close();
+
+    fx_open();
+    early = cursor_at(0);
+    cr_assert_geq(varve_wal_cursor_behind_bytes(early), all);
+    for (int i = 0; i < 301; i++)
+        cr_assert(varve_ok(varve_wal_cursor_next(early, &b)));
+    expect_code(early, VARVE_END);
+    cr_assert_eq(varve_wal_cursor_behind_bytes(early), 0);
+    varve_wal_cursor_close(early);
+    fx_close();
+}
