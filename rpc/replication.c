@@ -44,6 +44,7 @@ struct vv_replication {
         vv_mutex lock;
         char primary[VV_ADDRESS_BYTES_MAX + 1];
         uint64_t catch_up_lsn; /* reads are let in once they see this */
+        uint64_t epoch_lsn;    /* the last before this primary's epoch: see quorum_lsn() */
         uint64_t next_session;
         replica replicas[VARVE_SLOTS_MAX];
         size_t replica_count;
@@ -79,6 +80,12 @@ static vv_status limit_to_suit(vv_replication *r, vv_error *err) {
     if (limited == wanted)
         return VV_STATUS_OK;
     return from_engine(varve_limit_commits(r->options.db, wanted, &words), &words, err);
+}
+
+static uint64_t last_lsn_before_epoch(varve_db *db) {
+    varve_epoch epochs[VARVE_EPOCHS_MAX];
+    size_t count = varve_epochs_get(db, epochs);
+    return count > 0 ? epochs[count - 1].first_lsn - 1 : 0;
 }
 
 /* Reads wait until they see all that is in the log now. */
@@ -243,7 +250,15 @@ static replica *place_for(vv_replication *r) {
     return oldest;
 }
 
-/* The highest LSN that `quorum` followers have; 0: no such. */
+/*
+ * The highest LSN that `quorum` followers have; 0: none that counts.
+ *
+ * What an earlier primary wrote counts only once `quorum` followers have all of it. Until then their logs
+ * could still lose against that of a server which was a primary in between and wrote something else there
+ * (promote.c compares logs by the newest epoch whose beginning they have reached). The same rule as for a
+ * leader's commits in Raft: D. Ongaro, J. Ousterhout, "In Search of an Understandable Consensus Algorithm",
+ * 2014, 5.4.2.
+ */
 static uint64_t quorum_lsn(const vv_replication *r) {
     uint64_t best = 0;
     for (size_t i = 0; i < r->mu.replica_count; i++) {
@@ -254,7 +269,7 @@ static uint64_t quorum_lsn(const vv_replication *r) {
         if (have >= r->options.quorum && lsn > best)
             best = lsn;
     }
-    return best;
+    return best >= r->mu.epoch_lsn ? best : 0;
 }
 
 /* ---- sessions of followers ---- */
