@@ -75,6 +75,7 @@ Test(reflection, both_versions_list_what_is_served) {
         static const char *const names[] = {"varve.v1.KV",
                                             "varve.v1.Watch",
                                             "varve.v1.Snapshots",
+                                            "varve.v1.Replication",
                                             "varve.v1.Admin",
                                             "grpc.health.v1.Health",
                                             "grpc.reflection.v1.ServerReflection",
