@@ -167,6 +167,10 @@ typedef struct varve_db varve_db;
 VARVE_API varve_status varve_open(const char *path, const varve_options *options, varve_db **db_out,
                                   varve_error *err) VARVE_CHECKED;
 
+/* Is there a database in the directory, or one that varve_install() has begun to put there, so that
+ * varve_open() would open it and not make a new one? */
+VARVE_API varve_status varve_exists(const char *path, bool *exists_out, varve_error *err) VARVE_CHECKED;
+
 /* Finish writes under way, make asynchronous ones durable, stop all threads, release everything. No call on
  * db may be under way or follow. The status says whether everything reached the disk. NULL is fine. */
 VARVE_API varve_status varve_close(varve_db *db);
@@ -887,6 +891,7 @@ typedef struct varve_import_file varve_import_file;
  *
  * EXISTS              the directory holds anything that is no import.
  * LOCKED              another import has it.
+ * BUSY                a varve_install() in the directory above was begun and has to be completed first.
  * INVALID_ARGUMENT    a name that no export gives.
  */
 VARVE_API varve_status varve_import_begin(const char *dir, const varve_options *options,

@@ -13,6 +13,7 @@
 #include "base/stack.h"
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
+#include "engine/db/marker.h"
 #include "engine/db/retry.h"
 #include "engine/lsm/get.h"
 #include "engine/lsm/manifest.h"
@@ -262,6 +263,9 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
 vv_status vv_db_sync_parent(vv_io_backend *io, const vv_logger *lg, const char *dir,
                             vv_error *err) VV_CHECKED;
 
+/* The parent of a directory: "." for a plain name. */
+void vv_db_parent(const char *dir, char parent[VV_DB_PATH_BYTES]);
+
 /* The backend that the options name (NULL: the defaults do). lg is borrowed until it is destroyed. */
 vv_status vv_db_io_create(const varve_options *options, const vv_logger *lg, vv_io_backend **out,
                           vv_error *err) VV_CHECKED;
@@ -431,6 +435,23 @@ const vv_manifest *vv_db_export_manifest(const varve_export *e);
 vv_status vv_db_import_begin_on(vv_io_backend *io_take, const char *dir, const varve_options *options,
                                 const varve_export_file *files, size_t file_count, varve_import **out,
                                 vv_error *err) VV_CHECKED;
+
+/* ---- install.c ---- */
+
+/* Is this the name of a file of a database, its lock file excepted? */
+bool vv_db_owns(const char *name);
+
+/* The name of what is in dir, given as NAME or dir/NAME. INVALID_ARGUMENT: it is neither. */
+vv_status vv_db_name_in(const char *dir, const char *path, char name[VV_MARKER_NAME_BYTES_MAX + 1],
+                        vv_error *err) VV_CHECKED;
+
+/* If an install was begun in dir, complete it. dir's lock is held, and its manifest was not read yet. */
+vv_status vv_db_install_complete(vv_io_backend *io, const vv_logger *lg, const char *dir,
+                                 vv_error *err) VV_CHECKED;
+
+/* As varve_install(), on a backend of the caller's choice, which is taken over in any case. */
+vv_status vv_db_install_on(vv_io_backend *io_take, const char *dir, const char *from, const char *aside,
+                           const varve_options *options, vv_error *err) VV_CHECKED;
 
 /* ---- throttle.c ---- */
 

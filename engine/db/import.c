@@ -202,11 +202,24 @@ static vv_status remove_strange(void *arg, const char *name, vv_entry_kind kind)
     return vv_path_unlink(m->io, path, m->err);
 }
 
+/* An install (install.c) that was begun takes its files from here, perhaps. */
+static vv_status refuse_while_installed(varve_import *m, vv_error *err) {
+    char parent[VV_DB_PATH_BYTES], path[VV_DB_PATH_BYTES + 16];
+    bool exists;
+    vv_db_parent(m->dir, parent);
+    snprintf(path, sizeof path, "%s/" VV_INSTALL_NAME, parent);
+    VV_TRY(vv_path_exists(m->io, path, &exists, err));
+    return exists ? vv_fail(err, vv_status_make(VV_BUSY, VV_SUB_NONE, 0),
+                            "%s: something is being installed: open that database first", path)
+                  : VV_STATUS_OK;
+}
+
 static vv_status begin(varve_import *m, const char *dir, const varve_export_file *files, size_t count,
                        vv_error *err) {
     char path[VV_DB_PATH_BYTES];
     VV_TRY(vv_db_dir_path(m->dir, dir, err));
     VV_TRY(take_files(m, files, count, err));
+    VV_TRY(refuse_while_installed(m, err));
     vv_status st = vv_dir_create(m->io, m->dir, err);
     if (!vv_ok(st) && !vv_is(st, VV_EXISTS))
         return st;

@@ -1,10 +1,10 @@
 /*
  * open.c - opening, recovery and closing.
  *
- * Opening, in order: directory (created if missing), lock, manifest (if there is none: the directory's name
- * synced in its parent, then the manifest created and synced before any log or table exists: from then on its
- * absence is damage, not newness), orphans removed, log replayed into memtables, threads started. Nothing on
- * disk is changed before lock and manifest are good.
+ * Opening, in order: directory (created if missing), lock, an install that was begun completed, manifest (if
+ * there is none: the directory's name synced in its parent, then the manifest created and synced before any
+ * log or table exists: from then on its absence is damage, not newness), orphans removed, log replayed into
+ * memtables, threads started. Nothing on disk is changed before lock and manifest are good.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,12 +26,11 @@ static vv_status no_memory(vv_error *err) {
 
 /* ---- the directory ---- */
 
-/* The parent of `dir`: "." for a plain name. */
-static void parent_of(const char *dir, char *buf, size_t buf_bytes) {
-    snprintf(buf, buf_bytes, "%s", dir);
+void vv_db_parent(const char *dir, char buf[VV_DB_PATH_BYTES]) {
+    snprintf(buf, VV_DB_PATH_BYTES, "%s", dir);
     char *slash = strrchr(buf, '/');
     if (!slash)
-        snprintf(buf, buf_bytes, ".");
+        snprintf(buf, VV_DB_PATH_BYTES, ".");
     else if (slash == buf)
         buf[1] = '\0';
     else
@@ -64,7 +63,7 @@ static vv_status make_dir(varve_db *db, vv_error *err) {
  * the directory: an opening that was killed in between may have, without coming to this. */
 vv_status vv_db_sync_parent(vv_io_backend *io, const vv_logger *lg, const char *dir, vv_error *err) {
     char parent[VV_DB_PATH_BYTES];
-    parent_of(dir, parent, sizeof parent);
+    vv_db_parent(dir, parent);
     vv_status st = vv_dir_sync(io, parent, err);
     if (!vv_is(st, VV_PERMISSION))
         return st;
@@ -104,6 +103,28 @@ vv_status vv_db_io_create(const varve_options *options, const vv_logger *lg, vv_
     else
         vv_config_defaults(vv_settings_table(), &settings);
     return vv_io_backend_create((vv_io_choice)settings.io_choice, lg, out, err);
+}
+
+static vv_status file_exists(vv_io_backend *io, const char *dir, const char *name, bool *out, vv_error *err) {
+    char path[VV_DB_PATH_BYTES + 64];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return vv_path_exists(io, path, out, err);
+}
+
+varve_status varve_exists(const char *path, bool *exists_out, varve_error *err) {
+    vv_error *words = vv_private_error(err);
+    char dir[VV_DB_PATH_BYTES];
+    vv_io_backend *io = NULL;
+    *exists_out = false;
+    vv_status st = vv_db_dir_path(dir, path, words);
+    if (vv_ok(st))
+        st = vv_io_backend_create(VV_IO_CHOICE_POSIX, NULL, &io, words);
+    if (vv_ok(st))
+        st = file_exists(io, dir, VV_MANIFEST_NAME, exists_out, words);
+    if (vv_ok(st) && !*exists_out)
+        st = file_exists(io, dir, VV_INSTALL_NAME, exists_out, words);
+    vv_io_backend_destroy(io);
+    return vv_public(st);
 }
 
 /* ---- the manifest ---- */
@@ -167,7 +188,9 @@ static vv_status sweep_entry(void *arg, const char *name, vv_entry_kind kind) {
             s->found++;
             return VV_STATUS_OK;
         }
-    } else if (strcmp(name, VV_MANIFEST_TEMP_NAME) != 0) {
+    } else if (strcmp(name, VV_MANIFEST_TEMP_NAME) != 0 &&
+               strcmp(name, VV_INSTALL_NAME VV_MARKER_TEMP_SUFFIX) != 0 &&
+               strcmp(name, VV_CUT_NAME VV_MARKER_TEMP_SUFFIX) != 0) {
         return VV_STATUS_OK;
     }
     vv_log(&s->db->logger, VV_LOG_INFO, "%s: removed, left behind by a crash", path);
@@ -396,6 +419,7 @@ static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
     VV_TRY(make_dir(db, err));
     snprintf(lock_path, sizeof lock_path, "%s/" LOCK_NAME, db->dir);
     VV_TRY(vv_lock_acquire(db->io, lock_path, &db->lock_file, err));
+    VV_TRY(vv_db_install_complete(db->io, &db->logger, db->dir, err));
     VV_TRY(create_caches(db, err));
     VV_TRY(load_state(db, err));
     VV_TRY(recover(db, err));

@@ -38,12 +38,7 @@ void varve_want_notice(varve_db *db) {
     UNUSED(db);
 }
 
-/* ---- install.c, rewind.c ---- */
-varve_status varve_install(const char *dir, const char *from, const char *aside, const varve_options *options,
-                           varve_error *err) {
-    UNUSED(dir), UNUSED(from), UNUSED(aside), UNUSED(options), UNUSED(err);
-    return NOT_YET;
-}
+/* ---- rewind.c ---- */
 varve_status varve_rewind(const char *dir, const varve_options *options, uint64_t lsn, const char *tail_path,
                           uint64_t *cut_out, varve_error *err) {
     UNUSED(dir), UNUSED(options), UNUSED(lsn), UNUSED(tail_path), UNUSED(cut_out), UNUSED(err);

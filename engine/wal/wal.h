@@ -106,6 +106,10 @@ typedef struct vv_wal_stats {
 /* Thread-safe. */
 void vv_wal_stats_get(vv_wal *w, vv_wal_stats *out);
 
+/* Is `name` that of a segment (suffix ".log") or of raw material for one (".tmp"), exactly as the log writes
+ * it? */
+bool vv_wal_name_parse(const char *name, const char *suffix, uint64_t *seq_out);
+
 /* ---- cursors: the log read back while it is written ---- */
 
 /*

@@ -174,9 +174,6 @@ struct vv_wal {
 /* "wal-<seq, 16 hex digits>.log" or, for a raw file, ".tmp"; with the directory before it. */
 void vv_wal_path(const vv_wal *w, uint64_t seq, const char *suffix, char path[VV_WAL_PATH_BYTES]);
 
-/* Is `name` one of ours? */
-bool vv_wal_name_parse(const char *name, const char *suffix, uint64_t *seq_out);
-
 /*
  * Make w->next_segment_seq a segment of `bytes`, from the raw file if there is one that fits, and open it.
  * When this returns OK, header, size, name and every block of the file are durable. Uses w->raw_seq,
