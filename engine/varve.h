@@ -626,8 +626,9 @@ VARVE_API void varve_want_notice(varve_db *db);
 /*
  * A slot keeps the log for one reader, and tombstones for it (varve_set_safe_compaction_lsn()): what is above
  * its confirmed LSN stays, also across restarts, up to WAL_RETENTION_MAX bytes of log that nothing else
- * needs. A slot that would need more is lost, with a line in the log: its reader has to begin anew. While
- * there are slots, the safe compaction LSN that holds is the lowest of theirs and the one that was set.
+ * needs. A slot that would need more is lost, with a line in the log: its reader has to begin anew. So is one
+ * whose log is in the way when the disk gets full. While there are slots, the safe compaction LSN that holds
+ * is the lowest of theirs and the one that was set; those that are lost do not count.
  */
 #define VARVE_SLOT_NAME_BYTES_MAX 64
 #define VARVE_SLOTS_MAX           64
@@ -679,7 +680,8 @@ VARVE_API varve_status varve_compact_while(varve_db *db, varve_progress_fn go_on
  *
  * 0, the default: no gate. Kept across restarts: OK means that it is on disk; and every merge that begins
  * afterwards heeds it (one that is under way goes on by what it began with). It may be lowered, which brings
- * nothing back that is gone already. Shown as varve_stats.safe_compaction_lsn. On failure the old one holds.
+ * nothing back that is gone already. On failure the old one holds. While there are slots, the lowest of it
+ * and of what they have confirmed holds; varve_stats.safe_compaction_lsn shows that one.
  */
 VARVE_API varve_status varve_set_safe_compaction_lsn(varve_db *db, uint64_t lsn,
                                                      varve_error *err) VARVE_CHECKED;
@@ -709,13 +711,13 @@ typedef struct varve_stats {
     uint64_t compaction_debt_bytes; /* waiting to be merged */
     uint64_t dropped_versions;
     uint64_t dropped_tombstones;
-    uint64_t safe_compaction_lsn; /* 0: no gate */
+    uint64_t safe_compaction_lsn; /* that holds, slots considered; 0: no gate */
     uint64_t epoch;               /* primaries that the log has had */
     uint64_t promised_epoch;
     uint64_t commit_limit;       /* of varve_limit_commits(); UINT64_MAX: none */
     uint64_t unconfirmed_writes; /* that wait for it */
-    uint64_t slots;
-    uint64_t slots_lost; /* since open */
+    uint64_t slots;              /* lost ones included */
+    uint64_t slots_lost;         /* since open */
     uint64_t cache_bytes;
     uint64_t cache_hits;
     uint64_t cache_misses;

@@ -111,7 +111,7 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
     uint64_t start_ns = vv_clock_mono_ns();
     VV_TRY(vv_db_snapshot_lsns(db, &snapshots, &snapshot_count));
     vv_mutex_lock(&db->state.lock);
-    uint64_t safe_lsn = db->state.manifest.safe_compaction_lsn;
+    uint64_t safe_lsn = vv_db_safe_lsn(db);
     vv_mutex_unlock(&db->state.lock);
     vv_compaction_options o = {.queue = queue,
                                .tables = db->tables,
@@ -157,7 +157,9 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
  * is in tables now. */
 static uint64_t drop_lsn(varve_db *db) {
     vv_mutex_lock(&db->state.lock);
-    uint64_t safe_lsn = db->state.manifest.safe_compaction_lsn;
+    uint64_t safe_lsn = vv_db_safe_lsn(db);
+    uint64_t flushed_lsn = db->state.manifest.flushed_lsn;
+    vv_db_slots_wait_for(db, safe_lsn && safe_lsn < flushed_lsn ? flushed_lsn : UINT64_MAX);
     uint64_t snapshot_lsn = db->state.snapshots ? db->state.snapshots->lsn : VV_LSN_MAX;
     db->state.snapshots_seen |= db->state.snapshots != NULL;
     vv_mutex_unlock(&db->state.lock);

@@ -43,6 +43,7 @@ typedef struct vv_settings {
     uint64_t wal_segment_bytes;
     uint64_t wal_slot_count;
     uint64_t wal_bytes_max;
+    uint64_t wal_retention_bytes;
     uint64_t wal_sync_interval_us;
     uint64_t cache_capacity; /* bytes, or blocks with VV_OPTION_IS_COUNT */
     uint64_t table_cache_count;
@@ -69,6 +70,12 @@ struct varve_options {
 
 /* The configuration table of the engine (options.c). */
 vv_option_table vv_settings_table(void);
+
+/* See slots.c. */
+typedef struct vv_slot {
+    vv_slot_mark mark;
+    vv_wal_hold *hold; /* NULL: lost */
+} vv_slot;
 
 struct varve_snapshot {
     varve_snapshot *next; /* in state.snapshots, the same LSN or a higher one */
@@ -178,6 +185,7 @@ struct varve_db {
                                                                      * oldest first */
         vv_status flush_status;                                     /* of the newest flush */
         bool stopping;
+        bool slots_stale; /* the flusher is to write the manifest for their sake */
         pthread_t flusher;
         bool flusher_started;
         uint64_t flushes;
@@ -186,6 +194,16 @@ struct varve_db {
         varve_snapshot *snapshots, *newest_snapshot; /* oldest first */
         bool snapshots_seen; /* by a merge, or when one was looked for, since the last hint */
     } state;
+
+    /* Readers of the log that are remembered (slots.c). */
+    struct {
+        vv_mutex change; /* held over a change of the list, its I/O included */
+        vv_mutex lock;
+        vv_slot items[VV_SLOTS_MAX];
+        uint32_t count;
+        uint64_t lost;        /* since open */
+        uint64_t awaited_lsn; /* the compactor wants to know when all have come so far */
+    } slots;
 
     /* Who waits for more of the log (wal_cursor.c). */
     struct {
@@ -398,6 +416,29 @@ void vv_db_compactor(void *arg);
 void vv_db_compaction_hint(varve_db *db);
 
 vv_picker_options vv_db_picker_options(const varve_db *db);
+
+/* ---- slots.c ---- */
+
+/* The safe compaction LSN that holds; 0: there is no gate. state.lock held. */
+uint64_t vv_db_safe_lsn(varve_db *db);
+
+/* Hint the compactor once when all slots have confirmed this LSN. UINT64_MAX: never. */
+void vv_db_slots_wait_for(varve_db *db, uint64_t lsn);
+
+/* What a manifest says of them. */
+void vv_db_slots_copy(varve_db *db, vv_manifest *m);
+/* The other way, at open; and hold the log for them, before anything of it is released. */
+void vv_db_slots_load(varve_db *db, const vv_manifest *m);
+vv_status vv_db_slots_hold(varve_db *db) VV_CHECKED;
+
+/* The log's vv_wal_options.hold_lost; arg: the database. */
+void vv_db_slots_lost(void *arg);
+
+/* Write the manifest for their sake; a failure is logged. */
+void vv_db_slots_save(varve_db *db);
+
+/* The same at the end, if they have moved. */
+void vv_db_slots_close(varve_db *db);
 
 /* ---- snapshot.c ---- */
 

@@ -266,6 +266,7 @@ static vv_status load_state(varve_db *db, vv_error *err) {
     }
     db->commit.active = active;
     db->epoch = vv_manifest_epoch(&db->state.manifest);
+    vv_db_slots_load(db, &db->state.manifest);
     vv_memtable_unref(active);
 out:
     vv_version_unref(version);
@@ -300,7 +301,9 @@ static vv_status recover(varve_db *db, vv_error *err) {
                         .segment_bytes = db->settings.wal_segment_bytes,
                         .slot_count = (uint32_t)db->settings.wal_slot_count,
                         .first_segment = db->state.manifest.first_segment,
-                        .replay_after_lsn = db->state.manifest.flushed_lsn};
+                        .replay_after_lsn = db->state.manifest.flushed_lsn,
+                        .hold_lost = vv_db_slots_lost,
+                        .hold_lost_arg = db};
     vv_status st = vv_wal_open(&o, vv_replay_record, &r, &db->wal, err);
     if (vv_ok(st))
         st = vv_replay_finish(&r);
@@ -314,6 +317,9 @@ static vv_status recover(varve_db *db, vv_error *err) {
         vv_wal_stats_get(db->wal, &stats);
         db->commit.memtable_wal_bytes = stats.written_bytes - stats.live_bytes;
     }
+    st = vv_db_slots_hold(db);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "slots: %s", vv_code_text(st.code));
     st = trim_released(db, err);
     if (!vv_ok(st))
         return st;
@@ -364,9 +370,9 @@ static vv_status start_threads(varve_db *db, vv_error *err) {
 /* Each opening begins a new segment. A database that is opened often and written little would gather them
  * until its memtable is full: flush early instead. */
 static vv_status trim_log(varve_db *db) {
-    vv_wal_stats stats;
-    vv_wal_stats_get(db->wal, &stats);
-    if (stats.segment_count <= SEGMENTS_AFTER_OPEN_MAX || vv_memtable_count(db->commit.active) == 0)
+    /* What is there for slots alone does not count. */
+    uint64_t count = vv_wal_first_needed(db->wal, UINT64_MAX) - db->state.manifest.first_segment + 1;
+    if (count <= SEGMENTS_AFTER_OPEN_MAX || vv_memtable_count(db->commit.active) == 0)
         return VV_STATUS_OK;
     vv_mutex_lock(&db->commit.lock);
     vv_status st = vv_db_seal(db);
@@ -404,6 +410,9 @@ static varve_db *allocate(const varve_options *options) {
     vv_mutex_init(&db->state.lock);
     vv_mutex_init(&db->compaction.lock);
     vv_mutex_init(&db->followers.lock);
+    vv_mutex_init(&db->slots.change);
+    vv_mutex_init(&db->slots.lock);
+    db->slots.awaited_lsn = UINT64_MAX;
     vv_cond_init(&db->compaction.wanted);
     vv_cond_init(&db->compaction.done);
     vv_cond_init(&db->state.flush_wanted);
@@ -454,6 +463,7 @@ static vv_status close_steps(varve_db *db) {
         atomic_store_explicit(&db->compaction.stop, true, memory_order_relaxed);
         vv_db_compaction_hint(db);
         vv_thread_join(db->compaction.thread);
+        vv_db_slots_close(db);
     }
     vv_status_keep(&st, vv_wal_close(db->wal));
     if (db->state.view)
@@ -473,6 +483,8 @@ static vv_status close_steps(varve_db *db) {
         vv_free(db->compaction.cursors[i].key);
     vv_cond_deinit(&db->compaction.wanted);
     vv_cond_deinit(&db->compaction.done);
+    vv_mutex_deinit(&db->slots.lock);
+    vv_mutex_deinit(&db->slots.change);
     vv_mutex_deinit(&db->followers.lock);
     vv_mutex_deinit(&db->compaction.lock);
     vv_mutex_deinit(&db->state.lock);

@@ -41,6 +41,8 @@ static const vv_option options[] = {
      "group-commit buffers (slots) in the log writer"},
     {"MAX_WAL_SIZE", VV_OPTION_BYTES, FIELD(wal_bytes_max), "512MiB", 1 * MIB, 1024 * GIB, false, NULL,
      "a memtable is sealed when it holds this much log: bounds disk use and recovery"},
+    {"WAL_RETENTION_MAX", VV_OPTION_BYTES, FIELD(wal_retention_bytes), "4GiB", 256 * KIB, 1024 * 1024 * GIB,
+     false, NULL, "log that is kept for slots alone; one that needs more is lost"},
     {"WAL_SYNC_INTERVAL", VV_OPTION_DURATION, FIELD(wal_sync_interval_us), "10ms", 100, 60000000, false, NULL,
      "asynchronous writes are durable after this time at the latest"},
     {"LSM_LEVELS", VV_OPTION_COUNT, FIELD(levels), "4", 2, VV_LEVELS_MAX, false, NULL, "number of levels"},

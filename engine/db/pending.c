@@ -8,24 +8,6 @@
 #define NOT_YET   vv_public(vv_status_make(VV_UNSUPPORTED, VV_SUB_NONE, 0))
 #define UNUSED(x) ((void)(x))
 
-/* ---- slots.c ---- */
-varve_status varve_slot_create(varve_db *db, const char *name, uint64_t lsn, varve_error *err) {
-    UNUSED(db), UNUSED(name), UNUSED(lsn), UNUSED(err);
-    return NOT_YET;
-}
-varve_status varve_slot_confirm(varve_db *db, const char *name, uint64_t lsn) {
-    UNUSED(db), UNUSED(name), UNUSED(lsn);
-    return NOT_YET;
-}
-varve_status varve_slot_drop(varve_db *db, const char *name, varve_error *err) {
-    UNUSED(db), UNUSED(name), UNUSED(err);
-    return NOT_YET;
-}
-size_t varve_slots_get(varve_db *db, varve_slot_info out[VARVE_SLOTS_MAX]) {
-    UNUSED(db), UNUSED(out);
-    return 0;
-}
-
 /* ---- commit_limit.c ---- */
 varve_status varve_limit_commits(varve_db *db, bool limited, varve_error *err) {
     UNUSED(db), UNUSED(limited), UNUSED(err);

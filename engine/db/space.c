@@ -1,7 +1,8 @@
 /*
  * space.c - a disk that is getting full: who may still take what is left.
  *
- *   free < 2 memtables and those that wait, with a log segment each    puts are refused
+ *   free < 2 memtables and those that wait, with a log segment each    log that only holds keep is let go; if
+ *                                                                      that is not enough, puts are refused
  *   free < 1 memtable and those that wait, with a log segment each     merges give up
  *
  * A flush needs about what its memtable holds, and the log a segment meanwhile: while puts are refused, a
@@ -34,7 +35,11 @@ bool vv_db_space_look(varve_db *db) {
     uint64_t reserve = sealed_and(db, 2);
     bool was_short = atomic_load_explicit(&db->space_short, memory_order_relaxed);
     /* A quarter of a memtable more to begin again, so that it does not go to and fro. */
-    bool is_short = bytes < reserve + (was_short ? db->settings.memtable_bytes / 4 : 0);
+    uint64_t wanted = reserve + (was_short ? db->settings.memtable_bytes / 4 : 0);
+    /* Log that is there for readers alone is not worth a write. It is on its way when this returns. */
+    if (bytes < wanted)
+        bytes += vv_wal_give_way(db->wal, wanted - bytes);
+    bool is_short = bytes < wanted;
     if (is_short == was_short ||
         !atomic_compare_exchange_strong_explicit(&db->space_short, &was_short, is_short, memory_order_relaxed,
                                                  memory_order_relaxed))

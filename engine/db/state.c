@@ -301,6 +301,7 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
         manifest.commit_limit = *edit->commit_limit;
     if (edit->epochs)
         manifest.epochs = *edit->epochs;
+    vv_db_slots_copy(db, &manifest);
     if (edit->flushed_lsn != 0) {
         manifest.flushed_lsn = edit->flushed_lsn;
         if (db->wal) /* else recovery flushes: the log is being read, and its oldest segment stays */
@@ -394,6 +395,13 @@ void vv_db_flusher(void *arg) {
     vv_mutex_lock(&db->state.lock);
     /* Closing waits for what is sealed, unless it can't be flushed: the log has it then. */
     while (!db->state.stopping || (db->state.view->sealed_count > 0 && vv_ok(db->state.flush_status))) {
+        if (db->state.slots_stale) {
+            db->state.slots_stale = false;
+            vv_mutex_unlock(&db->state.lock);
+            vv_db_slots_save(db);
+            vv_mutex_lock(&db->state.lock);
+            continue;
+        }
         if (db->state.view->sealed_count == 0) {
             vv_cond_wait(&db->state.flush_wanted, &db->state.lock);
             continue;

@@ -54,12 +54,17 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->flushed_lsn = db->state.manifest.flushed_lsn;
     out->epoch = vv_manifest_epoch(&db->state.manifest);
     out->promised_epoch = db->state.manifest.promised_epoch;
-    out->safe_compaction_lsn = db->state.manifest.safe_compaction_lsn;
+    out->safe_compaction_lsn = vv_db_safe_lsn(db);
     out->commit_limit = UINT64_MAX;
     out->flushes = db->state.flushes;
     out->flush_bytes = db->state.flush_bytes;
     out->write_stalls = db->state.write_stalls;
     vv_mutex_unlock(&db->state.lock);
+
+    vv_mutex_lock(&db->slots.lock);
+    out->slots = db->slots.count;
+    out->slots_lost = db->slots.lost;
+    vv_mutex_unlock(&db->slots.lock);
 
     out->write_delays = atomic_load_explicit(&db->flow.delays, memory_order_relaxed);
     out->write_delay_us = atomic_load_explicit(&db->flow.delay_us, memory_order_relaxed);

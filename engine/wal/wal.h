@@ -182,7 +182,7 @@ typedef struct vv_wal_hold vv_wal_hold;
  */
 vv_status vv_wal_hold_create(vv_wal *w, const char *name, uint64_t lsn, uint64_t max_bytes, bool there_only,
                              vv_wal_hold **out) VV_CHECKED;
-/* NULL is fine. */
+/* NULL is fine. vv_wal_close() destroys those that are left: what they hold is not released by that. */
 void vv_wal_hold_destroy(vv_wal *w, vv_wal_hold *h);
 /* Up to lsn nothing is needed any more. */
 void vv_wal_hold_move(vv_wal *w, vv_wal_hold *h, uint64_t lsn);

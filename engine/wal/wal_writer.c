@@ -338,6 +338,13 @@ static void destroy(vv_wal *w) {
         vv_free(w->slots[i].base_buf);
     }
     vv_free(w->slots);
+    while (w->mu.holds) {
+        vv_wal_hold *h = w->mu.holds;
+        w->mu.holds = h->next;
+        VV_ASSERT(h->name); /* all cursors are closed */
+        vv_free(h->name);
+        vv_free(h);
+    }
     for (vv_wal_segment *s; (s = vv_wal_list_pop(&w->mu.list)) != NULL;)
         vv_wal_segment_destroy(s);
     vv_wal_segment_destroy(w->mu.ready);
