@@ -92,6 +92,7 @@ static uint64_t last_lsn_before_epoch(varve_db *db) {
 static void begin_catch_up(vv_replication *r) {
     uint64_t visible_lsn = varve_visible_lsn(r->options.db);
     r->mu.catch_up_lsn = varve_durable_lsn(r->options.db);
+    r->mu.epoch_lsn = last_lsn_before_epoch(r->options.db);
     atomic_store_explicit(&r->reads, visible_lsn >= r->mu.catch_up_lsn, memory_order_release);
 }
 
