@@ -88,7 +88,7 @@ static uint64_t last_lsn_before_epoch(varve_db *db) {
     return count > 0 ? epochs[count - 1].first_lsn - 1 : 0;
 }
 
-/* Reads wait until they see all that is in the log now. */
+/* Reads wait until they see all that is in the log now; and of it only the whole counts as confirmed. */
 static void begin_catch_up(vv_replication *r) {
     uint64_t visible_lsn = varve_visible_lsn(r->options.db);
     r->mu.catch_up_lsn = varve_durable_lsn(r->options.db);
