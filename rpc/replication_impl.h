@@ -1,6 +1,7 @@
 /*
  * replication_impl.h - what the files of varve.v1.Replication have in common: service_replication.c (the
- * table, Hello and Confirm) and service_stream.c (StreamWal).
+ * table, Hello and Confirm), service_stream.c (StreamWal) and service_export.c (TakeSnapshot, FetchFile,
+ * ReleaseSnapshot).
  */
 #ifndef VV_RPC_REPLICATION_IMPL_H
 #define VV_RPC_REPLICATION_IMPL_H
@@ -15,6 +16,14 @@ bool vv_replicas_check_database(vv_replicas *s, vv_slice id, vv_rpc_status *why)
 /* A higher epoch was promised than what somebody asks for or is. */
 void vv_replicas_say_epoch_too_old(vv_rpc_status *why, uint64_t promised_epoch);
 
+/* The slot that a request names: "" if it names none. False: it can't be a slot of a replica, and the call
+ * has failed. */
+bool vv_replicas_slot_name(vv_rpc_call *call, ProtobufCBinaryData name,
+                           char out[VARVE_SLOT_NAME_BYTES_MAX + 1]);
+
+/* There are VARVE_SLOTS_MAX slots. */
+void vv_replicas_say_too_many(vv_rpc_status *why);
+
 /* ---- StreamWal ---- */
 
 void vv_stream_wal_on_call(vv_rpc_call *call, vv_slice request);
@@ -26,5 +35,13 @@ void vv_stream_wal_on_drain(vv_rpc_call *call);
 /* The parts of vv_replicas that are its own. */
 void vv_streams_init(vv_replicas *s);
 void vv_streams_stop(vv_replicas *s);
+
+/* ---- TakeSnapshot, FetchFile (a chunk_stream.h), ReleaseSnapshot ---- */
+
+void vv_take_snapshot_on_call(vv_rpc_call *call, vv_slice request);
+void vv_take_snapshot_on_posted(vv_rpc_call *call);
+void vv_take_snapshot_on_cancelled(vv_rpc_call *call);
+void vv_fetch_file_on_call(vv_rpc_call *call, vv_slice request);
+void vv_release_snapshot_on_call(vv_rpc_call *call, vv_slice request);
 
 #endif

@@ -50,6 +50,7 @@ struct vv_server {
     vv_kv kv;
     vv_watches watches;
     vv_replicas replicas;
+    vv_exports exports;
     vv_health health;
     vv_admin admin;
     bool admin_ready;
@@ -318,6 +319,7 @@ static vv_status start_services(vv_server *s, vv_error *err) {
                               .bytes_per_second = s->config.backup_rate,
                               .gate = &s->gate,
                               .leases = s->leases,
+                              .exports = &s->exports,
                               .replication = s->replication,
                               .users = &s->access.users};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
@@ -325,8 +327,18 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     st = vv_watches_start(&s->watches, s->db, s->timers, s->config.watch_progress_interval_us);
     if (!vv_ok(st))
         return vv_fail(err, st, "start watches");
+    vv_exports_options exports = {.timers = s->timers,
+                                  .count_max = s->config.exports_max,
+                                  .lease_us = s->config.snapshot_lease_us,
+                                  .lease_us_max = s->config.snapshot_lease_us_max,
+                                  .fetch_idle_us = s->config.fetch_idle_us,
+                                  .streams_max = s->config.rpc_streams_max};
+    st = vv_exports_init(&s->exports, &exports, s->db);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start exports");
     vv_replicas_options replicas = {.db = s->db,
                                     .replication = s->replication,
+                                    .exports = &s->exports,
                                     .timers = s->timers,
                                     .heartbeat_us = s->config.replication_heartbeat_us,
                                     .log = s->log};
@@ -368,6 +380,7 @@ static varve_status release(vv_server *s) {
         vv_admin_deinit(&s->admin);
     vv_watches_stop(&s->watches);
     vv_replicas_stop(&s->replicas);
+    vv_exports_deinit(&s->exports);
     if (s->services_ready) {
         vv_kv_deinit(&s->kv);
         vv_health_deinit(&s->health);
@@ -439,6 +452,7 @@ vv_status vv_server_reload(vv_server *s, vv_error *err) {
 void vv_server_drain(vv_server *s) {
     vv_health_close(&s->health);
     vv_admin_stop(&s->admin);
+    vv_exports_stop(&s->exports);
     vv_grpc_drain(s->transport, s->config.drain_timeout_us);
 }
 

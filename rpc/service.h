@@ -97,6 +97,31 @@ vv_rpc_service vv_snapshots_service(vv_leases *leases);
 /* End a call that names a snapshot which its user does not have. */
 void vv_snapshots_fail_unknown(vv_rpc_call *call);
 
+/* ---- the store as files, for replicas: a part of varve.v1.Replication ---- */
+
+typedef struct vv_exports_options {
+    vv_timers *timers;
+    uint64_t count_max;              /* snapshots of files that are held at once */
+    uint64_t lease_us, lease_us_max; /* theirs: when the client names none; the longest */
+    uint64_t fetch_idle_us;          /* a client that takes no message of a file for so long is given up */
+    uint64_t streams_max;            /* that there can be */
+} vv_exports_options;
+
+typedef struct vv_exports {
+    vv_exports_options options;
+    varve_db *db;
+    vv_leases *leases;  /* of files */
+    vv_workers *takers; /* of snapshots */
+    vv_workers *readers;
+} vv_exports;
+
+/* On failure, too, vv_exports_deinit() follows. */
+vv_status vv_exports_init(vv_exports *e, const vv_exports_options *options, varve_db *db) VV_CHECKED;
+/* The server drains: snapshots that wait to be taken are given up. Any thread. */
+void vv_exports_stop(vv_exports *e);
+/* No call is left; what is held is released. Also for a zeroed struct. */
+void vv_exports_deinit(vv_exports *e);
+
 /* ---- administration: varve.v1.Admin ---- */
 
 #define VV_ADMIN_SERVICE_NAME "varve.v1.Admin"
@@ -108,6 +133,7 @@ typedef struct vv_admin_options {
     uint64_t bytes_per_second; /* of a backup or verification; 0: no limit */
     const vv_gate *gate;       /* for Stats */
     vv_leases *leases;         /* the same */
+    const vv_exports *exports; /* the same */
     vv_replication *replication;
     vv_users *users; /* for SetRateLimit */
 } vv_admin_options;
@@ -175,6 +201,7 @@ typedef struct vv_wal_stream vv_wal_stream;
 typedef struct vv_replicas_options {
     varve_db *db;
     vv_replication *replication;
+    vv_exports *exports;
     vv_timers *timers;
     uint64_t heartbeat_us; /* a stream says something at least so often */
     const vv_logger *log;

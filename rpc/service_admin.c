@@ -155,6 +155,7 @@ static void on_stats(vv_rpc_call *call, vv_slice request) {
         add_stat(&list, "rpc_calls", atomic_load(&gate->calls));
         add_stat(&list, "rpc_streams", atomic_load(&gate->streams));
         add_stat(&list, "rpc_leases", vv_leases_count(admin->options.leases));
+        add_stat(&list, "rpc_exports", vv_leases_count(admin->options.exports->leases));
         add_stat(&list, "rpc_bytes", atomic_load(&gate->bytes));
         add_stat(&list, "rpc_refused", atomic_load(&gate->refused));
         add_stat(&list, "rpc_connections_refused", vv_connections_refused());

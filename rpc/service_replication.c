@@ -11,6 +11,8 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "rpc/chunk_stream.h"
+#include "rpc/node.h"
 #include "rpc/replication_impl.h"
 #include "rpc/status_map.h"
 
@@ -35,6 +37,23 @@ void vv_replicas_say_epoch_too_old(vv_rpc_status *why, uint64_t promised_epoch) 
     snprintf(epoch, sizeof epoch, "%" PRIu64, promised_epoch);
     vv_rpc_status_set_details(why, VV_RPC_FAILED_PRECONDITION, "EPOCH_TOO_OLD", 0, &detail, 1,
                               "epoch %s has been promised", epoch);
+}
+
+bool vv_replicas_slot_name(vv_rpc_call *call, ProtobufCBinaryData name,
+                           char out[VARVE_SLOT_NAME_BYTES_MAX + 1]) {
+    bool good = name.len == 0 || vv_node_name_valid(vv_slice_make(name.data, name.len));
+    if (good)
+        snprintf(out, VARVE_SLOT_NAME_BYTES_MAX + 1, "%.*s", (int)name.len, (const char *)name.data);
+    else
+        vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "BAD_SLOT", 0,
+                         "slot: allowed are 1 to %d letters, digits and ._:-, and not \"%s\"",
+                         VARVE_SLOT_NAME_BYTES_MAX, VV_ARCHIVE_SLOT);
+    return good;
+}
+
+void vv_replicas_say_too_many(vv_rpc_status *why) {
+    vv_rpc_status_set(why, VV_RPC_RESOURCE_EXHAUSTED, "TOO_MANY_REPLICAS", RETRY_MS,
+                      "there are %d slots already", VARVE_SLOTS_MAX);
 }
 
 static void reply(vv_rpc_call *call, const ProtobufCMessage *message) {
@@ -196,6 +215,12 @@ static const vv_rpc_method methods[] = {
     /* While the server drains too: writes in flight may wait for it. */
     {METHOD("Confirm"), .kind = VV_RPC_UNARY, .while_draining = true, .on_call = on_confirm},
     {METHOD("Hello"), .kind = VV_RPC_UNARY, .on_call = on_hello, .on_posted = on_promised},
+    {METHOD("TakeSnapshot"), .kind = VV_RPC_UNARY, .on_call = vv_take_snapshot_on_call,
+     .on_posted = vv_take_snapshot_on_posted, .on_cancelled = vv_take_snapshot_on_cancelled},
+    {METHOD("FetchFile"), .kind = VV_RPC_SERVER_STREAM, .on_call = vv_fetch_file_on_call,
+     .on_written = vv_chunk_stream_on_written, .on_posted = vv_chunk_stream_on_posted,
+     .on_cancelled = vv_chunk_stream_on_cancelled, .on_drain = vv_chunk_stream_on_drain},
+    {METHOD("ReleaseSnapshot"), .kind = VV_RPC_UNARY, .on_call = vv_release_snapshot_on_call},
 };
 
 void vv_replicas_init(vv_replicas *s) {

@@ -306,11 +306,6 @@ static bool open_cursor(vv_wal_stream *w) {
     return false;
 }
 
-static void say_too_many(vv_wal_stream *w) {
-    vv_rpc_status_set(&w->failure, VV_RPC_RESOURCE_EXHAUSTED, "TOO_MANY_REPLICAS", RETRY_MS,
-                      "there are %d slots already", VARVE_SLOTS_MAX);
-}
-
 /* S2. */
 static bool hold_log(vv_wal_stream *w) {
     varve_error words = {""};
@@ -318,7 +313,7 @@ static bool hold_log(vv_wal_stream *w) {
         return true;
     varve_status st = varve_slot_create(w->service->options.db, w->slot, w->request->after_lsn, &words);
     if (st.code == VARVE_BUSY) {
-        say_too_many(w);
+        vv_replicas_say_too_many(&w->failure);
         return false;
     }
     if (st.code != VARVE_TRIMMED)
@@ -336,7 +331,7 @@ static bool begin_session(vv_wal_stream *w, const varve_epoch *own, size_t own_c
         return true;
     w->session = vv_replication_session_begin(s->options.replication, w->slot, w->peer);
     if (w->session == 0) {
-        say_too_many(w);
+        vv_replicas_say_too_many(&w->failure);
         return false;
     }
     vv_replicas_wake(s); /* the stream that had the slot until now ends */
@@ -598,16 +593,6 @@ void vv_stream_wal_on_drain(vv_rpc_call *call) {
         step(w);
 }
 
-/* Only one that can be the name of a slot, and is not the archive's. */
-static bool keep_slot(vv_wal_stream *w, ProtobufCBinaryData slot) {
-    if (slot.len == 0)
-        return true;
-    if (!vv_node_name_valid(vv_slice_make(slot.data, slot.len)))
-        return false;
-    snprintf(w->slot, sizeof w->slot, "%.*s", (int)slot.len, (const char *)slot.data);
-    return true;
-}
-
 void vv_stream_wal_on_call(vv_rpc_call *call, vv_slice bytes) {
     vv_replicas *s = call->service;
     vv_wal_stream *w = vv_alloc_zeroed(sizeof *w);
@@ -617,12 +602,7 @@ void vv_stream_wal_on_call(vv_rpc_call *call, vv_slice bytes) {
     }
     vv_codec_arena_init(&w->arena);
     w->request = (void *)vv_codec_request(call, &w->arena, &varve__v1__stream_wal_request__descriptor, bytes);
-    bool good = w->request && keep_slot(w, w->request->slot);
-    if (w->request && !good)
-        vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "BAD_SLOT", 0,
-                         "slot: allowed are 1 to %d letters, digits and ._:-, and not \"%s\"",
-                         VARVE_SLOT_NAME_BYTES_MAX, VV_ARCHIVE_SLOT);
-    if (!good) {
+    if (!w->request || !vv_replicas_slot_name(call, w->request->slot, w->slot)) {
         vv_codec_arena_deinit(&w->arena);
         vv_free(w);
         return;

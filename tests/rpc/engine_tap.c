@@ -36,6 +36,12 @@ varve_status WRAP(varve_wal_cursor_open)(varve_db *db, uint64_t after_lsn, varve
                                          uint64_t *oldest_lsn_out);
 varve_status REAL(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_batch *out);
 varve_status WRAP(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_batch *out);
+varve_status REAL(varve_take_snapshot)(varve_db *db, varve_export *out, varve_error *err);
+varve_status WRAP(varve_take_snapshot)(varve_db *db, varve_export *out, varve_error *err);
+varve_status REAL(varve_open)(const char *path, const varve_options *options, varve_db **db_out,
+                              varve_error *err);
+varve_status WRAP(varve_open)(const char *path, const varve_options *options, varve_db **db_out,
+                              varve_error *err);
 varve_status REAL(varve_close)(varve_db *db);
 varve_status WRAP(varve_close)(varve_db *db);
 
@@ -68,6 +74,8 @@ static struct {
     varve_status write_status, refusal, get_status;
     queued_write *first, **last;
     queued_get *first_get, **last_get;
+    bool hold_snapshots, snapshot_held;
+    varve_db *db;         /* opened last */
     varve_db *followed;   /* by log cursors */
     const char *late_key; /* of engine_tap_write_at_end() */
     varve_group_fn group;
@@ -154,6 +162,48 @@ size_t engine_tap_closed(void) {
     size_t n = t.closed;
     unlock();
     return n;
+}
+
+/* ---- opening, and snapshots of files ---- */
+
+varve_db *engine_tap_db(void) {
+    lock();
+    varve_db *db = t.db;
+    unlock();
+    return db;
+}
+
+varve_status WRAP(varve_open)(const char *path, const varve_options *options, varve_db **db_out,
+                              varve_error *err) {
+    varve_status st = REAL(varve_open)(path, options, db_out, err);
+    lock();
+    t.db = *db_out;
+    unlock();
+    return st;
+}
+
+void engine_tap_hold_snapshots(bool hold) {
+    lock();
+    t.hold_snapshots = hold;
+    unlock();
+}
+
+void engine_tap_wait_held_snapshot(void) {
+    lock();
+    while (!t.snapshot_held)
+        vv_cond_wait(&t.changed, &t.lock);
+    unlock();
+}
+
+varve_status WRAP(varve_take_snapshot)(varve_db *db, varve_export *out, varve_error *err) {
+    lock();
+    t.snapshot_held = t.hold_snapshots;
+    vv_cond_broadcast(&t.changed);
+    while (t.hold_snapshots)
+        vv_cond_wait(&t.changed, &t.lock);
+    t.snapshot_held = false;
+    unlock();
+    return REAL(varve_take_snapshot)(db, out, err);
 }
 
 /* ---- log cursors ---- */

@@ -45,6 +45,13 @@ size_t engine_tap_pinned(void);
 /* varve_stats_get() says so from now on. */
 void engine_tap_say_log_failed(void);
 
+/* Hold: varve_take_snapshot() waits before it begins. Waiting for it: until one does. */
+void engine_tap_hold_snapshots(bool hold);
+void engine_tap_wait_held_snapshot(void);
+
+/* The one that was opened last. */
+varve_db *engine_tap_db(void);
+
 /* varve_close() calls so far. */
 size_t engine_tap_closed(void);
 
