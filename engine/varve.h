@@ -984,7 +984,7 @@ typedef struct varve_archive_info {
     uint64_t last_lsn;   /* archived, and synced */
     uint64_t file_count; /* of this run */
     uint64_t bytes;      /* the same */
-    uint64_t gaps;       /* records that were gone before they could be archived, since the start */
+    uint64_t gaps;       /* how often records were gone before they could be archived, since the start */
     varve_status status; /* of the newest try: of a disk that is full, say; it is tried again */
 } varve_archive_info;
 

@@ -466,6 +466,12 @@ void vv_db_state_get(varve_db *db, vv_manifest *manifest_out, vv_version **versi
 vv_version *vv_db_export_version(const varve_export *e);
 const vv_manifest *vv_db_export_manifest(const varve_export *e);
 
+/* ---- restore.c ---- */
+
+/* The directory below a restore's destination in which it is prepared; there until the destination is a
+ * database. */
+#define VV_RESTORE_NAME "RESTORE"
+
 /* ---- import.c ---- */
 
 /* The file that tells a directory that is filled with an export's files, and may be emptied, from all others.

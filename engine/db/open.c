@@ -91,7 +91,7 @@ static vv_status find_data(void *arg, const char *name, vv_entry_kind kind) {
     (void)kind;
     bool *found = arg;
     *found |= has_suffix(name, TABLE_SUFFIX) || strncmp(name, LOG_PREFIX, strlen(LOG_PREFIX)) == 0 ||
-              strcmp(name, VV_IMPORT_NAME) == 0;
+              strcmp(name, VV_IMPORT_NAME) == 0 || strcmp(name, VV_RESTORE_NAME) == 0;
     return VV_STATUS_OK;
 }
 
@@ -133,10 +133,10 @@ static vv_status create_manifest(varve_db *db, vv_error *err) {
     bool has_data = false;
     VV_TRY(vv_dir_list(db->io, db->dir, find_data, &has_data, err));
     if (has_data)
-        return vv_fail(
-            err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
-            "%s: there are tables or logs, or an import that was not finished, but no " VV_MANIFEST_NAME,
-            db->dir);
+        return vv_fail(err, vv_status_make(VV_CORRUPTION, VV_SUB_NONE, 0),
+                       "%s: there are tables or logs, or an import or a restore that was not finished, but "
+                       "no " VV_MANIFEST_NAME,
+                       db->dir);
     VV_TRY(vv_db_sync_parent(db->io, &db->logger, db->dir, err));
     vv_manifest *m = &db->state.manifest;
     *m = (vv_manifest){

@@ -26,21 +26,3 @@ varve_status varve_rewind(const char *dir, const varve_options *options, uint64_
     UNUSED(dir), UNUSED(options), UNUSED(lsn), UNUSED(tail_path), UNUSED(cut_out), UNUSED(err);
     return NOT_YET;
 }
-
-/* ---- archive.c, restore.c ---- */
-varve_status varve_archive_start(varve_db *db, const char *dir, const varve_archive_options *options,
-                                 varve_archive **out, varve_error *err) {
-    UNUSED(db), UNUSED(dir), UNUSED(options), UNUSED(out), UNUSED(err);
-    return NOT_YET;
-}
-void varve_archive_get(varve_archive *archive, varve_archive_info *out) {
-    UNUSED(archive), UNUSED(out);
-}
-void varve_archive_stop(varve_archive *archive) {
-    UNUSED(archive);
-}
-varve_status varve_restore(const char *backup_dir, const char *dest, const varve_restore_options *options,
-                           varve_restore_info *out, varve_error *err) {
-    UNUSED(backup_dir), UNUSED(dest), UNUSED(options), UNUSED(out), UNUSED(err);
-    return NOT_YET;
-}
