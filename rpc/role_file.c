@@ -105,8 +105,9 @@ vv_status vv_role_file_write(const char *data, const vv_role_file *file, vv_erro
 
 vv_role vv_role_at_start(const vv_role_file *file, const char *follow, uint64_t epoch,
                          uint64_t promised_epoch) {
-    /* Of a promotion that didn't come to its epoch nothing holds. */
-    bool promoted = file && file->role == VV_ROLE_PRIMARY && file->epoch == epoch;
+    /* Of a promotion that didn't come to its epoch nothing holds. A higher one than it began is its own, too:
+     * before one of another primary the file would say something else. */
+    bool promoted = file && file->role == VV_ROLE_PRIMARY && file->epoch <= epoch;
     bool was_primary = !file || promoted;
     bool told_otherwise = follow[0] && !(promoted && strcmp(file->follow, follow) == 0);
     if (was_primary && !told_otherwise && promised_epoch <= epoch)

@@ -47,6 +47,8 @@ struct vv_server {
     vv_grpc *transport;
     varve_db *db;
     vv_replication *replication;
+    vv_follower *follower;
+    vv_server_run *run; /* NULL: nobody stops it for a plan */
     vv_kv kv;
     vv_watches watches;
     vv_replicas replicas;
@@ -219,15 +221,35 @@ static void replication_changed(void *arg) {
 
 static vv_status start_replication(vv_server *s, vv_error *err) {
     char node[VARVE_SLOT_NAME_BYTES_MAX + 1];
+    vv_role role;
     VV_TRY(vv_node_name(s->config.data, s->config.node_name, node, err));
+    VV_TRY(vv_follower_role(&s->config, s->db, node, s->log, &role, err));
     vv_replication_options options = {.db = s->db,
                                       .node = node,
-                                      .role = VV_ROLE_PRIMARY,
+                                      .role = role,
                                       .quorum = (uint32_t)s->config.quorum,
                                       .log = s->log,
                                       .changed = replication_changed,
                                       .arg = s};
     return vv_replication_create(&options, &s->replication, err);
+}
+
+static void planned(void *arg) {
+    vv_server *s = arg;
+    if (s->run && s->run->planned)
+        s->run->planned(s->run->arg);
+}
+
+static vv_status start_follower(vv_server *s, const varve_options *engine, vv_error *err) {
+    vv_follower_options options = {.config = &s->config,
+                                   .db = s->db,
+                                   .engine = engine,
+                                   .replication = s->replication,
+                                   .log = s->log,
+                                   .no_rewind = s->run && s->run->no_rewind,
+                                   .planned = planned,
+                                   .arg = s};
+    return vv_follower_start(&options, &s->follower, err);
 }
 
 static vv_status start_checks(vv_server *s) {
@@ -296,7 +318,7 @@ static vv_status start_helpers(vv_server *s, vv_error *err) {
     return vv_ok(st) ? st : vv_fail(err, st, "start leases");
 }
 
-static vv_status start_services(vv_server *s, vv_error *err) {
+static vv_status start_services(vv_server *s, const varve_options *engine, vv_error *err) {
     VV_TRY(start_helpers(s, err));
     vv_health_init(&s->health, flush, s->transport);
     vv_kv_options options = {.replication = s->replication,
@@ -366,6 +388,7 @@ static vv_status start_services(vv_server *s, vv_error *err) {
     atomic_store_explicit(&s->serving, true, memory_order_release);
     limit_connections(s);
     warn_of_open_doors(s);
+    VV_TRY(start_follower(s, engine, err));
     return vv_grpc_start(s->transport, s->services, s->service_count, err);
 }
 
@@ -373,6 +396,7 @@ static vv_status start_services(vv_server *s, vv_error *err) {
 static varve_status release(vv_server *s) {
     varve_status closed = {0};
     stop_checks(s); /* they use what goes now */
+    vv_follower_stop(s->follower);
     if (s->transport)
         vv_grpc_stop(s->transport);
     vv_reflection_destroy(s->reflection);
@@ -388,6 +412,9 @@ static varve_status release(vv_server *s) {
     vv_workers_destroy(s->workers);
     vv_leases_destroy(s->leases);
     vv_timers_destroy(s->timers);
+    if (s->follower && s->run)
+        s->run->plan = vv_follower_plan(s->follower);
+    vv_follower_destroy(s->follower);
     vv_replication_destroy(s->replication);
     if (s->db)
         closed = varve_close(s->db);
@@ -404,12 +431,18 @@ static varve_status release(vv_server *s) {
 
 vv_status vv_server_start(const vv_server_config *config, varve_options *engine, const vv_logger *log,
                           vv_server **out, vv_error *err) {
+    return vv_server_start_run(config, engine, log, NULL, out, err);
+}
+
+vv_status vv_server_start_run(const vv_server_config *config, varve_options *engine, const vv_logger *log,
+                              vv_server_run *run, vv_server **out, vv_error *err) {
     *out = NULL;
     vv_server *s = vv_alloc_zeroed(sizeof *s);
     if (!s)
         return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "start server");
     s->config = *config;
     s->log = log;
+    s->run = run;
     vv_watches_init(&s->watches);
     vv_replicas_init(&s->replicas);
     vv_status st = start_access(s, err);
@@ -425,7 +458,7 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
     if (vv_ok(st))
         st = start_replication(s, err);
     if (vv_ok(st))
-        st = start_services(s, err);
+        st = start_services(s, engine, err);
     if (!vv_ok(st)) {
         varve_status closed = release(s);
         (void)closed; /* the first failure is the one to tell */
@@ -453,6 +486,7 @@ void vv_server_drain(vv_server *s) {
     vv_health_close(&s->health);
     vv_admin_stop(&s->admin);
     vv_exports_stop(&s->exports);
+    vv_follower_stop(s->follower);
     vv_grpc_drain(s->transport, s->config.drain_timeout_us);
 }
 

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "engine/varve.h"
 #include "rpc/config.h"
+#include "rpc/follower.h"
 #include "rpc/transport.h"
 
 typedef struct vv_server vv_server;
@@ -23,6 +24,20 @@ typedef struct vv_server vv_server;
  */
 vv_status vv_server_start(const vv_server_config *config, varve_options *engine, const vv_logger *log,
                           vv_server **out, vv_error *err) VV_CHECKED;
+
+/*
+ * One run among several of the same database (cycle.h). The caller's, until vv_server_stop().
+ */
+typedef struct vv_server_run {
+    bool no_rewind;             /* of vv_follower_options */
+    void (*planned)(void *arg); /* stop this run, for its plan; called once at most, on any thread */
+    void *arg;
+    vv_plan plan; /* filled in by vv_server_stop(): what is to be done before the next */
+} vv_server_run;
+
+/* As vv_server_start(). */
+vv_status vv_server_start_run(const vv_server_config *config, varve_options *engine, const vv_logger *log,
+                              vv_server_run *run, vv_server **out, vv_error *err) VV_CHECKED;
 
 /* The index-th address with its real port, NULL behind the last. Valid until stop. */
 const char *vv_server_address(const vv_server *s, size_t index);

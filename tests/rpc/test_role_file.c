@@ -90,6 +90,7 @@ Test(role_file, who_was_promoted_stays_primary_in_spite_of_the_flag_it_was_promo
     cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "a:1", "a:1", 2, 2), VV_ROLE_PRIMARY);
     cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "a:1", "", 2, 2), VV_ROLE_PRIMARY);
     cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "", "", 2, 2), VV_ROLE_PRIMARY);
+    cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "", "", 3, 3), VV_ROLE_PRIMARY, "it began one more since");
     cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "a:1", "b:1", 2, 2), VV_ROLE_FOLLOWER, "it is another flag");
     cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "", "b:1", 2, 2), VV_ROLE_FOLLOWER);
     cr_expect_eq(start(VV_ROLE_PRIMARY, 2, "a:1", "a:1", 2, 3), VV_ROLE_FOLLOWER, "a higher one is known");
