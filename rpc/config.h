@@ -35,8 +35,9 @@ typedef struct vv_server_config {
     uint64_t snapshots_max, snapshots_per_user_max;
     uint64_t snapshot_lease_us, snapshot_lease_us_max, page_token_lease_us, scan_idle_us;
     uint64_t exports_max, fetch_idle_us;
-    char backup_dir[VV_SERVER_PATH_BYTES_MAX + 1]; /* "": none */
-    uint64_t backup_rate;                          /* bytes a second; 0: no limit */
+    char backup_dir[VV_SERVER_PATH_BYTES_MAX + 1];      /* "": none */
+    char wal_archive_dir[VV_SERVER_PATH_BYTES_MAX + 1]; /* "": none */
+    uint64_t backup_rate;                               /* bytes a second; 0: no limit */
     uint64_t watch_progress_interval_us;
 
     /* Replication (rpc/replication.h). */

@@ -46,6 +46,7 @@ struct vv_server {
     vv_leases *leases;
     vv_grpc *transport;
     varve_db *db;
+    varve_archive *archive; /* NULL: none */
     vv_replication *replication;
     vv_follower *follower;
     vv_server_run *run; /* NULL: nobody stops it for a plan */
@@ -252,6 +253,22 @@ static vv_status start_follower(vv_server *s, const varve_options *engine, vv_er
     return vv_follower_start(&options, &s->follower, err);
 }
 
+/* Before anything can be written: what the archive goes on from is what the database was opened with. */
+static vv_status start_archive(vv_server *s, vv_error *err) {
+    varve_error words = {""};
+    if (!s->config.wal_archive_dir[0])
+        return VV_STATUS_OK;
+    varve_status st = varve_archive_start(s->db, s->config.wal_archive_dir, NULL, &s->archive, &words);
+    if (varve_ok(st))
+        return VV_STATUS_OK;
+    bool configured =
+        st.code == VARVE_INVALID_ARGUMENT || st.code == VARVE_NOT_FOUND || st.code == VARVE_PERMISSION;
+    return vv_fail(err,
+                   configured ? vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, 0)
+                              : vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0),
+                   "WAL_ARCHIVE_DIR: %s", words.text);
+}
+
 static vv_status start_checks(vv_server *s) {
     vv_timer_init(&s->tls_timer, check_tls);
     vv_timer_init(&s->log_timer, check_log);
@@ -343,6 +360,7 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                               .leases = s->leases,
                               .exports = &s->exports,
                               .replication = s->replication,
+                              .archive = s->archive,
                               .users = &s->access.users};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;
@@ -416,6 +434,7 @@ static varve_status release(vv_server *s) {
         s->run->plan = vv_follower_plan(s->follower);
     vv_follower_destroy(s->follower);
     vv_replication_destroy(s->replication);
+    varve_archive_stop(s->archive); /* nobody writes any more: it gets all */
     if (s->db)
         closed = varve_close(s->db);
     vv_watches_deinit(&s->watches);
@@ -455,6 +474,8 @@ vv_status vv_server_start_run(const vv_server_config *config, varve_options *eng
     }
     if (vv_ok(st))
         st = open_database(s, engine, err);
+    if (vv_ok(st))
+        st = start_archive(s, err);
     if (vv_ok(st))
         st = start_replication(s, err);
     if (vv_ok(st))

@@ -135,7 +135,8 @@ typedef struct vv_admin_options {
     vv_leases *leases;         /* the same */
     const vv_exports *exports; /* the same */
     vv_replication *replication;
-    vv_users *users; /* for SetRateLimit */
+    varve_archive *archive; /* for Stats; NULL: none */
+    vv_users *users;        /* for SetRateLimit */
 } vv_admin_options;
 
 typedef struct vv_admin {

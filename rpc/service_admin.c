@@ -139,6 +139,18 @@ static void add_stat(stat_list *l, const char *name, uint64_t value) {
     l->pointers[l->count++] = s;
 }
 
+static void add_archive(stat_list *l, varve_archive *archive) {
+    varve_archive_info info;
+    if (!archive)
+        return;
+    varve_archive_get(archive, &info);
+    add_stat(l, "archive_last_lsn", info.last_lsn);
+    add_stat(l, "archive_files", info.file_count);
+    add_stat(l, "archive_bytes", info.bytes);
+    add_stat(l, "archive_gaps", info.gaps);
+    add_stat(l, "archive_failing", !varve_ok(info.status));
+}
+
 static void on_stats(vv_rpc_call *call, vv_slice request) {
     vv_admin *admin = call->service;
     vv_codec_arena arena;
@@ -159,6 +171,7 @@ static void on_stats(vv_rpc_call *call, vv_slice request) {
         add_stat(&list, "rpc_bytes", atomic_load(&gate->bytes));
         add_stat(&list, "rpc_refused", atomic_load(&gate->refused));
         add_stat(&list, "rpc_connections_refused", vv_connections_refused());
+        add_archive(&list, admin->options.archive);
         Varve__V1__StatsResponse r = VARVE__V1__STATS_RESPONSE__INIT;
         r.stats = list.pointers;
         r.n_stats = list.count;
