@@ -15,7 +15,7 @@
 #include "rpc/peer.h"
 
 typedef struct vv_fetch_options {
-    vv_peer *peer;
+    vv_peer *peer;               /* without a limit to messages: a large store has a long list of files */
     const char *dir;             /* created, or gone on with; its parent is there */
     const char *slot;            /* NULL: none */
     const varve_options *engine; /* NULL: defaults */
@@ -33,8 +33,18 @@ typedef struct vv_fetch_info {
     uint64_t fetched_bytes; /* in this run */
 } vv_fetch_info;
 
-/* OK: dir is a database of that LSN, synced. BUSY/CANCELED: progress said stop; what is there is kept. Other
- * failures that no repetition mends: err has the peer's words. */
+/*
+ * Blocks; threads of its own do the work. *out has fetched_bytes also after a failure, and nothing else then.
+ *
+ * OK                  dir is a database of that LSN, and survives power loss.
+ * BUSY/CANCELED       progress said stop, or the peer was interrupted.
+ * TIMED_OUT           nothing came for give_up_ns, neither over the network nor from the disk.
+ * PERMISSION, UNSUPPORTED, INVALID_ARGUMENT   the peer refuses; err has its words.
+ * CORRUPTION          a file came damaged three times; err names it.
+ * others              as varve_import_begin() and those after it: EXISTS, LOCKED, NO_SPACE, IO.
+ *
+ * What is there is kept in any case, for the next try into the same directory.
+ */
 vv_status vv_fetch(const vv_fetch_options *options, vv_fetch_info *out, vv_error *err) VV_CHECKED;
 
 #endif

@@ -237,6 +237,13 @@ void vv_peer_interrupt(vv_peer *p) {
     vv_mutex_unlock(&p->mu.lock);
 }
 
+bool vv_peer_interrupted(vv_peer *p) {
+    vv_mutex_lock(&p->mu.lock);
+    bool interrupted = p->mu.interrupted;
+    vv_mutex_unlock(&p->mu.lock);
+    return interrupted;
+}
+
 /* A name that can't be resolved is asked for again by the core after a second, then ever more seldom, and
  * nothing sets that but this. */
 static void hurry(vv_peer *p) {
@@ -435,6 +442,10 @@ vv_peer_next vv_peer_stream_next(vv_peer_stream *s, uint64_t timeout_ns, vv_slic
     else
         read_status(s, err);
     return VV_PEER_FAILED;
+}
+
+void vv_peer_stream_cancel(vv_peer_stream *s) {
+    grpc_call_cancel(s->core, NULL);
 }
 
 static void leave_list(vv_peer_stream *s) {

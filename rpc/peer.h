@@ -56,6 +56,7 @@ void vv_peer_destroy(vv_peer *p);
 /* Ends what is under way, and what comes later, with CANCELLED. Any thread. Streams are still to be closed.
  */
 void vv_peer_interrupt(vv_peer *p);
+bool vv_peer_interrupted(vv_peer *p);
 
 /* A unary call: path as "/varve.v1.Replication/Hello". True: *reply_out is the caller's to vv_free(). */
 bool vv_peer_call(vv_peer *p, const char *path, vv_slice request, uint64_t timeout_ns, uint8_t **reply_out,
@@ -72,6 +73,8 @@ typedef enum vv_peer_next { VV_PEER_MESSAGE, VV_PEER_END, VV_PEER_FAILED } vv_pe
  * over after END and FAILED, and is only to be closed. */
 vv_peer_next vv_peer_stream_next(vv_peer_stream *s, uint64_t timeout_ns, vv_slice *message_out,
                                  vv_peer_error *err);
+/* It fails with CANCELLED, soon. Any thread, as long as the stream is not closed. */
+void vv_peer_stream_cancel(vv_peer_stream *s);
 /* Cancels it if it goes on. NULL is fine. */
 void vv_peer_stream_close(vv_peer_stream *s);
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/sync.h"
+#include "tests/support/tempdir.h"
 
 #define LINKS_MAX   16
 #define CHUNK_BYTES 65536
@@ -38,8 +39,10 @@ struct tcp_proxy {
     struct {
         vv_mutex lock;
         uint64_t cut_after; /* UINT64_MAX: never */
+        uint64_t cut_each;  /* 0: once */
+        uint64_t random;
         uint32_t cuts;
-        bool frozen, stopping;
+        bool freeze_at_cut, frozen, stopping;
     } mu;
 };
 
@@ -85,12 +88,19 @@ static uint64_t allowance(tcp_proxy *p) {
     return bytes;
 }
 
+/* Under mu. */
+static uint64_t next_cut(tcp_proxy *p) {
+    return 1 + vv_test_random(&p->mu.random) % (2 * p->mu.cut_each - 1);
+}
+
 /* False: it is time for the cut. */
 static bool count(tcp_proxy *p, size_t bytes) {
     vv_mutex_lock(&p->mu.lock);
     bool fine = p->mu.cut_after == UINT64_MAX || bytes < p->mu.cut_after; /* it may be nearer than it was */
     if (!fine) {
-        p->mu.cut_after = UINT64_MAX;
+        p->mu.cut_after = p->mu.cut_each ? next_cut(p) : UINT64_MAX;
+        p->mu.frozen = p->mu.frozen || p->mu.freeze_at_cut;
+        p->mu.freeze_at_cut = false;
         p->mu.cuts++;
     } else if (p->mu.cut_after != UINT64_MAX) {
         p->mu.cut_after -= bytes;
@@ -226,6 +236,21 @@ const char *tcp_proxy_address(const tcp_proxy *p) {
 void tcp_proxy_cut_after(tcp_proxy *p, uint64_t bytes) {
     vv_mutex_lock(&p->mu.lock);
     p->mu.cut_after = bytes > 0 ? bytes : 1;
+    vv_mutex_unlock(&p->mu.lock);
+}
+
+void tcp_proxy_freeze_after(tcp_proxy *p, uint64_t bytes) {
+    vv_mutex_lock(&p->mu.lock);
+    p->mu.cut_after = bytes > 0 ? bytes : 1;
+    p->mu.freeze_at_cut = true;
+    vv_mutex_unlock(&p->mu.lock);
+}
+
+void tcp_proxy_cut_each(tcp_proxy *p, uint64_t bytes, uint64_t seed) {
+    vv_mutex_lock(&p->mu.lock);
+    p->mu.cut_each = bytes;
+    p->mu.random = seed | 1;
+    p->mu.cut_after = bytes > 0 ? next_cut(p) : UINT64_MAX;
     vv_mutex_unlock(&p->mu.lock);
 }
 

@@ -20,6 +20,10 @@ const char *tcp_proxy_address(const tcp_proxy *p);
 
 /* Once so many bytes more have come from the server, all connections are reset; new ones are served. Once. */
 void tcp_proxy_cut_after(tcp_proxy *p, uint64_t bytes);
+/* The same, and it is frozen then. */
+void tcp_proxy_freeze_after(tcp_proxy *p, uint64_t bytes);
+/* The same without a freeze and again and again, each time after 1 to 2 * bytes - 1 bytes. 0: no more. */
+void tcp_proxy_cut_each(tcp_proxy *p, uint64_t bytes, uint64_t seed);
 /* So often it has come to that. */
 uint32_t tcp_proxy_cuts(tcp_proxy *p);
 
