@@ -175,3 +175,28 @@ Test(db_no_space, a_follower_is_refused_puts_and_goes_on_when_there_is_space) {
     cr_assert_eq(umount2(disk, MNT_DETACH), 0);
     vv_tempdir_cleanup();
 }
+
+/* Writes come before readers that are away. */
+Test(db_no_space, slots_give_way_before_a_put_is_refused) {
+    const char *disk = small_disk();
+    open_small("leveled");
+    cr_assert(varve_ok(varve_slot_create(fx_db, "away", 0, &fx_err)), "%s", fx_err.text);
+    uint32_t count = 0;
+    varve_stats s = fx_stats();
+    for (; s.slots_lost == 0; count++) { /* the same keys again and again: it is the log that grows */
+        varve_status st = put(count % 100);
+        cr_assert(varve_ok(st), "put %u: %s", count, varve_code_name(st.code));
+        s = fx_stats();
+    }
+    cr_log_info("lost after %u puts", count);
+    cr_assert_gt(count, 3000, "the log alone would have been 12 MB then");
+    for (uint32_t i = 0; i < 10000; i++, count++) {
+        varve_status st = put(count % 100);
+        cr_assert(varve_ok(st), "put %u: %s", count, varve_code_name(st.code));
+    }
+    for (uint32_t i = 0; i < 100; i++)
+        expect(i, true);
+    fx_close();
+    cr_assert_eq(umount2(disk, MNT_DETACH), 0);
+    vv_tempdir_cleanup();
+}
