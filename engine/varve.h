@@ -952,7 +952,7 @@ VARVE_API varve_status varve_install(const char *dir, const char *from, const ch
  * Cut the log of a database that no process has open: everything behind lsn is moved to the file tail_path,
  * which is made in dir, and given as NAME or as dir/NAME. It has the format of an archive's files
  * (FORMAT.md), and is synced before anything is cut. lsn must be the end of a batch. Epochs that began behind
- * it are forgotten.
+ * it are forgotten, but no promise. What stays goes into tables: it can't be cut any more.
  *
  * OK                  the next write gets lsn + 1. *cut_out (may be NULL): how many operations are in
  *                     tail_path. If there are none, no file is made.

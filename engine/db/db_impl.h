@@ -281,6 +281,15 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
 vv_status vv_db_sync_parent(vv_io_backend *io, const vv_logger *lg, const char *dir,
                             vv_error *err) VV_CHECKED;
 
+/*
+ * The same, only as far as the manifest: locked, what was begun completed, orphans removed, an empty memtable
+ * over the tables. No log, no threads; nobody reads or writes.
+ */
+vv_status vv_db_load_on(vv_io_backend *io_take, const char *path, const varve_options *options,
+                        varve_db **db_out, vv_error *err) VV_CHECKED;
+/* The end of either. */
+vv_status vv_db_unload(varve_db *db) VV_CHECKED;
+
 /* The parent of a directory: "." for a plain name. */
 void vv_db_parent(const char *dir, char parent[VV_DB_PATH_BYTES]);
 
@@ -499,6 +508,16 @@ vv_status vv_db_install_complete(vv_io_backend *io, const vv_logger *lg, const c
 /* As varve_install(), on a backend of the caller's choice, which is taken over in any case. */
 vv_status vv_db_install_on(vv_io_backend *io_take, const char *dir, const char *from, const char *aside,
                            const varve_options *options, vv_error *err) VV_CHECKED;
+
+/* ---- rewind.c ---- */
+
+/* If the log was to be cut, complete that. db: loaded, and its log not read yet. */
+vv_status vv_db_rewind_complete(varve_db *db, vv_error *err) VV_CHECKED;
+
+/* As varve_rewind() of a database that is there, on a backend of the caller's choice, which is taken over in
+ * any case. */
+vv_status vv_db_rewind_on(vv_io_backend *io_take, const char *dir, const varve_options *options, uint64_t lsn,
+                          const char *tail_path, uint64_t *cut_out, vv_error *err) VV_CHECKED;
 
 /* ---- throttle.c ---- */
 

@@ -3,8 +3,9 @@
  *
  * Opening, in order: directory (created if missing), lock, an install that was begun completed, manifest (if
  * there is none: the directory's name synced in its parent, then the manifest created and synced before any
- * log or table exists: from then on its absence is damage, not newness), orphans removed, log replayed into
- * memtables, threads started. Nothing on disk is changed before lock and manifest are good.
+ * log or table exists: from then on its absence is damage, not newness), orphans removed, a cut of the log
+ * that was begun completed, log replayed into memtables, threads started. Nothing on disk is changed before
+ * lock and manifest are good.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -420,7 +421,8 @@ static varve_db *allocate(const varve_options *options) {
     return db;
 }
 
-static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
+/* Up to the manifest. */
+static vv_status load_steps(varve_db *db, const char *path, vv_error *err) {
     char lock_path[VV_DB_PATH_BYTES + 8];
     VV_TRY(vv_db_dir_path(db->dir, path, err));
     if (!db->io)
@@ -431,6 +433,10 @@ static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
     VV_TRY(vv_db_install_complete(db->io, &db->logger, db->dir, err));
     VV_TRY(create_caches(db, err));
     VV_TRY(load_state(db, err));
+    return vv_db_rewind_complete(db, err);
+}
+
+static vv_status run_steps(varve_db *db, vv_error *err) {
     VV_TRY(recover(db, err));
     (void)vv_db_space_look(db);
     VV_TRY(start_threads(db, err));
@@ -439,7 +445,7 @@ static vv_status open_steps(varve_db *db, const char *path, vv_error *err) {
 }
 
 /* Also undoes an opening that failed half-way. */
-static vv_status close_steps(varve_db *db) {
+vv_status vv_db_unload(varve_db *db) {
     vv_status st = VV_STATUS_OK;
     atomic_store_explicit(&db->closing, true, memory_order_relaxed);
     if (db->commit.thread_started) {
@@ -494,7 +500,7 @@ static vv_status close_steps(varve_db *db) {
     return st;
 }
 
-vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_options *options,
+vv_status vv_db_load_on(vv_io_backend *io_take, const char *path, const varve_options *options,
                         varve_db **db_out, vv_error *err) {
     *db_out = NULL;
     varve_db *db = allocate(options);
@@ -503,14 +509,25 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
         return no_memory(err);
     }
     db->io = io_take;
-    vv_status st = open_steps(db, path, err);
-    if (!vv_ok(st)) {
-        st = vv_wrap(err, st, "open %s", path);
-        vv_status_ignore(close_steps(db), "the first failure is the one to report");
-        return st;
-    }
-    *db_out = db;
+    vv_status st = load_steps(db, path, err);
+    if (vv_ok(st))
+        *db_out = db;
+    else
+        vv_status_ignore(vv_db_unload(db), "the first failure is the one to report");
     return st;
+}
+
+vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_options *options,
+                        varve_db **db_out, vv_error *err) {
+    vv_status st = vv_db_load_on(io_take, path, options, db_out, err);
+    if (vv_ok(st)) {
+        st = run_steps(*db_out, err);
+        if (vv_ok(st))
+            return st;
+        vv_status_ignore(vv_db_unload(*db_out), "the first failure is the one to report");
+        *db_out = NULL;
+    }
+    return vv_wrap(err, st, "open %s", path);
 }
 
 varve_status varve_open(const char *path, const varve_options *options, varve_db **db_out, varve_error *err) {
@@ -518,5 +535,5 @@ varve_status varve_open(const char *path, const varve_options *options, varve_db
 }
 
 varve_status varve_close(varve_db *db) {
-    return db ? vv_public(close_steps(db)) : vv_public(VV_STATUS_OK);
+    return db ? vv_public(vv_db_unload(db)) : vv_public(VV_STATUS_OK);
 }

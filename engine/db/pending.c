@@ -19,10 +19,3 @@ void varve_set_commit_limit(varve_db *db, uint64_t lsn) {
 void varve_want_notice(varve_db *db) {
     UNUSED(db);
 }
-
-/* ---- rewind.c ---- */
-varve_status varve_rewind(const char *dir, const varve_options *options, uint64_t lsn, const char *tail_path,
-                          uint64_t *cut_out, varve_error *err) {
-    UNUSED(dir), UNUSED(options), UNUSED(lsn), UNUSED(tail_path), UNUSED(cut_out), UNUSED(err);
-    return NOT_YET;
-}

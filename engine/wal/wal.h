@@ -46,6 +46,13 @@ typedef vv_status (*vv_wal_replay_fn)(void *arg, const vv_record *rec);
 vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, vv_wal **out,
                       vv_error *err) VV_CHECKED;
 
+/*
+ * Only replay, for who is not going to append: as vv_wal_open() up to there. *last_lsn_out: as
+ * vv_wal_last_lsn() would say. Segments behind the last record may be removed; nothing else changes.
+ */
+vv_status vv_wal_replay(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, uint64_t *last_lsn_out,
+                        vv_error *err) VV_CHECKED;
+
 /* Commit what is appended, stop the thread, close. The status says whether all that was appended is durable.
  * Writer role: the ring's thread, or any other once that one has synced and ended. NULL is fine. */
 vv_status vv_wal_close(vv_wal *w) VV_CHECKED;

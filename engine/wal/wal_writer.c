@@ -384,8 +384,8 @@ static vv_status open_log(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_erro
     return vv_ok(st) ? st : vv_fail(err, st, "%s: can't start the log", w->dir);
 }
 
-vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, vv_wal **out,
-                      vv_error *err) {
+/* With nothing read and nothing started. */
+static vv_status create(const vv_wal_options *o, vv_wal **out, vv_error *err) {
     *out = NULL;
     VV_ASSERT(o->slot_count >= 2 && o->slot_count <= 64);
     vv_status no_memory = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
@@ -414,13 +414,31 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
         return vv_fail(err, no_memory, "%s: out of memory", o->dir);
     }
     memset(w->zero_buffer, 0, VV_WAL_ZERO_BYTES);
-    vv_status st = open_log(w, replay, arg, err);
-    if (!vv_ok(st)) {
-        destroy(w);
-        return st;
-    }
     *out = w;
     return VV_STATUS_OK;
+}
+
+vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, vv_wal **out,
+                      vv_error *err) {
+    VV_TRY(create(o, out, err));
+    vv_status st = open_log(*out, replay, arg, err);
+    if (!vv_ok(st)) {
+        destroy(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+vv_status vv_wal_replay(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, uint64_t *last_lsn_out,
+                        vv_error *err) {
+    vv_wal *w;
+    *last_lsn_out = 0;
+    VV_TRY(create(o, &w, err));
+    vv_status st = vv_wal_recover(w, replay, arg, err);
+    if (vv_ok(st))
+        *last_lsn_out = vv_wal_last_lsn(w);
+    destroy(w);
+    return st;
 }
 
 /* A frame without records, whose durable_lsn proves that all before it is durable: from here on, damage to
