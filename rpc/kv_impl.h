@@ -34,6 +34,16 @@ uint64_t vv_kv_expiry(uint64_t ttl_ms);
  */
 uint64_t vv_kv_client_id(const vv_rpc_call *call, uint64_t client_id);
 
+/* May the server take writes? False: the call has failed. */
+bool vv_kv_may_write(vv_rpc_call *call);
+
+/*
+ * Until when a write waits for followers (varve_write_options.confirm_deadline_ns): QUORUM_TIMEOUT, but no
+ * longer than a drain may last, and so much less than the call's own deadline (UINT64_MAX: it has none) that
+ * the client still hears of it. 0: there is no quorum to wait for.
+ */
+uint64_t vv_kv_confirm_deadline(const vv_kv *kv, uint64_t call_deadline_ns);
+
 /* A write ended like this: the service stops serving when the log has failed. A call's thread. */
 void vv_kv_note_write(vv_kv *kv, varve_status st);
 
@@ -43,6 +53,7 @@ void vv_multi_get_on_posted(vv_rpc_call *call);
 
 /* service_scan.c */
 void vv_scan_on_call(vv_rpc_call *call, vv_slice request);
+void vv_scan_on_cancelled(vv_rpc_call *call);
 
 /* service_pipeline.c */
 void vv_pipeline_on_call(vv_rpc_call *call, vv_slice request);

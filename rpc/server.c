@@ -30,6 +30,7 @@
 #define THREADS_MAX  64
 #define SERVICES_MAX 16
 #define LOG_CHECK_NS VV_NS_PER_S
+#define US_PER_S     UINT64_C(1000000)
 /* Not for connections: tables, logs, rings, and what a backup opens. */
 #define DESCRIPTORS_RESERVED 2048
 
@@ -52,6 +53,8 @@ struct vv_server {
     vv_server_run *run; /* NULL: nobody stops it for a plan */
     vv_kv kv;
     vv_watches watches;
+    vv_lsn_waiters waiters;
+    vv_snapshots snapshots;
     vv_replicas replicas;
     vv_exports exports;
     vv_health health;
@@ -76,6 +79,7 @@ static void more_is_durable(void *arg) {
     vv_server *s = arg;
     vv_replicas_wake(&s->replicas);
     vv_watches_wake(&s->watches);
+    vv_lsn_waiters_wake(&s->waiters);
 }
 
 static void engine_log(void *arg, varve_log_level level, const char *line) {
@@ -335,10 +339,24 @@ static vv_status start_helpers(vv_server *s, vv_error *err) {
     return vv_ok(st) ? st : vv_fail(err, st, "start leases");
 }
 
+/* A write that the engine has is waited for, whatever DRAIN_TIMEOUT says: so none waits longer than that for
+ * followers, or a second where a drain is to be shorter still. */
+static uint64_t quorum_timeout_us(const vv_server_config *c) {
+    return VV_MIN(c->quorum_timeout_us, VV_MAX(c->drain_timeout_us, US_PER_S));
+}
+
 static vv_status start_services(vv_server *s, const varve_options *engine, vv_error *err) {
     VV_TRY(start_helpers(s, err));
     vv_health_init(&s->health, flush, s->transport);
+    vv_lsn_waiters_options waiters = {.db = s->db,
+                                      .replication = s->replication,
+                                      .count_max = s->config.rpc_calls_max / 2,
+                                      .flush = flush,
+                                      .flush_arg = s->transport};
+    vv_lsn_waiters_start(&s->waiters, &waiters);
+    s->snapshots = (vv_snapshots){.leases = s->leases, .waiters = &s->waiters};
     vv_kv_options options = {.replication = s->replication,
+                             .waiters = &s->waiters,
                              .leases = s->leases,
                              .timers = s->timers,
                              .workers = s->workers,
@@ -346,7 +364,7 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                              .response_bytes_max = s->message_bytes_max,
                              .value_bytes_max = s->value_bytes_max,
                              .pipeline_ops_max = s->config.pipeline_ops_max,
-                             .quorum_timeout_us = s->config.quorum_timeout_us,
+                             .quorum_timeout_us = quorum_timeout_us(&s->config),
                              .traced = s->config.slow_call_us > 0};
     vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
     if (!vv_ok(st)) {
@@ -387,7 +405,7 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
         return vv_fail(err, st, "start replication");
     s->services[s->service_count++] = vv_kv_service(&s->kv);
     s->services[s->service_count++] = vv_watch_service(&s->watches);
-    s->services[s->service_count++] = vv_snapshots_service(s->leases);
+    s->services[s->service_count++] = vv_snapshots_service(&s->snapshots);
     s->services[s->service_count++] = vv_replication_service(&s->replicas);
     s->services[s->service_count++] = vv_admin_service(&s->admin);
     s->services[s->service_count++] = vv_health_service(&s->health);
@@ -438,6 +456,7 @@ static varve_status release(vv_server *s) {
     if (s->db)
         closed = varve_close(s->db);
     vv_watches_deinit(&s->watches);
+    vv_lsn_waiters_deinit(&s->waiters);
     vv_replicas_deinit(&s->replicas);
     vv_grpc_destroy(s->transport);
     vv_connection_limit_set(0, 0);
@@ -463,6 +482,7 @@ vv_status vv_server_start_run(const vv_server_config *config, varve_options *eng
     s->log = log;
     s->run = run;
     vv_watches_init(&s->watches);
+    vv_lsn_waiters_init(&s->waiters);
     vv_replicas_init(&s->replicas);
     vv_status st = start_access(s, err);
     if (!vv_ok(st)) /* whatever is wrong with a file that the configuration names, it is to be mended there */
@@ -508,6 +528,7 @@ void vv_server_drain(vv_server *s) {
     vv_admin_stop(&s->admin);
     vv_exports_stop(&s->exports);
     vv_follower_stop(s->follower);
+    vv_lsn_waiters_drain(&s->waiters);
     vv_grpc_drain(s->transport, s->config.drain_timeout_us);
 }
 

@@ -11,6 +11,7 @@
 #include "engine/varve.h"
 #include "rpc/gate.h"
 #include "rpc/leases.h"
+#include "rpc/lsn_waiters.h"
 #include "rpc/page_token.h"
 #include "rpc/replication.h"
 #include "rpc/timer.h"
@@ -53,7 +54,8 @@ vv_rpc_service vv_health_service(vv_health *h);
 #define VV_KV_SERVICE_NAME "varve.v1.KV"
 
 typedef struct vv_kv_options {
-    vv_replication *replication; /* whether reads and writes are let in */
+    vv_replication *replication; /* whether writes are let in */
+    vv_lsn_waiters *waiters;     /* whether reads are */
     vv_leases *leases;           /* the clients' snapshots */
     vv_timers *timers;
     vv_workers *workers;         /* for what takes long, one turn at a time */
@@ -93,7 +95,12 @@ vv_rpc_service vv_kv_service(vv_kv *kv);
 
 #define VV_SNAPSHOTS_SERVICE_NAME "varve.v1.Snapshots"
 
-vv_rpc_service vv_snapshots_service(vv_leases *leases);
+typedef struct vv_snapshots {
+    vv_leases *leases;
+    vv_lsn_waiters *waiters;
+} vv_snapshots;
+
+vv_rpc_service vv_snapshots_service(vv_snapshots *s);
 /* End a call that names a snapshot which its user does not have. */
 void vv_snapshots_fail_unknown(vv_rpc_call *call);
 

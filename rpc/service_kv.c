@@ -38,6 +38,13 @@
 /* A ConditionResult with its tag and length: both of its fields, and the two around it. */
 #define CONDITION_RESULT_BYTES_MAX (2 * VV_CODEC_VARINT_BYTES_MAX + 4)
 
+/* Kept of what a call has left, so that the client is told that a write is not confirmed before it gives up: a
+ * part for the way, which is at least and at most so much, and by how much the engine may be late. */
+#define MARGIN_PART   20
+#define MARGIN_NS_MIN (2 * VV_NS_PER_MS)
+#define MARGIN_NS_MAX (50 * VV_NS_PER_MS)
+#define LATE_NS       (10 * VV_NS_PER_MS)
+
 /* What a write keeps in its call. */
 typedef struct write_state {
     varve_batch *batch;
@@ -52,7 +59,7 @@ typedef struct get_state {
     vv_lease *lease; /* of the client's snapshot, NULL: none */
 } get_state;
 
-_Static_assert(sizeof(get_state) <= VV_RPC_CALL_STATE_BYTES, "get_state lives in the call");
+_Static_assert(sizeof(get_state) <= VV_LSN_WAITERS_STATE_BYTES, "get_state lives in the call");
 _Static_assert(sizeof(write_state) <= VV_RPC_CALL_STATE_BYTES, "write_state lives in the call");
 
 static write_state *state_of(vv_rpc_call *call) {
@@ -166,7 +173,8 @@ static void on_get(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__GetRequest *get =
         (void *)vv_codec_request(call, &arena, &varve__v1__get_request__descriptor, request);
-    if (!get)
+    if (!get ||
+        !vv_lsn_waiters_let_in(kv->options.waiters, call, request, get->min_lsn, get->snapshot_id != 0))
         goto out;
     vv_lease *lease = NULL;
     if (get->snapshot_id != 0) {
@@ -203,6 +211,25 @@ void vv_kv_note_write(vv_kv *kv, varve_status st) {
         return;
     vv_log(kv->log, VV_LOG_ERROR, "the write-ahead log has failed: no more writes until a restart");
     vv_health_set(kv->health, false);
+}
+
+bool vv_kv_may_write(vv_rpc_call *call) {
+    const vv_kv *kv = call->service;
+    vv_rpc_status why;
+    if (vv_replication_may_write(kv->options.replication, &why))
+        return true;
+    vv_rpc_fail(call, &why);
+    return false;
+}
+
+uint64_t vv_kv_confirm_deadline(const vv_kv *kv, uint64_t call_deadline_ns) {
+    if (vv_replication_quorum(kv->options.replication) == 0)
+        return 0;
+    uint64_t now_ns = vv_clock_mono_ns();
+    uint64_t end_ns = now_ns + kv->options.quorum_timeout_us * VV_NS_PER_US;
+    uint64_t left_ns = call_deadline_ns - VV_MIN(now_ns, call_deadline_ns);
+    uint64_t margin_ns = VV_MIN(VV_MAX(left_ns / MARGIN_PART, MARGIN_NS_MIN), MARGIN_NS_MAX) + LATE_NS;
+    return VV_MIN(end_ns, now_ns + left_ns - VV_MIN(margin_ns, left_ns / 2));
 }
 
 uint64_t vv_kv_client_id(const vv_rpc_call *call, uint64_t client_id) {
@@ -274,7 +301,8 @@ static void submit(vv_rpc_call *call, Varve__V1__Durability durability, uint64_t
     varve_write_options options = {.durability = VARVE_DURABILITY_SYNC,
                                    .client_id = vv_kv_client_id(call, client_id),
                                    .sequence = sequence,
-                                   .trace = vv_kv_trace(call)};
+                                   .trace = vv_kv_trace(call),
+                                   .confirm_deadline_ns = vv_kv_confirm_deadline(kv, call->deadline_ns)};
     if (durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         options.durability = VARVE_DURABILITY_ASYNC;
     varve_write_async(kv->db, state_of(call)->batch, &options, write_done, call);
@@ -314,7 +342,7 @@ static void on_put(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__PutRequest *put =
         (void *)vv_codec_request(call, &arena, &varve__v1__put_request__descriptor, request);
-    if (put && check_durability(call, put->durability) && make_batch(call)) {
+    if (put && vv_kv_may_write(call) && check_durability(call, put->durability) && make_batch(call)) {
         varve_status st =
             varve_batch_put_expiring(state_of(call)->batch, put->key.data, put->key.len, put->value.data,
                                      put->value.len, vv_kv_expiry(put->ttl_ms));
@@ -328,7 +356,7 @@ static void on_delete(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__DeleteRequest *del =
         (void *)vv_codec_request(call, &arena, &varve__v1__delete_request__descriptor, request);
-    if (del && check_durability(call, del->durability) && make_batch(call)) {
+    if (del && vv_kv_may_write(call) && check_durability(call, del->durability) && make_batch(call)) {
         varve_status st = varve_batch_delete(state_of(call)->batch, del->key.data, del->key.len);
         submit_if_ok(call, st, del->durability, del->client_id, del->sequence);
     }
@@ -409,8 +437,9 @@ static void on_write(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__WriteRequest *write =
         (void *)vv_codec_request(call, &arena, &varve__v1__write_request__descriptor, request);
-    if (write && check_durability(call, write->durability) && check_ops(call, write) &&
-        check_conditions(call, write) && check_rights(call, write) && make_batch(call)) {
+    if (write && vv_kv_may_write(call) && check_durability(call, write->durability) &&
+        check_ops(call, write) && check_conditions(call, write) && check_rights(call, write) &&
+        make_batch(call)) {
         varve_status st = add_ops(state_of(call)->batch, write);
         if (varve_ok(st))
             st = add_conditions(state_of(call)->batch, write);
@@ -424,7 +453,8 @@ static const vv_rpc_method methods[] = {
      .kind = VV_RPC_UNARY,
      .access = VV_RPC_READ,
      .on_call = on_get,
-     .on_posted = get_posted},
+     .on_posted = get_posted,
+     .on_cancelled = vv_lsn_waiters_on_cancelled},
     {.path = "/" VV_KV_SERVICE_NAME "/Put",
      .kind = VV_RPC_UNARY,
      .access = VV_RPC_WRITE,
@@ -444,14 +474,15 @@ static const vv_rpc_method methods[] = {
      .kind = VV_RPC_UNARY,
      .access = VV_RPC_READ,
      .on_call = vv_multi_get_on_call,
-     .on_posted = vv_multi_get_on_posted},
+     .on_posted = vv_multi_get_on_posted,
+     .on_cancelled = vv_lsn_waiters_on_cancelled},
     {.path = "/" VV_KV_SERVICE_NAME "/Scan",
      .kind = VV_RPC_SERVER_STREAM,
      .access = VV_RPC_READ,
      .on_call = vv_scan_on_call,
      .on_written = vv_chunk_stream_on_written,
      .on_posted = vv_chunk_stream_on_posted,
-     .on_cancelled = vv_chunk_stream_on_cancelled},
+     .on_cancelled = vv_scan_on_cancelled},
     {.path = "/" VV_KV_SERVICE_NAME "/Pipeline",
      .kind = VV_RPC_BIDI,
      .access = VV_RPC_READ, /* each write of it needs more */

@@ -53,6 +53,8 @@ struct multi_get {
     vv_codec_arena arena;
 };
 
+_Static_assert(sizeof(multi_get *) <= VV_LSN_WAITERS_STATE_BYTES, "the pointer lives in the call");
+
 static multi_get **slot_of(vv_rpc_call *call) {
     return (multi_get **)(void *)call->state;
 }
@@ -232,12 +234,17 @@ void vv_multi_get_on_call(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&m->arena);
     m->request =
         (void *)vv_codec_request(call, &m->arena, &varve__v1__multi_get_request__descriptor, request);
-    if (m->request && m->request->n_keys == 0) {
+    if (!m->request || !vv_lsn_waiters_let_in(m->kv->options.waiters, call, request, m->request->min_lsn,
+                                              m->request->snapshot_id != 0)) {
+        destroy(m);
+        return;
+    }
+    if (m->request->n_keys == 0) {
         vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0));
         destroy(m);
         return;
     }
-    if (!m->request || !prepare(m)) {
+    if (!prepare(m)) {
         destroy(m);
         return;
     }

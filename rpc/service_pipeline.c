@@ -388,7 +388,9 @@ static void submit_run(pipeline *p, uint64_t sequence) {
         p->free_runs = r;
         return;
     }
-    varve_write_options options = {.durability = VARVE_DURABILITY_SYNC};
+    varve_write_options options = {.durability = VARVE_DURABILITY_SYNC,
+                                   .confirm_deadline_ns =
+                                       vv_kv_confirm_deadline(p->kv, p->call->deadline_ns)};
     if (p->message.durability == VARVE__V1__DURABILITY__DURABILITY_ASYNC)
         options.durability = VARVE_DURABILITY_ASYNC;
     if (sequence != 0) {
@@ -548,12 +550,16 @@ static void refuse_op(pipeline *p, uint64_t id, const char *reason, const char *
     answer_status(p, id, &status);
 }
 
-/* A pipeline needs the right to read, as a call; its writes need theirs, each at the time when it comes.
- * Every operation counts. False: it has been answered. */
+/* A pipeline needs the right to read, as a call; its writes need theirs, each at the time when it comes; so
+ * does a server that may stop being the primary meanwhile. Every operation counts. False: it has been
+ * answered. */
 static bool may_start(pipeline *p, const vv_pipeline_op *op) {
-    vv_rpc_access right = op->kind == VV_PIPELINE_GET ? VV_RPC_READ : VV_RPC_WRITE;
+    bool reads = op->kind == VV_PIPELINE_GET;
+    vv_rpc_access right = reads ? VV_RPC_READ : VV_RPC_WRITE;
+    vv_replication *replication = p->kv->options.replication;
     vv_rpc_status why;
-    if (vv_access_check(p->call, right, &why) && vv_rate_take(p->call, right, 1, &why))
+    if (vv_access_check(p->call, right, &why) && vv_rate_take(p->call, right, 1, &why) &&
+        (reads ? vv_replication_may_read(replication, &why) : vv_replication_may_write(replication, &why)))
         return true;
     answer_status(p, op->id, &why);
     return false;

@@ -349,6 +349,11 @@ static void start(scan *s) {
     vv_chunk_stream_start(&s->stream, s->call, &options);
 }
 
+void vv_scan_on_cancelled(vv_rpc_call *call) {
+    if (!vv_lsn_waiters_left(call))
+        vv_chunk_stream_on_cancelled(call);
+}
+
 void vv_scan_on_call(vv_rpc_call *call, vv_slice request) {
     scan *s = vv_alloc_zeroed(sizeof *s);
     if (!s) {
@@ -359,7 +364,11 @@ void vv_scan_on_call(vv_rpc_call *call, vv_slice request) {
     s->kv = call->service;
     vv_codec_arena_init(&s->arena);
     s->request = (void *)vv_codec_request(call, &s->arena, &varve__v1__scan_request__descriptor, request);
-    if (s->request && prepare(s))
+    const Varve__V1__ScanRequest *r = s->request;
+    if (r &&
+        vv_lsn_waiters_let_in(s->kv->options.waiters, call, request, r->min_lsn,
+                              r->snapshot_id != 0 || r->page_token.len > 0) &&
+        prepare(s))
         start(s);
     else
         destroy(s);

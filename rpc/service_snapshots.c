@@ -27,9 +27,10 @@ static void on_open(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__OpenRequest *open =
         (void *)vv_codec_request(call, &arena, &varve__v1__open_request__descriptor, request);
-    if (open) {
+    const vv_snapshots *s = call->service;
+    if (open && vv_lsn_waiters_let_in(s->waiters, call, request, open->min_lsn, false)) {
         vv_lease_info info;
-        vv_status st = vv_leases_open(call->service, call->user, open->lease_ms, &info);
+        vv_status st = vv_leases_open(s->leases, call->user, open->lease_ms, &info);
         if (vv_ok(st))
             reply_info(call, &info);
         else if (vv_is(st, VV_BUSY))
@@ -49,8 +50,9 @@ static void on_renew(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__RenewRequest *renew =
         (void *)vv_codec_request(call, &arena, &varve__v1__renew_request__descriptor, request);
+    const vv_snapshots *s = call->service;
     vv_lease_info info;
-    if (renew && vv_leases_renew(call->service, call->user, renew->id, renew->lease_ms, &info))
+    if (renew && vv_leases_renew(s->leases, call->user, renew->id, renew->lease_ms, &info))
         reply_info(call, &info);
     else if (renew)
         vv_snapshots_fail_unknown(call);
@@ -62,8 +64,9 @@ static void on_release(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena_init(&arena);
     Varve__V1__ReleaseRequest *release =
         (void *)vv_codec_request(call, &arena, &varve__v1__release_request__descriptor, request);
+    const vv_snapshots *s = call->service;
     if (release) {
-        vv_leases_release(call->service, call->user, VV_LEASE_SNAPSHOT, release->id);
+        vv_leases_release(s->leases, call->user, VV_LEASE_SNAPSHOT, release->id);
         vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0));
     }
     vv_codec_arena_deinit(&arena);
@@ -73,7 +76,8 @@ static const vv_rpc_method methods[] = {
     {.path = "/" VV_SNAPSHOTS_SERVICE_NAME "/Open",
      .kind = VV_RPC_UNARY,
      .access = VV_RPC_READ,
-     .on_call = on_open},
+     .on_call = on_open,
+     .on_cancelled = vv_lsn_waiters_on_cancelled},
     {.path = "/" VV_SNAPSHOTS_SERVICE_NAME "/Renew",
      .kind = VV_RPC_UNARY,
      .access = VV_RPC_READ,
@@ -84,6 +88,6 @@ static const vv_rpc_method methods[] = {
      .on_call = on_release},
 };
 
-vv_rpc_service vv_snapshots_service(vv_leases *leases) {
-    return (vv_rpc_service){.methods = methods, .method_count = VV_ARRAY_COUNT(methods), .self = leases};
+vv_rpc_service vv_snapshots_service(vv_snapshots *s) {
+    return (vv_rpc_service){.methods = methods, .method_count = VV_ARRAY_COUNT(methods), .self = s};
 }
