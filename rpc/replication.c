@@ -36,7 +36,6 @@ struct vv_replication {
     char node[VARVE_SLOT_NAME_BYTES_MAX + 1];
     _Atomic uint32_t role;    /* a vv_role; written with the lock */
     _Atomic bool reads;       /* let in; the same */
-    _Atomic uint64_t epoch;   /* of the primary that this server is or was last */
     vv_mutex apply_lock;      /* see the head */
     uint64_t promised_epoch;  /* under apply_lock: to a candidate, or before the start */
     uint64_t followed_commit; /* the follower's thread: what it has told last */
@@ -92,7 +91,6 @@ static uint64_t last_lsn_before_epoch(varve_db *db) {
 static void begin_catch_up(vv_replication *r) {
     uint64_t visible_lsn = varve_visible_lsn(r->options.db);
     r->mu.catch_up_lsn = varve_durable_lsn(r->options.db);
-    r->mu.epoch_lsn = last_lsn_before_epoch(r->options.db);
     atomic_store_explicit(&r->reads, visible_lsn >= r->mu.catch_up_lsn, memory_order_release);
 }
 
@@ -119,7 +117,6 @@ vv_status vv_replication_create(const vv_replication_options *options, vv_replic
         st = limit_to_suit(r, err);
     }
     atomic_init(&r->role, role);
-    atomic_init(&r->epoch, stats.epoch);
     begin_catch_up(r);
     if (role == VV_ROLE_SUPERSEDED)
         atomic_store(&r->reads, false);
@@ -163,7 +160,9 @@ const char *vv_replication_node(const vv_replication *r) {
 }
 
 uint64_t vv_replication_epoch(const vv_replication *r) {
-    return atomic_load_explicit(&r->epoch, memory_order_acquire);
+    varve_epoch epochs[VARVE_EPOCHS_MAX];
+    size_t count = varve_epochs_get(r->options.db, epochs);
+    return count > 0 ? epochs[count - 1].epoch : 0;
 }
 
 uint64_t vv_replication_committed_lsn(const vv_replication *r) {
@@ -276,8 +275,9 @@ static uint64_t quorum_lsn(const vv_replication *r) {
 /* ---- sessions of followers ---- */
 
 uint64_t vv_replication_session_begin(vv_replication *r, const char *slot, const char *peer) {
-    uint64_t session = 0;
+    uint64_t session = 0, epoch_lsn = last_lsn_before_epoch(r->options.db);
     vv_mutex_lock(&r->mu.lock);
+    r->mu.epoch_lsn = epoch_lsn; /* an epoch that begins later ends all sessions */
     replica *at = find_slot(r, slot);
     if (!at)
         at = place_for(r);
@@ -366,8 +366,8 @@ void vv_replication_set_role(vv_replication *r, vv_role role) {
 void vv_replication_heard_of(vv_replication *r, uint64_t epoch, const char *primary) {
     if (role_now(r) != VV_ROLE_PRIMARY)
         return;
-    vv_mutex_lock(&r->mu.lock);
     uint64_t own_epoch = vv_replication_epoch(r);
+    vv_mutex_lock(&r->mu.lock);
     bool superseded = epoch > own_epoch && role_now(r) == VV_ROLE_PRIMARY;
     if (superseded) {
         atomic_store_explicit(&r->role, VV_ROLE_SUPERSEDED, memory_order_release);
@@ -404,11 +404,8 @@ const vv_promotion_hooks *vv_replication_hooks(const vv_replication *r) {
 }
 
 vv_status vv_replication_become_primary(vv_replication *r, vv_error *err) {
-    varve_stats stats;
     VV_TRY(limit_to_suit(r, err));
-    varve_stats_get(r->options.db, &stats);
     vv_mutex_lock(&r->mu.lock);
-    atomic_store_explicit(&r->epoch, stats.epoch, memory_order_release);
     r->mu.replica_count = 0; /* what they had confirmed to an earlier primary does not count */
     r->mu.primary[0] = '\0';
     begin_catch_up(r);

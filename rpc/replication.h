@@ -16,8 +16,8 @@
  * believed what it says then.
  *
  * A follower must have taken over this primary's history (varve_follow_epochs()) before it confirms anything:
- * then its log counts as newer than that of any primary before, whoever is promoted next. So a record of an
- * earlier epoch that N followers confirm is safe as well.
+ * once it has reached the beginning of this primary's epoch, too, its log counts as newer than that of any
+ * primary before, whoever is promoted next (promote.h). Until N followers have, nothing is confirmed.
  *
  * Reads: a server whose commits are limited may know, after a restart or a promotion, of writes that it can't
  * show yet and that may have been seen before. Until they are confirmed reads are refused (UNAVAILABLE,
@@ -67,8 +67,9 @@ vv_role vv_replication_role(const vv_replication *r); /* one atomic load */
 const char *vv_role_name(vv_role role);
 const char *vv_replication_node(const vv_replication *r);
 uint32_t vv_replication_quorum(const vv_replication *r);
-/* Of a primary: its own, and WalFrame.committed_lsn. Each one atomic load. */
+/* The newest that the database has: of a primary, its own. */
 uint64_t vv_replication_epoch(const vv_replication *r);
+/* Of a primary: WalFrame.committed_lsn. One atomic load. */
 uint64_t vv_replication_committed_lsn(const vv_replication *r);
 
 /* False: *why says NOT_PRIMARY with the primary's address. One atomic load when it is true. */

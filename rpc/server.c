@@ -379,6 +379,7 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                               .exports = &s->exports,
                               .replication = s->replication,
                               .archive = s->archive,
+                              .config = &s->config,
                               .users = &s->access.users};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;

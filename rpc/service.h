@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/sync.h"
 #include "engine/varve.h"
+#include "rpc/config.h"
 #include "rpc/gate.h"
 #include "rpc/leases.h"
 #include "rpc/lsn_waiters.h"
@@ -132,8 +133,8 @@ void vv_exports_deinit(vv_exports *e);
 /* ---- administration: varve.v1.Admin ---- */
 
 #define VV_ADMIN_SERVICE_NAME "varve.v1.Admin"
-/* Calls that take minutes, of which one of each kind runs at a time: Compact, Backup, Verify. */
-#define VV_ADMIN_LONG_KINDS 3
+/* Calls that may take long, of which one of each kind runs at a time: Compact, Backup, Verify, Promote. */
+#define VV_ADMIN_LONG_KINDS 4
 
 typedef struct vv_admin_options {
     const char *backup_dir;    /* backups go below it; "": there are none */
@@ -142,8 +143,9 @@ typedef struct vv_admin_options {
     vv_leases *leases;         /* the same */
     const vv_exports *exports; /* the same */
     vv_replication *replication;
-    varve_archive *archive; /* for Stats; NULL: none */
-    vv_users *users;        /* for SetRateLimit */
+    varve_archive *archive;         /* for Stats; NULL: none */
+    const vv_server_config *config; /* for Promote: PEERS */
+    vv_users *users;                /* for SetRateLimit */
 } vv_admin_options;
 
 typedef struct vv_admin {

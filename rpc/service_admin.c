@@ -7,8 +7,9 @@
  *     on_*() --vv_workers_submit()--> [worker] run_job() --vv_rpc_post()--> on_posted()
  *
  * A job asks now and then whether it goes on: not when its client has left, its deadline has passed or the
- * server drains. What it has made by then, the engine removes. One backup, one verification and one full
- * merge run at a time; so a worker is always left for what is short.
+ * server drains. What it has made by then, the engine removes. One backup, one verification, one full
+ * merge and one promotion run at a time; so a worker is always left for what is short. A promotion that has
+ * begun is finished.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -23,17 +24,20 @@
 #include "rpc/codec.h"
 #include "rpc/connection_limit.h"
 #include "rpc/limits.h"
+#include "rpc/promote.h"
 #include "rpc/service.h"
 #include "rpc/status_map.h"
 #include "varve/v1/admin.pb-c.h"
 
-#define THREADS          (VV_ADMIN_LONG_KINDS + 1)
-#define QUEUE_MAX        64
-#define BUSY_RETRY_MS    1000
-#define NAME_BYTES_MAX   200
-#define PATH_BYTES       4096
-#define DAMAGES_MAX      100
-#define DAMAGE_KEY_BYTES ((size_t)1 << 20) /* of all damages of one answer together */
+#define THREADS       (VV_ADMIN_LONG_KINDS + 1)
+#define QUEUE_MAX     64
+#define BUSY_RETRY_MS 1000
+/* Of a promotion, for one of PEERS to answer. */
+#define PROMOTE_TIMEOUT_NS (5 * VV_NS_PER_S)
+#define NAME_BYTES_MAX     200
+#define PATH_BYTES         4096
+#define DAMAGES_MAX        100
+#define DAMAGE_KEY_BYTES   ((size_t)1 << 20) /* of all damages of one answer together */
 
 typedef struct damage {
     uint64_t offset;
@@ -44,7 +48,7 @@ typedef struct damage {
     size_t last_key_bytes;
 } damage;
 
-typedef enum job_kind { JOB_FLUSH, JOB_COMPACT, JOB_SAFE_LSN, JOB_BACKUP, JOB_VERIFY } job_kind;
+typedef enum job_kind { JOB_FLUSH, JOB_COMPACT, JOB_SAFE_LSN, JOB_BACKUP, JOB_VERIFY, JOB_PROMOTE } job_kind;
 
 /* A call on its way through a worker. The worker's between submit and post; `left` anybody's. */
 typedef struct admin_job {
@@ -58,7 +62,8 @@ typedef struct admin_job {
     varve_error err;
     /* what was asked, and the answer */
     uint64_t lsn;
-    bool hard_links;
+    bool hard_links, force;
+    vv_rpc_status refusal; /* of a promotion */
     char dest[PATH_BYTES];
     char base[PATH_BYTES];
     varve_backup_info backup;
@@ -98,6 +103,73 @@ static char *unconst(const char *text) {
     return (char *)(uintptr_t)text;
 }
 
+static ProtobufCBinaryData bytes_of(const char *text) {
+    return (ProtobufCBinaryData){.data = (uint8_t *)unconst(text), .len = strlen(text)};
+}
+
+static uint64_t behind(uint64_t lsn, uint64_t primary_lsn) {
+    return primary_lsn > lsn ? primary_lsn - lsn : 0;
+}
+
+/* How far a follower is behind; all 0 of others. */
+typedef struct lag_numbers {
+    vv_lag lag;
+    uint64_t lsn, ms;
+} lag_numbers;
+
+static lag_numbers lag_of(vv_replication *replication) {
+    lag_numbers n = {.lsn = 0};
+    if (vv_replication_role(replication) != VV_ROLE_FOLLOWER)
+        return n;
+    vv_replication_get_lag(replication, &n.lag);
+    n.lsn = behind(n.lag.applied_lsn, n.lag.primary_lsn);
+    uint64_t since_ns = n.lag.behind_since_ns, now_ns = vv_clock_mono_ns();
+    n.ms = since_ns != 0 && now_ns > since_ns ? (now_ns - since_ns) / VV_NS_PER_MS : 0;
+    return n;
+}
+
+/* What a StatusResponse refers to. */
+typedef struct replica_list {
+    vv_replica_info infos[VARVE_SLOTS_MAX];
+    Varve__V1__Replica messages[VARVE_SLOTS_MAX], *pointers[VARVE_SLOTS_MAX];
+    char primary[VV_ADDRESS_BYTES_MAX + 1];
+} replica_list;
+
+static void fill_replicas(Varve__V1__StatusResponse *r, vv_replication *replication, const varve_stats *s,
+                          replica_list *list) {
+    r->n_replicas = vv_replication_replicas(replication, list->infos);
+    r->replicas = list->pointers;
+    for (size_t i = 0; i < r->n_replicas; i++) {
+        const vv_replica_info *info = &list->infos[i];
+        Varve__V1__Replica *m = list->pointers[i] = &list->messages[i];
+        varve__v1__replica__init(m);
+        m->slot = bytes_of(info->slot.name);
+        m->connected = info->connected;
+        m->lost = info->slot.lost;
+        m->confirmed_lsn = info->slot.confirmed_lsn;
+        m->lag_lsn = behind(info->slot.confirmed_lsn, s->durable_lsn);
+        m->held_bytes = info->slot.held_bytes;
+        m->peer = unconst(info->peer);
+    }
+}
+
+static void fill_replication(Varve__V1__StatusResponse *r, vv_replication *replication, const varve_stats *s,
+                             replica_list *list) {
+    lag_numbers n = lag_of(replication);
+    r->promised_epoch = s->promised_epoch;
+    r->node = bytes_of(vv_replication_node(replication));
+    r->quorum = vv_replication_quorum(replication);
+    r->committed_lsn = VV_MIN(s->last_lsn, s->durable_lsn);
+    vv_replication_get_primary(replication, list->primary);
+    r->primary = bytes_of(list->primary);
+    r->connected = n.lag.connected;
+    r->applied_lsn = n.lag.applied_lsn;
+    r->lag_lsn = n.lsn;
+    r->lag_bytes = n.lag.behind_bytes;
+    r->lag_ms = n.ms;
+    fill_replicas(r, replication, s, list);
+}
+
 static void on_status(vv_rpc_call *call, vv_slice request) {
     vv_admin *admin = call->service;
     vv_codec_arena arena;
@@ -107,7 +179,7 @@ static void on_status(vv_rpc_call *call, vv_slice request) {
         varve_stats_get(admin->db, &s);
         Varve__V1__StatusResponse r = VARVE__V1__STATUS_RESPONSE__INIT;
         r.version = unconst(varve_version());
-        r.role = unconst("primary");
+        r.role = unconst(vv_role_name(vv_replication_role(admin->options.replication)));
         r.serving = atomic_load(&admin->health->serving);
         r.wal_failed = s.wal_failed;
         r.last_lsn = s.last_lsn;
@@ -117,6 +189,8 @@ static void on_status(vv_rpc_call *call, vv_slice request) {
         r.epoch = s.epoch;
         r.uptime_ms = (vv_clock_mono_ns() - admin->started_ns) / VV_NS_PER_MS;
         r.io_backend = unconst(s.io_backend);
+        replica_list list;
+        fill_replication(&r, admin->options.replication, &s, &list);
         reply(call, &r.base);
     }
     vv_codec_arena_deinit(&arena);
@@ -151,6 +225,25 @@ static void add_archive(stat_list *l, varve_archive *archive) {
     add_stat(l, "archive_failing", !varve_ok(info.status));
 }
 
+static void add_replication(stat_list *l, vv_replication *replication) {
+    vv_replica_info replicas[VARVE_SLOTS_MAX];
+    size_t count = vv_replication_replicas(replication, replicas);
+    uint64_t connected = 0, held_bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        connected += replicas[i].connected;
+        held_bytes = VV_MAX(held_bytes, replicas[i].slot.held_bytes);
+    }
+    lag_numbers n = lag_of(replication);
+    add_stat(l, "replication_primary", vv_replication_role(replication) == VV_ROLE_PRIMARY);
+    add_stat(l, "replication_quorum", vv_replication_quorum(replication));
+    add_stat(l, "replication_followers", connected); /* that stream from here */
+    add_stat(l, "replication_held_bytes", held_bytes);
+    add_stat(l, "replication_connected", n.lag.connected); /* to the primary that is followed */
+    add_stat(l, "replication_lag_lsn", n.lsn);
+    add_stat(l, "replication_lag_bytes", n.lag.behind_bytes);
+    add_stat(l, "replication_lag_ms", n.ms);
+}
+
 static void on_stats(vv_rpc_call *call, vv_slice request) {
     vv_admin *admin = call->service;
     vv_codec_arena arena;
@@ -172,6 +265,7 @@ static void on_stats(vv_rpc_call *call, vv_slice request) {
         add_stat(&list, "rpc_refused", atomic_load(&gate->refused));
         add_stat(&list, "rpc_connections_refused", vv_connections_refused());
         add_archive(&list, admin->options.archive);
+        add_replication(&list, admin->options.replication);
         Varve__V1__StatsResponse r = VARVE__V1__STATS_RESPONSE__INIT;
         r.stats = list.pointers;
         r.n_stats = list.count;
@@ -237,6 +331,18 @@ static varve_status run_flush(admin_job *j) {
     return st;
 }
 
+static varve_status run_promote(admin_job *j) {
+    vv_promote_options o = {.db = j->admin->db,
+                            .replication = j->admin->options.replication,
+                            .config = j->admin->options.config,
+                            .timeout_ns = PROMOTE_TIMEOUT_NS,
+                            .log = j->admin->log};
+    if (vv_promote(&o, j->force, &j->lsn, &j->refusal))
+        return (varve_status){0};
+    snprintf(j->err.text, sizeof j->err.text, "%s", j->refusal.message);
+    return (varve_status){.code = VARVE_INVALID_ARGUMENT};
+}
+
 static void run_job(vv_job *job) {
     admin_job *j = VV_CONTAINER_OF(job, admin_job, job);
     varve_db *db = j->admin->db;
@@ -249,6 +355,7 @@ static void run_job(vv_job *job) {
         case JOB_SAFE_LSN: j->status = varve_set_safe_compaction_lsn(db, j->lsn, &j->err); break;
         case JOB_BACKUP: j->status = run_backup(j); break;
         case JOB_VERIFY: j->status = run_verify(j); break;
+        case JOB_PROMOTE: j->status = run_promote(j); break;
         }
     }
     vv_rpc_post_and_wake(j->call);
@@ -256,13 +363,15 @@ static void run_job(vv_job *job) {
 
 /* ---- jobs, on the call's thread ---- */
 
-static const char *const job_names[] = {"flush", "compact", "set safe compaction LSN", "backup", "verify"};
+static const char *const job_names[] = {"flush",  "compact", "set safe compaction LSN",
+                                        "backup", "verify",  "promote"};
 
 static _Atomic bool *running_flag(vv_admin *admin, job_kind kind) {
     switch (kind) {
     case JOB_COMPACT: return &admin->running[0];
     case JOB_BACKUP: return &admin->running[1];
     case JOB_VERIFY: return &admin->running[2];
+    case JOB_PROMOTE: return &admin->running[3];
     default: return NULL;
     }
 }
@@ -364,6 +473,8 @@ static void job_failed(const admin_job *j) {
     } else if (gave_up && vv_clock_mono_ns() >= j->deadline_ns) {
         vv_rpc_fail_with(j->call, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
                          "%s: the deadline has passed", name);
+    } else if (j->kind == JOB_PROMOTE) {
+        vv_rpc_fail(j->call, &j->refusal);
     } else {
         vv_rpc_status_from_engine_words(&status, j->status, j->err.text);
         vv_rpc_fail(j->call, &status);
@@ -386,6 +497,10 @@ static void on_posted(vv_rpc_call *call) {
         reply_backup(j);
     } else if (j->kind == JOB_VERIFY) {
         reply_verify(j);
+    } else if (j->kind == JOB_PROMOTE) {
+        Varve__V1__PromoteResponse r = VARVE__V1__PROMOTE_RESPONSE__INIT;
+        r.epoch = j->lsn;
+        reply(call, &r.base);
     } else {
         Varve__V1__FlushResponse r = VARVE__V1__FLUSH_RESPONSE__INIT;
         r.flushed_lsn = j->lsn;
@@ -529,9 +644,13 @@ static void on_set_rate_limit(vv_rpc_call *call, vv_slice request) {
 static void on_promote(vv_rpc_call *call, vv_slice request) {
     vv_codec_arena arena;
     vv_codec_arena_init(&arena);
-    if (vv_codec_request(call, &arena, &varve__v1__promote_request__descriptor, request))
-        vv_rpc_fail_with(call, VV_RPC_FAILED_PRECONDITION, "ALREADY_PRIMARY", 0,
-                         "this server is the primary");
+    const Varve__V1__PromoteRequest *promote =
+        (void *)vv_codec_request(call, &arena, &varve__v1__promote_request__descriptor, request);
+    admin_job *j = promote ? job_create(call, JOB_PROMOTE) : NULL;
+    if (j) {
+        j->force = promote->force;
+        submit(j);
+    }
     vv_codec_arena_deinit(&arena);
 }
 
@@ -549,7 +668,7 @@ static const vv_rpc_method methods[] = {
     {JOB_METHOD("Backup"), .on_call = on_backup},
     {JOB_METHOD("Verify"), .on_call = on_verify},
     {METHOD("SetRateLimit"), .on_call = on_set_rate_limit},
-    {METHOD("Promote"), .on_call = on_promote},
+    {JOB_METHOD("Promote"), .on_call = on_promote},
 };
 
 vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_db *db, vv_health *health,

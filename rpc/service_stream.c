@@ -81,6 +81,7 @@ struct vv_wal_stream {
     varve_wal_cursor *cursor;
     uint64_t session; /* 0: none */
     uint64_t end_lsn; /* UINT64_MAX: none */
+    uint64_t epoch;   /* the newest of the history that was told */
 
     /* What the worker brings back. */
     vv_wal_frame frame;
@@ -346,7 +347,7 @@ static bool begin_session(vv_wal_stream *w, const varve_epoch *own, size_t own_c
 
 static void fill_info(vv_wal_stream *w) {
     vv_replication *r = w->service->options.replication;
-    w->info = (vv_wal_frame_info){.epoch = vv_replication_epoch(r),
+    w->info = (vv_wal_frame_info){.epoch = w->epoch,
                                   .committed_lsn = vv_replication_committed_lsn(r),
                                   .durable_lsn = varve_durable_lsn(w->service->options.db),
                                   .behind_bytes = varve_wal_cursor_behind_bytes(w->cursor),
@@ -367,6 +368,7 @@ static bool begin(vv_wal_stream *w) {
         !check_promise(w) || !check_history(w, w->history, count) || !check_future(w) || !hold_log(w) ||
         !open_cursor(w) || !begin_session(w, w->history, count))
         return false;
+    w->epoch = w->history[count - 1].epoch;
     w->end_lsn = r->until_end ? varve_durable_lsn(s->options.db) : UINT64_MAX;
     fill_info(w);
     w->info.session = w->session;
@@ -406,6 +408,13 @@ static bool gather(vv_wal_stream *w) {
         }
         if (st.code == VARVE_TRIMMED) {
             say_trimmed(w, batch.first_lsn);
+            return false;
+        }
+        if (varve_ok(st) && batch.epoch > w->epoch) {
+            /* A database that came from elsewhere begins an epoch with its first write. */
+            vv_rpc_status_set(&w->failure, VV_RPC_FAILED_PRECONDITION, "SESSION_UNKNOWN", 0,
+                              "epoch %" PRIu64 " has begun, which the history of this stream has not",
+                              batch.epoch);
             return false;
         }
         if (varve_ok(st))

@@ -1,0 +1,59 @@
+/*
+ * promote.h - a follower becomes the primary.
+ *
+ *     ask the others what they have --> stop following --> have them promise a new epoch --> begin it
+ *           |                                                    |
+ *           '--> somebody is newer, or too few: refused <--------'
+ *
+ * Asking first costs a round, and leaves a group alone whose primary is well: a promise makes an end of that
+ * primary, also when the promotion is refused afterwards.
+ *
+ * Why no acknowledged write is lost: with QUORUM = N of F followers, a write is acknowledged when N of them
+ * have it. F - N + 1 of them, this server included, that have promised not to confirm anything any more to an
+ * earlier primary, include one that has the write; and the promotion is refused unless this server's log is
+ * as new as those of all of them. If the primary itself promises, it has everything, and is enough.
+ *
+ * Logs are compared by their newest epoch whose beginning they have reached, then by their end: as Raft
+ * compares the last entries of logs. That epoch's primary had all that was acknowledged before it.
+ *
+ * Without QUORUM a write is acknowledged by the primary alone: what it has not sent is lost with it, and all
+ * that can be found out is whether somebody who can be reached has more.
+ */
+#ifndef VV_RPC_PROMOTE_H
+#define VV_RPC_PROMOTE_H
+
+#include "base/log.h"
+#include "engine/varve.h"
+#include "rpc/config.h"
+#include "rpc/peer.h"
+#include "rpc/replication.h"
+
+typedef struct vv_promote_options {
+    varve_db *db;
+    vv_replication *replication;
+    const vv_server_config *config; /* for PEERS, and what it takes to call them */
+    uint64_t timeout_ns;            /* for one peer to answer */
+    const vv_logger *log;
+} vv_promote_options;
+
+/*
+ * Blocks. One at a time. False: *why says ALREADY_PRIMARY, NOT_NEWEST (metadata `peer` and `lsn`),
+ * TOO_FEW_PEERS, EPOCH_TOO_OLD (metadata `epoch`: another one is promoted at the same time), or what the
+ * engine had against it.
+ *
+ * force: in spite of NOT_NEWEST and TOO_FEW_PEERS.
+ */
+bool vv_promote(const vv_promote_options *options, bool force, uint64_t *epoch_out,
+                vv_rpc_status *why) VV_CHECKED;
+
+/* How new a log is. */
+typedef struct vv_log_end {
+    uint64_t epoch; /* the newest whose beginning it has reached */
+    uint64_t lsn;
+} vv_log_end;
+
+vv_log_end vv_log_end_of(const varve_epoch *history, size_t count, uint64_t durable_lsn);
+/* <0, 0, >0: a is older than, as new as, or newer than b. */
+int vv_log_end_compare(vv_log_end a, vv_log_end b);
+
+#endif
