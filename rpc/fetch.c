@@ -249,7 +249,7 @@ typedef outcome (*bytes_fn)(void *arg, vv_slice bytes);
 /* FetchFileResponse.data, where it lies. */
 static vv_slice data_of(vv_slice message) {
     vv_wire w = vv_wire_make(message);
-    vv_wire_field field;
+    vv_wire_field field = {0};
     vv_slice data = {0};
     while (w.at < w.end && vv_wire_next(&w, &field))
         if (field.number == 1 && field.type == VV_WIRE_BYTES)

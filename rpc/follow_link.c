@@ -147,7 +147,7 @@ static void confirm_up_to(follow_link *l, uint64_t durable_lsn) {
 /* ConfirmResponse.committed_lsn. What the primary makes known by frames comes later than this. */
 static void read_committed(follow_link *l, vv_slice reply) {
     vv_wire w = vv_wire_make(reply);
-    vv_wire_field field;
+    vv_wire_field field = {0};
     while (w.at < w.end && vv_wire_next(&w, &field))
         if (field.number == 1 && field.type == VV_WIRE_VARINT && field.value != VV_COMMITS_UNLIMITED)
             varve_set_commit_limit(l->o->db, field.value);
