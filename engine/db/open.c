@@ -356,7 +356,7 @@ static vv_status start_threads(varve_db *db, vv_error *err) {
     if (!vv_ok(st))
         return vv_fail(err, st, "start the flush thread");
     db->state.flusher_started = true;
-    db->compaction.hint = true;
+    vv_db_compaction_hint(db);
     st = vv_thread_start(&db->compaction.thread, "varve-compact", vv_db_compactor, db);
     if (!vv_ok(st))
         return vv_fail(err, st, "start the compaction thread");
@@ -372,7 +372,10 @@ static vv_status start_threads(varve_db *db, vv_error *err) {
  * until its memtable is full: flush early instead. */
 static vv_status trim_log(varve_db *db) {
     /* What is there for slots alone does not count. */
-    uint64_t count = vv_wal_first_needed(db->wal, UINT64_MAX) - db->state.manifest.first_segment + 1;
+    vv_mutex_lock(&db->state.lock);
+    uint64_t first = db->state.manifest.first_segment;
+    vv_mutex_unlock(&db->state.lock);
+    uint64_t count = vv_wal_first_needed(db->wal, UINT64_MAX) - first + 1;
     if (count <= SEGMENTS_AFTER_OPEN_MAX || vv_memtable_count(db->commit.active) == 0)
         return VV_STATUS_OK;
     vv_mutex_lock(&db->commit.lock);
