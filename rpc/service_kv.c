@@ -38,8 +38,8 @@
 /* A ConditionResult with its tag and length: both of its fields, and the two around it. */
 #define CONDITION_RESULT_BYTES_MAX (2 * VV_CODEC_VARINT_BYTES_MAX + 4)
 
-/* Kept of what a call has left, so that the client is told that a write is not confirmed before it gives up: a
- * part for the way, which is at least and at most so much, and by how much the engine may be late. */
+/* Kept of what a call has left, so that the client is told that a write is not confirmed before it gives up:
+ * a part for the way, which is at least and at most so much, and by how much the engine may be late. */
 #define MARGIN_PART   20
 #define MARGIN_NS_MIN (2 * VV_NS_PER_MS)
 #define MARGIN_NS_MAX (50 * VV_NS_PER_MS)

@@ -494,3 +494,128 @@ Test(replication_service, a_confirmation_needs_a_session) {
                                   CLIENT_DEADLINE_MS),
                GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
 }
+
+/* ---- slots and sessions ---- */
+
+static client_call *confirm_call(uint64_t session, uint64_t lsn) {
+    Varve__V1__ConfirmRequest request = VARVE__V1__CONFIRM_REQUEST__INIT;
+    request.session = session;
+    request.durable_lsn = lsn;
+    client_call *call = client_start_unary(fx.client, "/varve.v1.Replication/Confirm", client_pack(&request),
+                                           CLIENT_DEADLINE_MS);
+    client_wait(call);
+    return call;
+}
+
+static void confirm(uint64_t session, uint64_t lsn) {
+    expect_end(confirm_call(session, lsn), GRPC_STATUS_OK, NULL);
+}
+
+static client_call *follow(const char *slot, uint64_t after_lsn, uint64_t *session_out) {
+    Varve__V1__StreamWalRequest request = after(after_lsn);
+    request.slot = BYTES(slot);
+    client_call *call = stream(&request);
+    *session_out = expect_first(call);
+    cr_assert_neq(*session_out, 0);
+    return call;
+}
+
+/* The caller frees it. */
+static Varve__V1__StatusResponse *status(void) {
+    Varve__V1__StatusRequest request = VARVE__V1__STATUS_REQUEST__INIT;
+    client_call *call =
+        client_start_unary(fx.client, "/varve.v1.Admin/Status", client_pack(&request), CLIENT_DEADLINE_MS);
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__StatusResponse *r = varve__v1__status_response__unpack(NULL, bytes.bytes, bytes.data);
+    cr_assert_not_null(r);
+    client_call_destroy(call);
+    return r;
+}
+
+static void expect_replica(bool connected, uint64_t confirmed_lsn) {
+    Varve__V1__StatusResponse *r = status();
+    cr_assert_eq(r->n_replicas, 1);
+    cr_assert_eq(r->replicas[0]->connected, connected);
+    cr_assert_eq(r->replicas[0]->confirmed_lsn, confirmed_lsn);
+    cr_assert_eq(r->replicas[0]->lag_lsn, r->durable_lsn - confirmed_lsn);
+    cr_assert_eq(r->replicas[0]->peer[0] != '\0', connected);
+    varve__v1__status_response__free_unpacked(r, NULL);
+}
+
+Test(replication_service, a_slot_holds_the_log_and_moves_with_confirmations) {
+    set("WAL_SEGMENT_SIZE", "1MiB");
+    set("MEMTABLE_SIZE", "1MiB");
+    fixture_start();
+    uint64_t session, lsn = 0;
+    client_call *call = follow("f1", 0, &session);
+    for (int i = 0; i < 20; i++)
+        lsn = write_batch("b", 1, 256 << 10);
+    receive(call, 0, 3);
+    confirm(session, 3);
+    expect_replica(true, 3);
+    end(call);
+    Varve__V1__FlushRequest flush = VARVE__V1__FLUSH_REQUEST__INIT;
+    expect_end(
+        client_start_unary(fx.client, "/varve.v1.Admin/Flush", client_pack(&flush), CLIENT_DEADLINE_MS),
+        GRPC_STATUS_OK, NULL);
+    call = follow("f1", 3, &session);
+    receive(call, 3, lsn);
+    confirm(session, lsn);
+    expect_replica(true, lsn);
+    end(call);
+}
+
+Test(replication_service, a_newer_stream_takes_the_slot) {
+    fixture_start();
+    uint64_t first, second;
+    client_call *older = follow("f1", 0, &first);
+    client_call *newer = follow("f1", 0, &second);
+    cr_assert_neq(first, second);
+    frame *f;
+    while ((f = next(older)) != NULL)
+        drop(f);
+    expect_end(older, GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
+    uint64_t lsn = put("a", "1");
+    receive(newer, 0, lsn);
+    expect_end(confirm_call(first, lsn), GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
+    confirm(second, lsn);
+    expect_replica(true, lsn);
+    end(newer);
+    expect_end(confirm_call(second, lsn), GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
+    expect_replica(false, lsn);
+}
+
+Test(replication_service, a_slot_that_was_lost_ends_the_session) {
+    set("WAL_SEGMENT_SIZE", "1MiB");
+    set("MEMTABLE_SIZE", "1MiB");
+    set("WAL_RETENTION_MAX", "2MiB");
+    fixture_start();
+    uint64_t session;
+    client_call *call = follow("f1", 0, &session);
+    for (int i = 0; i < 40; i++)
+        write_batch("b", 1, 256 << 10);
+    Varve__V1__FlushRequest flush = VARVE__V1__FLUSH_REQUEST__INIT;
+    expect_end(
+        client_start_unary(fx.client, "/varve.v1.Admin/Flush", client_pack(&flush), CLIENT_DEADLINE_MS),
+        GRPC_STATUS_OK, NULL);
+    Varve__V1__StatusResponse *r = status();
+    cr_assert_eq(r->n_replicas, 1);
+    cr_assert(r->replicas[0]->lost);
+    varve__v1__status_response__free_unpacked(r, NULL);
+    expect_end(confirm_call(session, 1), GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
+    frame *f;
+    while ((f = next(call)) != NULL)
+        drop(f);
+    grpc_status_code code = client_wait(call);
+    cr_assert(code == GRPC_STATUS_FAILED_PRECONDITION || code == GRPC_STATUS_OUT_OF_RANGE);
+    client_call_destroy(call);
+    /* Back again, it hears that it has to begin anew. */
+    Varve__V1__StreamWalRequest request = after(1);
+    request.slot = BYTES("f1");
+    call = stream(&request);
+    cr_assert_null(next(call));
+    client_wait(call);
+    cr_assert_gt(strtoull(client_detail(call, "oldest_lsn"), NULL, 10), 2);
+    expect_end(call, GRPC_STATUS_OUT_OF_RANGE, "LSN_TRIMMED");
+}

@@ -1,0 +1,223 @@
+/*
+ * Promotions: which log is the newest, and servers of one group in one process, where the second one's
+ * database is a backup of the first one's.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "rpc/promote.h"
+#include "tests/rpc/server_fixture.h"
+#include "tests/support/tempdir.h"
+#include "varve/v1/admin.pb-c.h"
+
+#define NOBODY "127.0.0.1:1"
+
+/* The second server. */
+static struct {
+    vv_server_config config;
+    varve_options *engine;
+    vv_server *server;
+    client *client;
+} b;
+
+static void init(void) {
+    fixture_init();
+    strcpy(fx.config.backup_dir, vv_tempdir_path("backups"));
+    mkdir(fx.config.backup_dir, 0755);
+    b.engine = varve_options_create();
+}
+
+static void fini(void) {
+    if (b.client)
+        client_destroy(b.client);
+    if (b.server) {
+        vv_server_drain(b.server);
+        cr_assert(vv_ok(vv_server_stop(b.server)));
+    }
+    varve_options_destroy(b.engine);
+    fixture_fini();
+}
+
+TestSuite(promote, .init = init, .fini = fini, .timeout = 120);
+
+static void put(const char *key) {
+    expect_end(call_put(key, "v"), GRPC_STATUS_OK, NULL);
+}
+
+static client_call *admin(client *c, const char *method, vv_slice request) {
+    char path[64];
+    snprintf(path, sizeof path, "/varve.v1.Admin/%s", method);
+    client_call *call = client_start_unary(c, path, request, CLIENT_DEADLINE_MS);
+    client_wait(call);
+    return call;
+}
+
+static void backup_as_b(void) {
+    Varve__V1__BackupRequest request = VARVE__V1__BACKUP_REQUEST__INIT;
+    request.name = BYTES("b");
+    expect_end(admin(fx.client, "Backup", client_pack(&request)), GRPC_STATUS_OK, NULL);
+    b.config = fx.config;
+    strcpy(b.config.data, vv_tempdir_path("backups/b"));
+}
+
+static void add_peer(const char *address) {
+    strcpy(b.config.peers[b.config.peer_count++], address);
+}
+
+static void start_b(const char *follow) {
+    vv_error err = {""};
+    strcpy(b.config.follow, follow);
+    vv_status st = vv_server_start(&b.config, b.engine, NULL, &b.server, &err);
+    cr_assert(vv_ok(st), "%s", err.text);
+    b.client = client_create(vv_server_address(b.server, 0));
+}
+
+static client_call *promote(bool force) {
+    Varve__V1__PromoteRequest request = VARVE__V1__PROMOTE_REQUEST__INIT;
+    request.force = force;
+    return admin(b.client, "Promote", client_pack(&request));
+}
+
+/* The epoch. */
+static uint64_t promoted(client_call *call) {
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__PromoteResponse *r = varve__v1__promote_response__unpack(NULL, bytes.bytes, bytes.data);
+    uint64_t epoch = r->epoch;
+    varve__v1__promote_response__free_unpacked(r, NULL);
+    client_call_destroy(call);
+    return epoch;
+}
+
+/* The caller frees it. */
+static Varve__V1__StatusResponse *status(client *c) {
+    Varve__V1__StatusRequest request = VARVE__V1__STATUS_REQUEST__INIT;
+    client_call *call = admin(c, "Status", client_pack(&request));
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__StatusResponse *r = varve__v1__status_response__unpack(NULL, bytes.bytes, bytes.data);
+    client_call_destroy(call);
+    return r;
+}
+
+static uint64_t last_lsn(client *c) {
+    Varve__V1__StatusResponse *r = status(c);
+    uint64_t lsn = r->last_lsn;
+    varve__v1__status_response__free_unpacked(r, NULL);
+    return lsn;
+}
+
+static void expect_role(client *c, const char *role) {
+    Varve__V1__StatusResponse *r = status(c);
+    cr_assert_str_eq(r->role, role);
+    varve__v1__status_response__free_unpacked(r, NULL);
+}
+
+static void put_at(client *c, grpc_status_code code, const char *reason) {
+    Varve__V1__PutRequest request = VARVE__V1__PUT_REQUEST__INIT;
+    request.key = BYTES("at");
+    client_call *call = client_start_unary(c, "/varve.v1.KV/Put", client_pack(&request), CLIENT_DEADLINE_MS);
+    expect_end(call, code, reason);
+}
+
+Test(promote, logs_are_compared_by_the_newest_epoch_that_they_have_reached) {
+    const varve_epoch history[] = {{1, 1, 7}, {2, 60, 8}, {5, 81, 9}};
+    const struct {
+        uint64_t durable_lsn, epoch;
+    } cases[] = {{0, 1}, {1, 1}, {58, 1}, {59, 2}, {60, 2}, {79, 2}, {80, 5}, {81, 5}, {500, 5}};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(cases); i++) {
+        vv_log_end end = vv_log_end_of(history, 3, cases[i].durable_lsn);
+        cr_assert_eq(end.epoch, cases[i].epoch, "%" PRIu64, cases[i].durable_lsn);
+        cr_assert_eq(end.lsn, cases[i].durable_lsn);
+    }
+    vv_log_end a = {.epoch = 2, .lsn = 9}, c = {.epoch = 3, .lsn = 1};
+    cr_assert_lt(vv_log_end_compare(a, c), 0);
+    cr_assert_gt(vv_log_end_compare(c, a), 0);
+    c.epoch = 2;
+    cr_assert_gt(vv_log_end_compare(a, c), 0);
+    cr_assert_eq(vv_log_end_compare(a, a), 0);
+}
+
+Test(promote, a_follower_that_has_everything_takes_over) {
+    fixture_start();
+    put("a");
+    backup_as_b();
+    put("b");
+    add_peer(vv_server_address(fx.server, 0));
+    start_b(vv_server_address(fx.server, 0));
+    put_at(b.client, GRPC_STATUS_FAILED_PRECONDITION, "NOT_PRIMARY");
+    uint64_t end_ns = vv_clock_mono_ns() + 60 * VV_NS_PER_S;
+    while (last_lsn(b.client) < 2)
+        cr_assert_lt(vv_clock_mono_ns(), end_ns, "the follower does not catch up");
+    uint64_t epoch = promoted(promote(false));
+    cr_assert_gt(epoch, 1);
+    expect_role(b.client, "primary");
+    expect_role(fx.client, "superseded");
+    put_at(b.client, GRPC_STATUS_OK, NULL);
+    put_at(fx.client, GRPC_STATUS_FAILED_PRECONDITION, "NOT_PRIMARY");
+    expect_end(promote(false), GRPC_STATUS_FAILED_PRECONDITION, "ALREADY_PRIMARY");
+    Varve__V1__StatusResponse *r = status(b.client);
+    cr_assert_eq(r->epoch, epoch);
+    varve__v1__status_response__free_unpacked(r, NULL);
+}
+
+Test(promote, who_has_less_than_another_is_refused_and_leaves_it_alone) {
+    fixture_start();
+    put("a");
+    backup_as_b();
+    put("b");
+    add_peer(vv_server_address(fx.server, 0));
+    start_b(NOBODY);
+    client_call *call = promote(false);
+    client_wait(call);
+    cr_assert_str_eq(client_detail(call, "peer"), vv_server_address(fx.server, 0));
+    cr_assert_str_eq(client_detail(call, "lsn"), "2");
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "NOT_NEWEST");
+    expect_role(b.client, "follower");
+    expect_role(fx.client, "primary");
+    put("c");
+    promoted(promote(true));
+    expect_role(b.client, "primary");
+    expect_role(fx.client, "superseded");
+}
+
+Test(promote, with_a_quorum_enough_of_the_group_must_promise) {
+    fixture_start();
+    put("a");
+    backup_as_b();
+    b.config.quorum = 1;
+    add_peer(NOBODY);
+    add_peer("127.0.0.1:2");
+    start_b(NOBODY);
+    expect_end(promote(false), GRPC_STATUS_FAILED_PRECONDITION, "TOO_FEW_PEERS");
+    expect_role(b.client, "follower");
+}
+
+Test(promote, with_a_quorum_and_no_peers_nobody_knows) {
+    fixture_start();
+    put("a");
+    backup_as_b();
+    b.config.quorum = 1;
+    start_b(NOBODY);
+    expect_end(promote(false), GRPC_STATUS_FAILED_PRECONDITION, "TOO_FEW_PEERS");
+    expect_role(b.client, "follower");
+}
+
+Test(promote, a_server_of_another_database_is_no_peer) {
+    fixture_start();
+    put("a");
+    b.config = fx.config;
+    strcpy(b.config.data, vv_tempdir_path("other"));
+    add_peer(vv_server_address(fx.server, 0));
+    varve_db *db;
+    varve_error words = {""};
+    cr_assert(varve_ok(varve_open(b.config.data, NULL, &db, &words)), "%s", words.text);
+    cr_assert(varve_ok(varve_close(db)));
+    start_b(NOBODY);
+    promoted(promote(false)); /* nobody in its group has more */
+    expect_role(fx.client, "primary");
+}
