@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/compiler.h"
 #include "base/config.h"
@@ -36,6 +37,11 @@ enum {
     OPT_KEYS_ONLY,
     OPT_INCREMENTAL,
     OPT_LINK,
+    OPT_FETCH,
+    OPT_FORCE,
+    OPT_ARCHIVE,
+    OPT_TO_LSN,
+    OPT_TO_TIME,
     OPT_TOKEN_FILE,
     OPT_TLS_CA,
     OPT_TLS_CERT,
@@ -59,6 +65,11 @@ static const struct option long_options[] = {
     {"keys-only", no_argument, NULL, OPT_KEYS_ONLY},
     {"incremental", required_argument, NULL, OPT_INCREMENTAL},
     {"link", no_argument, NULL, OPT_LINK},
+    {"fetch", no_argument, NULL, OPT_FETCH},
+    {"force", no_argument, NULL, OPT_FORCE},
+    {"archive", required_argument, NULL, OPT_ARCHIVE},
+    {"to-lsn", required_argument, NULL, OPT_TO_LSN},
+    {"to-time", required_argument, NULL, OPT_TO_TIME},
     {"token-file", required_argument, NULL, OPT_TOKEN_FILE},
     {"tls-ca", required_argument, NULL, OPT_TLS_CA},
     {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
@@ -180,7 +191,9 @@ static const command commands[] = {
      "  --json             print one object\n"},
     {"status", VV_CLI_STATUS, 0, 0, true, false, false, false, false, "status",
      "what the server is and how far it has come",
-     "Print a line \"name value\" for each: version, role, whether it serves, LSNs, time since its start.\n"
+     "Print a line \"name value\" for each: version, role, whether it serves, LSNs, time since its start; of "
+     "a\n"
+     "follower its primary and how far it is behind; of a primary the quorum, and a line for each replica.\n"
      "\n"
      "  --json             print one object\n"},
     {"backup", VV_CLI_BACKUP, 1, 1, true, true, false, false, true, "backup NAME",
@@ -191,6 +204,9 @@ static const command commands[] = {
      "BACKUP_DIR;\n"
      "with --data, a directory. It must not be there yet, or with --data be empty.\n"
      "\n"
+     "  --fetch            NAME is a directory here, to which the files are fetched from the server, several "
+     "at once\n"
+     "                     (needs the right replica); one that was cut short is gone on with\n"
      "  --incremental NAME an earlier backup: files that are the same there are linked from it\n"
      "  --link             link the database's own files, where the file system can: costs no space, but "
      "does not\n"
@@ -206,6 +222,31 @@ static const command commands[] = {
      "  --json             an object for each damage, then one for all: {\"file_count\", \"block_count\", "
      "\"bytes\",\n"
      "                     \"damage_count\"}\n"},
+    {"restore", VV_CLI_RESTORE, 2, 2, false, false, false, false, true, "restore BACKUP DEST",
+     "a database from a backup and an archive",
+     "Make the directory DEST, which must not be there yet or be empty, a database with the state of the "
+     "backup in the\n"
+     "directory BACKUP or, with an archive (varved's WAL_ARCHIVE_DIR), with a later state. Every file is "
+     "checked; nothing is\n"
+     "left of DEST if it fails. Neither asks a server nor changes the backup.\n"
+     "\n"
+     "  --archive DIR      bring it forward by this archive, as far as that goes, or\n"
+     "  --to-lsn N         up to this LSN: the last batch of writes that ends at or before it\n"
+     "  --to-time TIME     up to this time: 2026-11-22T20:19:31Z, 2026-11-22T21:19:31.5+01:00, or Unix "
+     "milliseconds\n"
+     "  --link             link the backup's files, where the file system can, instead of copying them\n"
+     "  --json             print {\"backup_lsn\", \"lsn\", \"unix_ms\", \"records\"}; unix_ms is when the "
+     "last "
+     "write was\n"
+     "                     archived, 0 if none was applied\n"},
+    {"promote", VV_CLI_PROMOTE, 0, 0, true, false, false, false, false, "promote",
+     "make a follower the primary",
+     "Make the server, which follows another, a primary. It asks its PEERS first, so that the old primary "
+     "can acknowledge\n"
+     "nothing any more; it refuses if one of them has newer writes, or too few answer for a quorum.\n"
+     "\n"
+     "  --force            in spite of that: writes that were acknowledged may be lost\n"
+     "  --json             print {\"epoch\": N}\n"},
     {"token", VV_CLI_TOKEN, 2, 2, false, false, false, false, false, "token USER ROLES",
      "make a token for a user of a server",
      "Print a fresh token, which is for USER alone, and the line for the server's TOKENS_FILE, which has "
@@ -268,6 +309,8 @@ typedef struct parse {
     const char *timeout;
     const char *limit;
     const char *from;
+    const char *to_lsn;
+    const char *to_time;
     bool help;
     bool version;
     FILE *err;
@@ -370,6 +413,86 @@ static bool parse_number(const char *text, uint64_t *out) {
     return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0 && *out > 0;
 }
 
+/* So many digits at *at, which moves behind them; -1: there are fewer. */
+static int take_digits(const char **at, int count) {
+    int number = 0;
+    for (; count > 0; count--, ++*at) {
+        if (**at < '0' || **at > '9')
+            return -1;
+        number = 10 * number + (**at - '0');
+    }
+    return number;
+}
+
+static bool take_char(const char **at, const char *any_of) {
+    bool found = **at != '\0' && strchr(any_of, **at) != NULL;
+    *at += found;
+    return found;
+}
+
+/* The offset from UTC in minutes, up to the end of the text. */
+static bool take_zone(const char **at, int *minutes_out) {
+    *minutes_out = 0;
+    if (take_char(at, "Zz"))
+        return **at == '\0';
+    int sign = **at == '-' ? -1 : 1;
+    if (!take_char(at, "+-"))
+        return false;
+    int hours = take_digits(at, 2);
+    int minutes = take_char(at, ":") ? take_digits(at, 2) : -1;
+    *minutes_out = sign * (60 * hours + minutes);
+    return hours >= 0 && hours < 24 && minutes >= 0 && minutes < 60 && **at == '\0';
+}
+
+bool vv_cli_parse_time(const char *text, uint64_t *unix_ms_out) {
+    if (parse_number(text, unix_ms_out))
+        return true;
+    const char *at = text;
+    int zone, ms = 0;
+    struct tm t = {.tm_year = take_digits(&at, 4) - 1900};
+    bool fine = take_char(&at, "-");
+    t.tm_mon = fine ? take_digits(&at, 2) - 1 : -1;
+    fine = fine && take_char(&at, "-");
+    t.tm_mday = fine ? take_digits(&at, 2) : -1;
+    fine = fine && take_char(&at, "Tt ");
+    t.tm_hour = fine ? take_digits(&at, 2) : -1;
+    fine = fine && take_char(&at, ":");
+    t.tm_min = fine ? take_digits(&at, 2) : -1;
+    fine = fine && take_char(&at, ":");
+    t.tm_sec = fine ? take_digits(&at, 2) : -1;
+    if (fine && take_char(&at, ".")) {
+        fine = *at >= '0' && *at <= '9';
+        for (int unit = 100; *at >= '0' && *at <= '9'; at++, unit /= 10)
+            ms += unit * (*at - '0');
+    }
+    struct tm asked = t;
+    time_t s = fine && take_zone(&at, &zone) && t.tm_sec <= 60 ? timegm(&t) : -1;
+    /* timegm() takes the 31st of February for another day: there is none. */
+    if (s < 0 || t.tm_mday != asked.tm_mday || t.tm_mon != asked.tm_mon || asked.tm_hour > 23 ||
+        asked.tm_hour < 0 || asked.tm_min > 59 || asked.tm_min < 0 || asked.tm_sec < 0 ||
+        s < (time_t)zone * 60)
+        return false;
+    *unix_ms_out = (uint64_t)(s - (time_t)zone * 60) * 1000 + (uint64_t)ms;
+    return *unix_ms_out > 0;
+}
+
+static vv_cli_parsed check_restore(const parse *p) {
+    vv_cli_args *args = p->args;
+    if (p->command->verb != VV_CLI_RESTORE && (args->archive || p->to_lsn || p->to_time))
+        return bad(p, "%s does not take the options of restore", p->command->name);
+    if ((p->to_lsn || p->to_time) && !args->archive)
+        return bad(p, "%s needs --archive", p->to_lsn ? "--to-lsn" : "--to-time");
+    if (p->to_lsn && p->to_time)
+        return bad(p, "--to-lsn and --to-time exclude each other");
+    if (p->to_lsn && !parse_number(p->to_lsn, &args->to_lsn))
+        return bad(p, "--to-lsn '%s': allowed is an LSN, from 1 on", p->to_lsn);
+    if (p->to_time && !vv_cli_parse_time(p->to_time, &args->to_unix_ms))
+        return bad(
+            p, "--to-time '%s': allowed is a time like 2026-11-22T20:19:31Z or +01:00, or Unix milliseconds",
+            p->to_time);
+    return VV_CLI_RUN;
+}
+
 static vv_cli_parsed check_options(const parse *p) {
     const vv_cli_args *args = p->args;
     const command *c = p->command;
@@ -391,8 +514,18 @@ static vv_cli_parsed check_options(const parse *p) {
         return bad(p, "%s does not take --from", c->name);
     if (p->from && !parse_number(p->from, &p->args->from))
         return bad(p, "--from '%s': allowed is an LSN, from 1 on", p->from);
-    if (c->verb != VV_CLI_BACKUP && (args->incremental || args->link))
+    if (c->verb != VV_CLI_BACKUP &&
+        (args->incremental || args->fetch || (args->link && c->verb != VV_CLI_RESTORE)))
         return bad(p, "%s does not take the options of backup", c->name);
+    if (args->fetch && (args->incremental || args->link || args->data))
+        return bad(p, "--fetch does not go with %s",
+                   args->data   ? "--data"
+                   : args->link ? "--link"
+                                : "--incremental");
+    if (args->force && c->verb != VV_CLI_PROMOTE)
+        return bad(p, "%s does not take --force", c->name);
+    if (check_restore(p) != VV_CLI_RUN)
+        return VV_CLI_BAD;
     if (p->limit && !parse_number(p->limit, &p->args->limit))
         return bad(p, "--limit '%s': allowed is a number from 1 on", p->limit);
     if (args->async && !c->takes_async)
@@ -427,6 +560,11 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_KEYS_ONLY: p->args->keys_only = true; break;
     case OPT_INCREMENTAL: p->args->incremental = optarg; break;
     case OPT_LINK: p->args->link = true; break;
+    case OPT_FETCH: p->args->fetch = true; break;
+    case OPT_FORCE: p->args->force = true; break;
+    case OPT_ARCHIVE: p->args->archive = optarg; break;
+    case OPT_TO_LSN: p->to_lsn = optarg; break;
+    case OPT_TO_TIME: p->to_time = optarg; break;
     case OPT_TOKEN_FILE: p->args->token_file = optarg; break;
     case OPT_TLS_CA: p->args->tls_ca = optarg; break;
     case OPT_TLS_CERT: p->args->tls_cert = optarg; break;

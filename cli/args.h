@@ -30,6 +30,8 @@ typedef enum vv_cli_verb {
     VV_CLI_STATUS,
     VV_CLI_BACKUP,
     VV_CLI_VERIFY,
+    VV_CLI_RESTORE,
+    VV_CLI_PROMOTE,
     VV_CLI_TOKEN
 } vv_cli_verb;
 
@@ -54,6 +56,11 @@ typedef struct vv_cli_args {
     bool keys_only;
     const char *incremental; /* of backup; NULL: not given */
     bool link;
+    bool fetch;          /* of backup */
+    bool force;          /* of promote */
+    const char *archive; /* of restore, as the next ones; NULL: none */
+    uint64_t to_lsn;     /* 0: not given */
+    uint64_t to_unix_ms; /* 0: not given */
     uint64_t timeout_us; /* of each call; 0: none */
     bool json;
     bool hex;
@@ -61,6 +68,13 @@ typedef struct vv_cli_args {
     char **operands; /* behind the verb */
     int operand_count;
 } vv_cli_args;
+
+/*
+ * A time as Unix milliseconds: such a number, or as in RFC 3339 ("2026-11-22T20:19:31.927Z",
+ * "2026-11-22 21:19:31+01:00"); what is finer than a millisecond is dropped. False: it is neither, or before
+ * 1970.
+ */
+bool vv_cli_parse_time(const char *text, uint64_t *unix_ms_out);
 
 /* What the environment says of the server; NULL: nothing. The names begin with VARVE_SERVER, which varved
  * leaves alone. */

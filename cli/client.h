@@ -89,6 +89,15 @@ typedef struct vv_client_stats {
     char io_backend[16];
 } vv_client_stats;
 
+/* A follower, as its primary knows it. */
+typedef struct vv_client_replica {
+    char slot[VARVE_SLOT_NAME_BYTES_MAX + 1];
+    char peer[256];
+    bool connected;
+    bool lost;
+    uint64_t confirmed_lsn, lag_lsn, held_bytes;
+} vv_client_replica;
+
 /* What a server is and how far it has come. */
 typedef struct vv_client_status {
     char version[32];
@@ -97,8 +106,17 @@ typedef struct vv_client_status {
     bool serving;
     bool wal_failed;
     uint64_t last_lsn, durable_lsn, flushed_lsn, safe_compaction_lsn;
-    uint64_t epoch;
+    uint64_t epoch, promised_epoch;
     uint64_t uptime_ms;
+    char node[VARVE_SLOT_NAME_BYTES_MAX + 1]; /* "": it has none */
+    /* unless it is a primary */
+    char primary[256];
+    bool connected;
+    uint64_t applied_lsn, lag_lsn, lag_bytes, lag_ms;
+    /* if it is one */
+    uint64_t quorum, committed_lsn;
+    size_t replica_count;
+    vv_client_replica replicas[VARVE_SLOTS_MAX];
 } vv_client_status;
 
 typedef struct vv_client_backup {
@@ -133,6 +151,7 @@ typedef struct vv_client_ops {
                    vv_client_error *err);
     bool (*verify)(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
                    vv_client_error *err);
+    bool (*promote)(vv_client *c, bool force, uint64_t *epoch_out, vv_client_error *err);
     bool (*close)(vv_client *c, vv_client_error *err);
 } vv_client_ops;
 
@@ -203,6 +222,11 @@ static inline bool vv_client_back_up(vv_client *c, const vv_client_backup *backu
 static inline bool vv_client_verify(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
                                     vv_client_error *err) {
     return c->ops->verify(c, fn, arg, out, err);
+}
+
+/* Make a follower the primary of a new epoch. */
+static inline bool vv_client_promote(vv_client *c, bool force, uint64_t *epoch_out, vv_client_error *err) {
+    return c->ops->promote(c, force, epoch_out, err);
 }
 
 /* For implementations: one number more. */

@@ -472,6 +472,26 @@ static bool do_compact(vv_client *c, vv_client_error *err) {
     return admin_call(c, ADMIN "Compact", &request.base, &varve__v1__compact_response__descriptor, err);
 }
 
+static void copy_text(char *to, size_t to_bytes, ProtobufCBinaryData from) {
+    snprintf(to, to_bytes, "%.*s", (int)VV_MIN(from.len, to_bytes - 1),
+             from.data ? (const char *)from.data : "");
+}
+
+static void take_replicas(const Varve__V1__StatusResponse *r, vv_client_status *out) {
+    out->replica_count = VV_MIN(r->n_replicas, VV_ARRAY_COUNT(out->replicas));
+    for (size_t i = 0; i < out->replica_count; i++) {
+        const Varve__V1__Replica *from = r->replicas[i];
+        vv_client_replica *to = &out->replicas[i];
+        *to = (vv_client_replica){.connected = from->connected,
+                                  .lost = from->lost,
+                                  .confirmed_lsn = from->confirmed_lsn,
+                                  .lag_lsn = from->lag_lsn,
+                                  .held_bytes = from->held_bytes};
+        copy_text(to->slot, sizeof to->slot, from->slot);
+        snprintf(to->peer, sizeof to->peer, "%s", from->peer);
+    }
+}
+
 static bool do_status(vv_client *c, vv_client_status *out, vv_client_error *err) {
     Varve__V1__StatusRequest request = VARVE__V1__STATUS_REQUEST__INIT;
     ProtobufCMessage *message =
@@ -486,7 +506,18 @@ static bool do_status(vv_client *c, vv_client_status *out, vv_client_error *err)
                               .flushed_lsn = r->flushed_lsn,
                               .safe_compaction_lsn = r->safe_compaction_lsn,
                               .epoch = r->epoch,
-                              .uptime_ms = r->uptime_ms};
+                              .promised_epoch = r->promised_epoch,
+                              .uptime_ms = r->uptime_ms,
+                              .connected = r->connected,
+                              .applied_lsn = r->applied_lsn,
+                              .lag_lsn = r->lag_lsn,
+                              .lag_bytes = r->lag_bytes,
+                              .lag_ms = r->lag_ms,
+                              .quorum = r->quorum,
+                              .committed_lsn = r->committed_lsn};
+    copy_text(out->node, sizeof out->node, r->node);
+    copy_text(out->primary, sizeof out->primary, r->primary);
+    take_replicas(r, out);
     snprintf(out->version, sizeof out->version, "%s", r->version);
     snprintf(out->role, sizeof out->role, "%s", r->role);
     snprintf(out->io_backend, sizeof out->io_backend, "%s", r->io_backend);
@@ -495,7 +526,7 @@ static bool do_status(vv_client *c, vv_client_status *out, vv_client_error *err)
 }
 
 static bool do_stats(vv_client *c, vv_client_stats *out, vv_client_error *err) {
-    vv_client_status status;
+    static vv_client_status status;
     Varve__V1__StatsRequest request = VARVE__V1__STATS_REQUEST__INIT;
     ProtobufCMessage *message =
         unary(c, ADMIN "Stats", &request.base, &varve__v1__stats_response__descriptor, err);
@@ -558,6 +589,18 @@ static bool do_verify(vv_client *c, vv_client_damage_fn fn, void *arg, varve_ver
     return true;
 }
 
+static bool do_promote(vv_client *c, bool force, uint64_t *epoch_out, vv_client_error *err) {
+    Varve__V1__PromoteRequest request = VARVE__V1__PROMOTE_REQUEST__INIT;
+    request.force = force;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Promote", &request.base, &varve__v1__promote_response__descriptor, err);
+    if (!message)
+        return false;
+    *epoch_out = ((const Varve__V1__PromoteResponse *)message)->epoch;
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
 /* ---- life ---- */
 
 static bool do_close(vv_client *client, vv_client_error *err) {
@@ -589,6 +632,7 @@ static const vv_client_ops grpc_ops = {
     .status = do_status,
     .backup = do_backup,
     .verify = do_verify,
+    .promote = do_promote,
     .close = do_close,
 };
 

@@ -12,7 +12,9 @@
 
 #include "cli/bytes.h"
 #include "cli/client.h"
+#include "cli/fetch.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/script.h"
 #include "cli/token.h"
 
@@ -232,7 +234,7 @@ static vv_cli_exit run_stats(const job *j, vv_client *c, vv_client_error *err) {
 }
 
 static vv_cli_exit run_status(const job *j, vv_client *c, vv_client_error *err) {
-    vv_client_status status = {0};
+    static vv_client_status status;
     if (!vv_client_get_status(c, &status, err))
         return failed(j->args, err);
     vv_output_status(stdout, &status, j->args->json);
@@ -246,6 +248,14 @@ static vv_cli_exit run_backup(const job *j, vv_client *c, vv_client_error *err) 
     if (!vv_client_back_up(c, &backup, &info, err))
         return failed(j->args, err);
     vv_output_backup(stdout, &info, j->args->json);
+    return VV_CLI_DONE;
+}
+
+static vv_cli_exit run_promote(const job *j, vv_client *c, vv_client_error *err) {
+    uint64_t epoch = 0;
+    if (!vv_client_promote(c, j->args->force, &epoch, err))
+        return failed(j->args, err);
+    vv_output_epoch(stdout, epoch, j->args->json);
     return VV_CLI_DONE;
 }
 
@@ -275,12 +285,59 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_SCAN: return run_scan(j, c, err);
     case VV_CLI_WATCH: return run_watch(j, c, err);
     case VV_CLI_COMPACT: return run_compact(j, c, err);
+    case VV_CLI_PROMOTE: return run_promote(j, c, err);
     case VV_CLI_PUT:
     case VV_CLI_DELETE:
     case VV_CLI_BATCH:
+    case VV_CLI_RESTORE:
     case VV_CLI_TOKEN: break;
     }
     return run_write(j, c, err);
+}
+
+/* ---- commands that ask nobody, or not as the others do ---- */
+
+static vv_cli_exit run_restore(const vv_cli_args *args) {
+    vv_progress progress;
+    varve_restore_info info = {0};
+    varve_error words = {""};
+    varve_restore_options options = {.archive_dir = args->archive,
+                                     .to_lsn = args->to_lsn,
+                                     .to_unix_ms = args->to_unix_ms,
+                                     .mode = args->link ? VARVE_BACKUP_LINK : VARVE_BACKUP_COPY,
+                                     .progress = vv_progress_show,
+                                     .arg = &progress};
+    vv_progress_begin(&progress, stderr, "restore");
+    varve_status st = varve_restore(args->operands[0], args->operands[1], &options, &info, &words);
+    vv_progress_end(&progress);
+    if (!varve_ok(st)) {
+        vv_client_error err;
+        (void)vv_client_fail(&err, varve_code_name(st.code), st.reason ? varve_reason_name(st.reason) : "",
+                             words.text);
+        return failed(args, &err);
+    }
+    vv_output_restored(stdout, &info, args->json);
+    return VV_CLI_DONE;
+}
+
+static vv_client_target target_of(const vv_cli_args *args) {
+    return (vv_client_target){.address = args->server,
+                              .timeout_us = args->timeout_us,
+                              .token = args->token,
+                              .token_file = args->token_file,
+                              .tls_ca = args->tls_ca,
+                              .tls_cert = args->tls_cert,
+                              .tls_key = args->tls_key};
+}
+
+static vv_cli_exit run_fetch(const vv_cli_args *args) {
+    vv_client_error err = {0};
+    varve_backup_info info = {0};
+    vv_client_target target = target_of(args);
+    if (!vv_cli_fetch(&target, args->operands[0], &info, &err))
+        return failed(args, &err);
+    vv_output_backup(stdout, &info, args->json);
+    return VV_CLI_DONE;
 }
 
 static vv_cli_exit make_token(const vv_cli_args *args) {
@@ -293,19 +350,17 @@ static vv_cli_exit make_token(const vv_cli_args *args) {
 vv_cli_exit vv_cli_run(const vv_cli_args *args) {
     if (args->verb == VV_CLI_TOKEN)
         return make_token(args);
+    if (args->verb == VV_CLI_RESTORE)
+        return run_restore(args);
+    if (args->fetch)
+        return run_fetch(args);
     job j = {.args = args};
     vv_client_error err = {0};
     vv_cli_exit result = take_input(&j);
     if (result != VV_CLI_DONE)
         goto out;
     bool creates = args->verb == VV_CLI_PUT || args->verb == VV_CLI_BATCH;
-    vv_client_target target = {.address = args->server,
-                               .timeout_us = args->timeout_us,
-                               .token = args->token,
-                               .token_file = args->token_file,
-                               .tls_ca = args->tls_ca,
-                               .tls_cert = args->tls_cert,
-                               .tls_key = args->tls_key};
+    vv_client_target target = target_of(args);
     vv_client *c =
         args->data ? vv_client_local_open(args->data, creates, &err) : vv_client_grpc_open(&target, &err);
     if (!c) {

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/compiler.h"
 
@@ -153,16 +154,97 @@ void vv_output_stats(FILE *out, const vv_client_stats *s, bool json) {
     }
 }
 
+/* A text, which is anybody's: as a word. */
+static void put_text(FILE *out, json_t *object, const char *name, const char *text) {
+    if (object) {
+        json_object_set_new(object, name, json_string(text));
+        return;
+    }
+    fprintf(out, "%s ", name);
+    print_word(out, vv_slice_str(text), false);
+    fputc('\n', out);
+}
+
+static void put_bool(FILE *out, json_t *object, const char *name, bool value) {
+    if (object)
+        json_object_set_new(object, name, json_boolean(value));
+    else
+        fprintf(out, "%s %s\n", name, value ? "true" : "false");
+}
+
+static void put_replicas(FILE *out, json_t *object, const vv_client_status *s) {
+    json_t *list = object ? json_array() : NULL;
+    if (object)
+        json_object_set_new(object, "replicas", list);
+    else
+        fprintf(out, "replicas %zu\n", s->replica_count);
+    for (size_t i = 0; i < s->replica_count; i++) {
+        const vv_client_replica *r = &s->replicas[i];
+        if (object) {
+            json_array_append_new(list,
+                                  json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:s}", "slot", r->slot,
+                                            "connected", r->connected, "lost", r->lost, "confirmed_lsn",
+                                            (json_int_t)r->confirmed_lsn, "lag_lsn", (json_int_t)r->lag_lsn,
+                                            "held_bytes", (json_int_t)r->held_bytes, "peer", r->peer));
+            continue;
+        }
+        fputs("  ", out);
+        print_word(out, vv_slice_str(r->slot), false);
+        fprintf(out, ": %s, at LSN %llu, %llu behind, %llu bytes of log are kept for it",
+                r->lost        ? "lost, has to begin anew"
+                : r->connected ? "connected"
+                               : "not connected",
+                (unsigned long long)r->confirmed_lsn, (unsigned long long)r->lag_lsn,
+                (unsigned long long)r->held_bytes);
+        if (r->peer[0]) {
+            fputs(", ", out);
+            print_word(out, vv_slice_str(r->peer), false);
+        }
+        fputc('\n', out);
+    }
+}
+
+typedef struct named_number {
+    const char *name;
+    uint64_t value;
+} named_number;
+
+static void put_numbers(FILE *out, json_t *object, const named_number *numbers, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (object)
+            json_object_set_new(object, numbers[i].name, json_number(numbers[i].value));
+        else
+            fprintf(out, "%s %llu\n", numbers[i].name, (unsigned long long)numbers[i].value);
+    }
+}
+
+/* What it is among others. */
+static void put_replication(FILE *out, json_t *object, const vv_client_status *s) {
+    if (s->node[0])
+        put_text(out, object, "node", s->node);
+    if (strcmp(s->role, "primary") == 0) {
+        named_number numbers[] = {{"quorum", s->quorum}, {"committed_lsn", s->committed_lsn}};
+        put_numbers(out, object, numbers, VV_ARRAY_COUNT(numbers));
+        put_replicas(out, object, s);
+        return;
+    }
+    named_number numbers[] = {{"applied_lsn", s->applied_lsn},
+                              {"lag_lsn", s->lag_lsn},
+                              {"lag_bytes", s->lag_bytes},
+                              {"lag_ms", s->lag_ms}};
+    put_text(out, object, "primary", s->primary);
+    put_bool(out, object, "connected", s->connected);
+    put_numbers(out, object, numbers, VV_ARRAY_COUNT(numbers));
+}
+
 void vv_output_status(FILE *out, const vv_client_status *s, bool json) {
-    const struct {
-        const char *name;
-        uint64_t value;
-    } numbers[] = {{"last_lsn", s->last_lsn},
-                   {"durable_lsn", s->durable_lsn},
-                   {"flushed_lsn", s->flushed_lsn},
-                   {"safe_compaction_lsn", s->safe_compaction_lsn},
-                   {"epoch", s->epoch},
-                   {"uptime_ms", s->uptime_ms}};
+    named_number numbers[] = {{"last_lsn", s->last_lsn},
+                              {"durable_lsn", s->durable_lsn},
+                              {"flushed_lsn", s->flushed_lsn},
+                              {"safe_compaction_lsn", s->safe_compaction_lsn},
+                              {"epoch", s->epoch},
+                              {"promised_epoch", s->promised_epoch},
+                              {"uptime_ms", s->uptime_ms}};
     json_t *object = NULL;
     if (json)
         object = json_pack("{s:s, s:s, s:b, s:b, s:s}", "version", s->version, "role", s->role, "serving",
@@ -170,14 +252,34 @@ void vv_output_status(FILE *out, const vv_client_status *s, bool json) {
     else
         fprintf(out, "version %s\nrole %s\nserving %s\nwal_failed %s\nio_backend %s\n", s->version, s->role,
                 s->serving ? "true" : "false", s->wal_failed ? "true" : "false", s->io_backend);
-    for (size_t i = 0; i < VV_ARRAY_COUNT(numbers); i++) {
-        if (json)
-            json_object_set_new(object, numbers[i].name, json_number(numbers[i].value));
-        else
-            fprintf(out, "%s %llu\n", numbers[i].name, (unsigned long long)numbers[i].value);
-    }
+    put_numbers(out, object, numbers, VV_ARRAY_COUNT(numbers));
+    put_replication(out, object, s);
     if (json)
         print_json(out, object);
+}
+
+void vv_output_restored(FILE *out, const varve_restore_info *r, bool json) {
+    char text[64] = "";
+    time_t s = (time_t)(r->unix_ms / 1000);
+    struct tm utc;
+    if (json) {
+        print_json(out, json_pack("{s:I, s:I, s:I, s:I}", "backup_lsn", (json_int_t)r->backup_lsn, "lsn",
+                                  (json_int_t)r->lsn, "unix_ms", (json_int_t)r->unix_ms, "records",
+                                  (json_int_t)r->records));
+        return;
+    }
+    if (r->unix_ms != 0 && gmtime_r(&s, &utc) && strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc) > 0)
+        snprintf(text + strlen(text), sizeof text - strlen(text), ".%03uZ", (unsigned)(r->unix_ms % 1000));
+    fprintf(out, "LSN %llu: a backup of LSN %llu and %llu records of the archive%s%s\n",
+            (unsigned long long)r->lsn, (unsigned long long)r->backup_lsn, (unsigned long long)r->records,
+            text[0] ? ", the last archived at " : "", text);
+}
+
+void vv_output_epoch(FILE *out, uint64_t epoch, bool json) {
+    if (json)
+        print_json(out, json_pack("{s:I}", "epoch", (json_int_t)epoch));
+    else
+        fprintf(out, "primary of epoch %llu\n", (unsigned long long)epoch);
 }
 
 void vv_output_backup(FILE *out, const varve_backup_info *info, bool json) {

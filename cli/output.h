@@ -34,6 +34,10 @@ void vv_output_status(FILE *out, const vv_client_status *status, bool json);
 
 void vv_output_backup(FILE *out, const varve_backup_info *info, bool json);
 
+void vv_output_restored(FILE *out, const varve_restore_info *info, bool json);
+
+void vv_output_epoch(FILE *out, uint64_t epoch, bool json);
+
 /* A line for each damage; then one for all. */
 void vv_output_damage(FILE *out, const varve_damage *damage, bool json, bool hex);
 void vv_output_verified(FILE *out, const varve_verify_result *result, bool json);

@@ -988,8 +988,11 @@ typedef struct varve_archive_info {
     varve_status status; /* of the newest try: of a disk that is full, say; it is tried again */
 } varve_archive_info;
 
+/* Its slot, which stays when the archive is stopped: whoever is not going to start it again drops it. */
+#define VARVE_ARCHIVE_SLOT "archive"
+
 /* Go on with the archive in `dir` (made if there is none) on a thread of its own, and hold the log by a slot
- * named "archive" until it is archived. INVALID_ARGUMENT: it is of another database. LOCKED: another process
+ * until it is archived. INVALID_ARGUMENT: it is of another database. LOCKED: another process
  * writes to it. */
 VARVE_API varve_status varve_archive_start(varve_db *db, const char *dir,
                                            const varve_archive_options *options, varve_archive **out,

@@ -334,14 +334,17 @@ bool vv_replication_confirm(vv_replication *r, uint64_t session, uint64_t lsn) {
 
 size_t vv_replication_replicas(vv_replication *r, vv_replica_info out[VARVE_SLOTS_MAX]) {
     varve_slot_info slots[VARVE_SLOTS_MAX];
-    size_t count = varve_slots_get(r->options.db, slots);
+    size_t slot_count = varve_slots_get(r->options.db, slots), count = 0;
     vv_mutex_lock(&r->mu.lock);
-    for (size_t i = 0; i < count; i++) {
-        out[i] = (vv_replica_info){.slot = slots[i]};
+    for (size_t i = 0; i < slot_count; i++) {
+        if (strcmp(slots[i].name, VARVE_ARCHIVE_SLOT) == 0)
+            continue;
+        vv_replica_info *info = &out[count++];
+        *info = (vv_replica_info){.slot = slots[i]};
         const replica *at = find_slot(r, slots[i].name);
-        out[i].connected = at && at->session != 0;
-        if (out[i].connected)
-            memcpy(out[i].peer, at->peer, sizeof out[i].peer);
+        info->connected = at && at->session != 0;
+        if (info->connected)
+            memcpy(info->peer, at->peer, sizeof info->peer);
     }
     vv_mutex_unlock(&r->mu.lock);
     return count;

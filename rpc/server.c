@@ -257,11 +257,30 @@ static vv_status start_follower(vv_server *s, const varve_options *engine, vv_er
     return vv_follower_start(&options, &s->follower, err);
 }
 
+/* What an archive that was turned off has not got is not kept for it. */
+static vv_status forget_archive(vv_server *s, vv_error *err) {
+    varve_slot_info slots[VARVE_SLOTS_MAX];
+    varve_error words = {""};
+    size_t count = varve_slots_get(s->db, slots);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(slots[i].name, VARVE_ARCHIVE_SLOT) != 0)
+            continue;
+        vv_log(s->log, VV_LOG_WARN,
+               "there is no WAL_ARCHIVE_DIR any more: what was written behind LSN %" PRIu64
+               " is not in the archive, and the log may forget it",
+               slots[i].confirmed_lsn);
+        varve_status st = varve_slot_drop(s->db, VARVE_ARCHIVE_SLOT, &words);
+        if (!varve_ok(st))
+            return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "%s", words.text);
+    }
+    return VV_STATUS_OK;
+}
+
 /* Before anything can be written: what the archive goes on from is what the database was opened with. */
 static vv_status start_archive(vv_server *s, vv_error *err) {
     varve_error words = {""};
     if (!s->config.wal_archive_dir[0])
-        return VV_STATUS_OK;
+        return forget_archive(s, err);
     varve_status st = varve_archive_start(s->db, s->config.wal_archive_dir, NULL, &s->archive, &words);
     if (varve_ok(st))
         return VV_STATUS_OK;

@@ -4,7 +4,7 @@
  *   log --cursor--> writer's buffer --> file --sync, once an interval--> slot confirmed: the log may forget
  *
  * One thread. It sleeps until the cursor's descriptor says that there is more, a sync is due, or it is told
- * to end. What is archived and synced is confirmed to the slot "archive", and nothing else is: so whatever is
+ * to end. What is archived and synced is confirmed to its slot, and nothing else is: so whatever is
  * lost between the log and the archive's disk is still in the log, and is archived again. A file is begun
  * only when all of the one before it is synced, or when it replaces the rest of that one.
  *
@@ -29,7 +29,6 @@
 
 #define LOCK_NAME                "LOCK"
 #define TEMP_SUFFIX              ".tmp"
-#define SLOT_NAME                "archive"
 #define FILE_BYTES_DEFAULT       (UINT64_C(64) << 20)
 #define SYNC_INTERVAL_US_DEFAULT (UINT64_C(1000) * 1000)
 #define RETRY_NS                 VV_NS_PER_S
@@ -153,7 +152,7 @@ static vv_status sync_file(varve_archive *a, vv_error *err) {
     a->sync_due_ns = 0;
     a->synced_lsn = VV_MAX(a->synced_lsn, vv_archive_writer_synced_lsn(a->writer));
     note_progress(a);
-    vv_status_ignore(internal(varve_slot_confirm(a->db, SLOT_NAME, a->synced_lsn)),
+    vv_status_ignore(internal(varve_slot_confirm(a->db, VARVE_ARCHIVE_SLOT, a->synced_lsn)),
                      "that the slot is lost shows when the cursor finds nothing");
     return st;
 }
@@ -185,11 +184,7 @@ static vv_status open_log(varve_archive *a, uint64_t after_lsn, uint64_t *from_o
         }
         if (!vv_ok(st))
             return vv_fail(err, st, "the log at LSN %" PRIu64 ": %s", *from_out, words_of(st));
-        st = internal(varve_slot_create(a->db, SLOT_NAME, *from_out, (varve_error *)err));
-        if (vv_is(st, VV_UNSUPPORTED)) {
-            varve_wal_cursor_hold(a->cursor, UINT64_MAX);
-            st = VV_STATUS_OK;
-        }
+        st = internal(varve_slot_create(a->db, VARVE_ARCHIVE_SLOT, *from_out, (varve_error *)err));
         if (vv_ok(st))
             return st;
         varve_wal_cursor_close(a->cursor);

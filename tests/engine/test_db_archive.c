@@ -155,6 +155,56 @@ Test(db_archive, is_of_one_database_and_one_process) {
     fx_close();
 }
 
+Test(db_archive, holds_the_log_until_it_has_it) {
+    char value[60001] = {0};
+    memset(value, 'v', sizeof value - 1);
+    fx_open_with(fx_options("MEMTABLE_SIZE", "256KiB", NULL));
+    ax_start();
+    ax_stop();                    /* the slot stays */
+    for (int i = 0; i < 100; i++) /* six segments, and flushes of all */
+        fx_put("key", value);
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    ax_start();
+    cr_assert_eq(ax_info().gaps, 0);
+    ax_wait(100);
+    ax_stop();
+    ax_expect_files("1-100");
+    fx_close();
+}
+
+/* ---- a log that is gone ---- */
+
+Test(db_archive, says_where_records_are_missing) {
+    char value[60001] = {0};
+    memset(value, 'v', sizeof value - 1);
+    open_logged(NULL, fx_options("MEMTABLE_SIZE", "256KiB", NULL));
+    ax_start();
+    ax_puts(3);
+    ax_stop();
+    cr_assert(varve_ok(varve_slot_drop(fx_db, VARVE_ARCHIVE_SLOT, &fx_err)), "%s", fx_err.text);
+    for (int i = 0; i < 100; i++)
+        fx_put("key", value);
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    /* Segments are recycled by a thread of the log. */
+    varve_wal_cursor *c;
+    uint64_t oldest = 0, until_ns = vv_clock_mono_ns() + 60 * VV_NS_PER_S;
+    while (varve_ok(varve_wal_cursor_open(fx_db, 3, &c, &oldest))) {
+        varve_wal_cursor_close(c);
+        cr_assert(vv_clock_mono_ns() < until_ns);
+        sched_yield();
+    }
+    ax_start();
+    cr_assert_eq(ax_info().gaps, 1);
+    cr_assert(log_has("LSN 4 to "), "%s", log_text);
+    ax_puts(1);
+    ax_wait(104);
+    ax_stop();
+    fx_close();
+    uint64_t first, last;
+    cr_assert_eq(sscanf(ax_files(), "1-3 %" SCNu64 "-%" SCNu64, &first, &last), 2, "%s", ax_files());
+    cr_assert(first > 4 && last == 104);
+}
+
 /* ---- disks that fail ---- */
 
 Test(db_archive, a_full_disk_is_waited_for) {
