@@ -8,66 +8,22 @@
  * framing and the encoded request. It does not look at grpc-status, so the Put is checked once by what stats
  * say.
  */
-#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "bench/report.h"
+#include "bench/server.h"
 
 static int rounds = 3;
 static int seconds = 3;
 static int connections = 10;
 static int streams = 50;
 static const char *dir;
-
-/* ---- servers ---- */
-
-typedef struct server {
-    pid_t pid;
-    int stdin_fd;
-    char address[128];
-} server;
-
-/* Start a server that prints "listening on ADDRESS" when it is ready. */
-static void server_start(server *s, char *const argv[], const char *log_name) {
-    int in[2], out[2];
-    if (pipe(in) != 0 || pipe(out) != 0)
-        report_die("pipe failed");
-    s->pid = fork();
-    if (s->pid == 0) {
-        char path[700];
-        snprintf(path, sizeof path, "%s/%s", dir, log_name);
-        int log = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
-        dup2(in[0], STDIN_FILENO);
-        dup2(out[1], STDOUT_FILENO);
-        dup2(log, STDERR_FILENO);
-        close(in[1]);
-        close(out[0]);
-        execv(argv[0], argv);
-        _exit(127);
-    }
-    close(in[0]);
-    close(out[1]);
-    s->stdin_fd = in[1];
-    FILE *f = fdopen(out[0], "r");
-    char line[256];
-    if (!f || !fgets(line, sizeof line, f) || sscanf(line, "listening on %127s", s->address) != 1)
-        report_die("%s did not start", argv[0]);
-    fclose(f);
-}
-
-static void server_stop(server *s) {
-    int status;
-    close(s->stdin_fd);
-    kill(s->pid, SIGTERM);
-    waitpid(s->pid, &status, 0);
-}
 
 /* ---- load ---- */
 
@@ -188,7 +144,7 @@ int main(int argc, char **argv) {
     static report_side empty, get, put, pipeline_get, pipeline_put;
     char pipeline_get_body[700], pipeline_put_body[700];
     server empty_server, varved;
-    char empty_path[600], varved_path[600], data[700], put_body[700], get_body[700];
+    char empty_path[600], varved_path[600], data[700], log[700], put_body[700], get_body[700];
     /* PutRequest{key: 16 bytes, value: 100 bytes}; GetRequest{key}. */
     unsigned char put_message[2 + 16 + 2 + 100] = {0x0a, 16}, get_message[2 + 16] = {0x0a, 16};
     memset(put_message + 2, 'k', 16);
@@ -209,9 +165,9 @@ int main(int argc, char **argv) {
     snprintf(data, sizeof data, "--data=%s/data", dir);
     char threads[16];
     snprintf(threads, sizeof threads, "%ld", sysconf(_SC_NPROCESSORS_ONLN));
-    server_start(&empty_server, (char *[]){empty_path, threads, NULL}, "empty.log");
-    server_start(&varved, (char *[]){varved_path, data, (char[]){"--listen=127.0.0.1:0"}, NULL},
-                 "varved.log");
+    snprintf(log, sizeof log, "%s/log", dir);
+    server_start(&empty_server, (char *[]){empty_path, threads, NULL}, log);
+    server_start(&varved, (char *[]){varved_path, data, (char[]){"--listen=127.0.0.1:0"}, NULL}, log);
 
     report_side_init(&empty, "empty handler");
     report_side_init(&get, "KV.Get, in memory");
