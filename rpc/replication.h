@@ -95,7 +95,7 @@ typedef struct vv_replica_info {
     char peer[VV_ADDRESS_BYTES_MAX + 1];
 } vv_replica_info;
 
-/* All slots, that of the archive among them. Returns how many. */
+/* All slots but that of the archive. Returns how many. */
 size_t vv_replication_replicas(vv_replication *r, vv_replica_info out[VARVE_SLOTS_MAX]);
 
 /* Somebody knows of this epoch. A primary of a lower one is superseded by that. primary: its address, or

@@ -201,3 +201,76 @@ Test(cli_args, watch_takes_a_range_and_where_to_begin) {
     expect_bad("watch k", "too many arguments");
     expect_bad("--data d watch", "server");
 }
+
+/* ---- restore, promote, fetch ---- */
+
+Test(cli_args, restore_asks_nobody) {
+    cr_assert_eq(parse("restore b d --archive a --to-lsn 77 --link --json"), VV_CLI_RUN, "%s", err_text);
+    cr_expect_eq(args.verb, VV_CLI_RESTORE);
+    cr_expect(args.link && args.json && args.to_lsn == 77 && args.to_unix_ms == 0);
+    cr_expect_str_eq(args.archive, "a");
+    cr_expect_str_eq(args.operands[1], "d");
+    cr_expect_null(args.server);
+    cr_assert_eq(parse("restore b d --archive a --to-time 1970-01-01T00:01:00.5Z"), VV_CLI_RUN, "%s",
+                 err_text);
+    cr_expect_eq(args.to_unix_ms, 60500);
+    expect_bad("restore b", "too few");
+    expect_bad("restore b d --to-lsn 5", "--archive");
+    expect_bad("restore b d --archive a --to-lsn 0", "--to-lsn '0'");
+    expect_bad("restore b d --archive a --to-lsn 5 --to-time 5", "exclude");
+    expect_bad("restore b d --archive a --to-time yesterday", "--to-time 'yesterday'");
+    expect_bad("restore b d --data x", "neither a server nor a directory");
+    expect_bad("backup b --archive a", "options of restore");
+}
+
+Test(cli_args, promote_and_fetch_ask_a_server) {
+    cr_assert_eq(parse("promote --force --server h:1"), VV_CLI_RUN, "%s", err_text);
+    cr_expect(args.verb == VV_CLI_PROMOTE && args.force);
+    cr_assert_eq(parse("backup --fetch dir"), VV_CLI_RUN, "%s", err_text);
+    cr_expect(args.verb == VV_CLI_BACKUP && args.fetch && args.timeout_us == 0);
+    expect_bad("promote --data d", "asks a server");
+    expect_bad("promote h:1", "too many");
+    expect_bad("backup b --force", "--force");
+    expect_bad("status --fetch", "options of backup");
+    expect_bad("backup b --fetch --link", "--fetch does not go with --link");
+    expect_bad("backup b --fetch --data d", "--fetch does not go with --data");
+}
+
+Test(cli_args, times_are_those_of_rfc_3339) {
+    static const struct {
+        const char *text;
+        uint64_t unix_ms; /* 0: is none */
+    } times[] = {
+        {"1795379207168", 1795379207168},
+        {"2026-11-22T20:26:47.168Z", 1795379207168},
+        {"2026-11-22 20:26:47.1689999z", 1795379207168},
+        {"2026-11-22T21:26:47.168+01:00", 1795379207168},
+        {"2026-11-22t14:56:47.168-05:30", 1795379207168},
+        {"2024-02-29T00:00:00Z", 1709164800000},
+        {"1970-01-01T00:00:00.001Z", 1},
+        {"1970-01-01T01:00:00.001+01:00", 1},
+        {"1970-01-01T00:00:00Z", 0},
+        {"1970-01-01T00:30:00+01:00", 0},
+        {"2026-11-22T20:26:47", 0},
+        {"2026-11-22", 0},
+        {"2026-02-30T00:00:00Z", 0},
+        {"2026-13-01T00:00:00Z", 0},
+        {"2026-11-22T24:00:00Z", 0},
+        {"2026-11-22T20:60:00Z", 0},
+        {"2026-11-22T20:26:47.Z", 0},
+        {"2026-11-22T20:26:47Z ", 0},
+        {"2026-11-22T20:26:47+0100", 0},
+        {"2026-11-22T20:26:47+24:00", 0},
+        {"2026-11-2T20:26:47Z", 0},
+        {"", 0},
+        {"-5", 0},
+        {"now", 0},
+    };
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        uint64_t unix_ms = 0;
+        bool is_time = vv_cli_parse_time(times[i].text, &unix_ms);
+        cr_expect_eq(is_time, times[i].unix_ms != 0, "'%s'", times[i].text);
+        cr_expect(!is_time || unix_ms == times[i].unix_ms, "'%s' is %llu", times[i].text,
+                  (unsigned long long)unix_ms);
+    }
+}
