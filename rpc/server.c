@@ -218,6 +218,8 @@ static void check_log(vv_timer *timer) {
 /* The role, or whether reads are let in. */
 static void replication_changed(void *arg) {
     vv_server *s = arg;
+    if (s->follower)
+        vv_follower_look(s->follower);
     if (!atomic_load_explicit(&s->serving, memory_order_acquire))
         return;
     set_health(s);

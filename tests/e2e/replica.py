@@ -170,7 +170,7 @@ class Node:
 
     @property
     def address(self):
-        return self.server.address if self.server else None
+        return self.server.address if self.server and self.server.addresses else None
 
     def start(self, *flags, wait=True):
         peers = ",".join(self.group.link(self.name, other).address for other in self.group.nodes if other != self.name)
