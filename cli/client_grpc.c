@@ -1,263 +1,104 @@
 /*
- * client_grpc.c - the client that calls a varved, on the gRPC C core.
+ * client_grpc.c - the client that calls a varved, as other varveds do (rpc/peer.h).
  *
- * One channel, one pluck queue, one unary call at a time: this thread starts a batch with everything that a
- * unary call needs and plucks its tag. Calls are never retried, by the core neither: whether to write
- * again after UNAVAILABLE is for who typed the command to say.
+ * One call at a time. Calls are never repeated: whether to write again after UNAVAILABLE is for who typed the
+ * command to say.
  */
-#include <grpc/byte_buffer.h>
-#include <grpc/byte_buffer_reader.h>
-#include <grpc/grpc.h>
-#include <grpc/grpc_security.h>
-#include <grpc/support/alloc.h>
 #include <grpc/support/log.h>
-#include <grpc/support/time.h>
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "cli/bytes.h"
 #include "cli/client.h"
-#include "google/rpc/error_details.pb-c.h"
-#include "google/rpc/status.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
+#include "rpc/call_log.h"
+#include "rpc/peer.h"
 #include "varve/v1/admin.pb-c.h"
 #include "varve/v1/kv.pb-c.h"
 #include "varve/v1/watch.pb-c.h"
 
-#define ERROR_INFO_URL "type.googleapis.com/google.rpc.ErrorInfo"
-
 typedef struct grpc_client {
     vv_client client; /* first: a vv_client * is one of these */
-    grpc_channel *channel;
-    grpc_completion_queue *queue;
-    uint64_t timeout_us;
-    char *authorization; /* "Bearer ..."; NULL: none */
+    vv_peer *peer;
+    uint64_t timeout_ns; /* of a call from its start; UINT64_MAX: none */
 } grpc_client;
 
-/* ---- statuses ---- */
+/* ---- calls ---- */
 
-static const char *status_name(grpc_status_code code) {
-    static const char *const names[] = {
-        "OK",        "CANCELLED",       "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
-        "NOT_FOUND", "ALREADY_EXISTS",  "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-        "ABORTED",   "OUT_OF_RANGE",    "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
-        "DATA_LOSS", "UNAUTHENTICATED",
-    };
-    return (unsigned)code < VV_ARRAY_COUNT(names) ? names[code] : "UNKNOWN";
-}
-
-/* The reason of the ErrorInfo that came with a status, if one did. */
-static void read_reason(const grpc_metadata_array *trailers, vv_client_error *err) {
-    for (size_t i = 0; i < trailers->count; i++) {
-        const grpc_metadata *md = &trailers->metadata[i];
-        if (grpc_slice_str_cmp(md->key, "grpc-status-details-bin") != 0)
-            continue;
-        Google__Rpc__Status *status =
-            google__rpc__status__unpack(NULL, GRPC_SLICE_LENGTH(md->value), GRPC_SLICE_START_PTR(md->value));
-        for (size_t d = 0; status && d < status->n_details; d++) {
-            const Google__Protobuf__Any *any = status->details[d];
-            if (strcmp(any->type_url, ERROR_INFO_URL) != 0)
-                continue;
-            Google__Rpc__ErrorInfo *info =
-                google__rpc__error_info__unpack(NULL, any->value.len, any->value.data);
-            if (info) {
-                snprintf(err->reason, sizeof err->reason, "%s", info->reason);
-                google__rpc__error_info__free_unpacked(info, NULL);
-            }
-        }
-        if (status)
-            google__rpc__status__free_unpacked(status, NULL);
-    }
-}
-
-/* ---- one unary call ---- */
-
-static grpc_byte_buffer *pack(const ProtobufCMessage *message) {
-    grpc_slice slice = grpc_slice_malloc(protobuf_c_message_get_packed_size(message));
-    protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
-    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
-    grpc_slice_unref(slice); /* the buffer holds a reference of its own */
-    return buffer;
-}
-
-static ProtobufCMessage *unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *type) {
-    grpc_byte_buffer_reader reader;
-    if (!buffer || !grpc_byte_buffer_reader_init(&reader, buffer))
-        return NULL;
-    grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
-    ProtobufCMessage *message =
-        protobuf_c_message_unpack(type, NULL, GRPC_SLICE_LENGTH(slice), GRPC_SLICE_START_PTR(slice));
-    grpc_slice_unref(slice);
-    grpc_byte_buffer_reader_destroy(&reader);
-    return message;
-}
-
-/* What the core fills in while a call is under way. */
-typedef struct reply {
-    grpc_metadata_array initial;
-    grpc_metadata_array trailing;
-    grpc_byte_buffer *message;
-    grpc_status_code status;
-    grpc_slice details;
-    const char *core_error; /* from the core itself; NULL if the words came over the wire */
-} reply;
-
-/* A call with its deadline; and the header that goes with it, as many as *header_count_out. */
-static grpc_call *create_call(grpc_client *c, const char *method, grpc_metadata *header,
-                              size_t *header_count_out) {
-    gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
-    if (c->timeout_us != 0)
-        deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                gpr_time_from_micros((int64_t)c->timeout_us, GPR_TIMESPAN));
-    *header_count_out = c->authorization ? 1 : 0;
-    *header = (grpc_metadata){.key = grpc_slice_from_static_string("authorization")};
-    if (c->authorization)
-        header->value = grpc_slice_from_static_string(c->authorization);
-    return grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue,
-                                    grpc_slice_from_static_string(method), NULL, deadline, NULL);
-}
-
-static grpc_op receive_status(reply *r) {
-    return (grpc_op){.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
-                     .data.recv_status_on_client = {.trailing_metadata = &r->trailing,
-                                                    .status = &r->status,
-                                                    .status_details = &r->details,
-                                                    .error_string = &r->core_error}};
-}
-
-static bool run_batch(grpc_client *c, grpc_call *call, const grpc_op *ops, size_t count) {
-    if (grpc_call_start_batch(call, ops, count, c, NULL) != GRPC_CALL_OK)
-        return false;
-    return grpc_completion_queue_pluck(c->queue, c, gpr_inf_future(GPR_CLOCK_REALTIME), NULL).success != 0;
-}
-
-/* Send request to method and wait for everything that comes back, at most until the deadline. The call is the
- * caller's to unref once it has read the metadata, whose bytes are the call's. */
-static grpc_call *exchange(grpc_client *c, const char *method, grpc_byte_buffer *request, reply *r) {
-    grpc_metadata header;
-    size_t header_count;
-    grpc_call *call = create_call(c, method, &header, &header_count);
-    grpc_op ops[6] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA,
-         .data.send_initial_metadata = {.count = header_count, .metadata = &header}},
-        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = request},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA,
-         .data.recv_initial_metadata.recv_initial_metadata = &r->initial},
-        {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &r->message},
-        receive_status(r),
-    };
-    /* A batch that receives the status always completes: by an answer, by the deadline, or by a connection
-     * that is lost. */
-    if (!run_batch(c, call, ops, VV_ARRAY_COUNT(ops)))
-        r->status = GRPC_STATUS_INTERNAL;
-    return call;
-}
-
-static void reply_init(reply *r) {
-    *r = (reply){.status = GRPC_STATUS_UNKNOWN, .details = grpc_empty_slice()};
-    grpc_metadata_array_init(&r->initial);
-    grpc_metadata_array_init(&r->trailing);
-}
-
-static void reply_deinit(reply *r, grpc_call *call) {
-    grpc_byte_buffer_destroy(r->message);
-    grpc_slice_unref(r->details);
-    gpr_free((void *)(uintptr_t)r->core_error);
-    grpc_metadata_array_destroy(&r->initial);
-    grpc_metadata_array_destroy(&r->trailing);
-    grpc_call_unref(call);
-}
-
-/* The status into *err, with its reason; returns false. */
-static bool fail_reply(const reply *r, vv_client_error *err) {
-    char *details = grpc_slice_to_c_string(r->details);
-    vv_client_fail(err, status_name(r->status), "", details);
-    gpr_free(details);
-    read_reason(&r->trailing, err);
-    return false;
+static bool fail(vv_client_error *err, const vv_peer_error *why) {
+    return vv_client_fail(err, vv_rpc_code_name(why->code), why->reason, why->message);
 }
 
 static bool fail_answer(vv_client_error *err) {
     return vv_client_fail(err, "INTERNAL", "", "the server's answer is not a message of its kind");
 }
 
+/* The caller deinits it. */
+static vv_bytes pack(const ProtobufCMessage *message) {
+    vv_bytes packed = {0};
+    size_t bytes = protobuf_c_message_get_packed_size(message);
+    packed.bytes += protobuf_c_message_pack(message, vv_bytes_reserve(&packed, bytes));
+    return packed;
+}
+
 /* The unpacked answer, which the caller frees; NULL: *err. */
 static ProtobufCMessage *unary(vv_client *client, const char *method, const ProtobufCMessage *request,
                                const ProtobufCMessageDescriptor *answer_type, vv_client_error *err) {
     grpc_client *c = (grpc_client *)client;
-    reply r;
-    reply_init(&r);
-    grpc_byte_buffer *buffer = pack(request);
-    grpc_call *call = exchange(c, method, buffer, &r);
-    grpc_byte_buffer_destroy(buffer);
-
+    vv_bytes packed = pack(request);
+    vv_peer_error why;
+    uint8_t *reply;
+    size_t reply_bytes;
     ProtobufCMessage *answer = NULL;
-    if (r.status != GRPC_STATUS_OK)
-        fail_reply(&r, err);
-    else if (!(answer = unpack(r.message, answer_type)))
+    if (!vv_peer_call(c->peer, method, vv_bytes_slice(&packed), c->timeout_ns, &reply, &reply_bytes, &why))
+        fail(err, &why);
+    else if (!(answer = protobuf_c_message_unpack(answer_type, NULL, reply_bytes, reply)))
         fail_answer(err);
-    reply_deinit(&r, call);
+    vv_free(reply);
+    vv_bytes_deinit(&packed);
     return answer;
 }
 
 /* What to do with a message of a stream, which is freed afterwards. False: no more of them. */
 typedef bool (*message_fn)(void *arg, const ProtobufCMessage *message);
 
-/* The messages of a call, until there are no more, or enough. False: one is none. */
-static bool read_stream(grpc_client *c, grpc_call *call, const ProtobufCMessageDescriptor *type,
-                        message_fn fn, void *arg, bool *enough_out) {
-    for (*enough_out = false; !*enough_out;) {
-        grpc_byte_buffer *buffer = NULL;
-        grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &buffer};
-        if (!run_batch(c, call, &op, 1) || !buffer)
-            return true; /* the status says why */
-        ProtobufCMessage *message = unpack(buffer, type);
-        grpc_byte_buffer_destroy(buffer);
-        if (!message)
-            return false;
-        *enough_out = !fn(arg, message);
-        protobuf_c_message_free_unpacked(message, NULL);
-    }
-    return true;
+/* What is left of the time that began at start_ns. */
+static uint64_t time_left(const grpc_client *c, uint64_t start_ns) {
+    if (c->timeout_ns == UINT64_MAX)
+        return UINT64_MAX;
+    uint64_t passed_ns = vv_clock_mono_ns() - start_ns;
+    return passed_ns < c->timeout_ns ? c->timeout_ns - passed_ns : 0;
 }
 
 /* One request, many messages. On failure some may have come already. */
 static bool stream(vv_client *client, const char *method, const ProtobufCMessage *request,
                    const ProtobufCMessageDescriptor *type, message_fn fn, void *arg, vv_client_error *err) {
     grpc_client *c = (grpc_client *)client;
-    reply r;
-    reply_init(&r);
-    grpc_metadata header;
-    size_t header_count;
-    grpc_call *call = create_call(c, method, &header, &header_count);
-    grpc_byte_buffer *buffer = pack(request);
-    grpc_op ops[4] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA,
-         .data.send_initial_metadata = {.count = header_count, .metadata = &header}},
-        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = buffer},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &r.initial},
-    };
+    uint64_t start_ns = vv_clock_mono_ns();
+    vv_bytes packed = pack(request);
+    vv_peer_error why;
+    vv_slice bytes;
+    vv_peer_stream *s = vv_peer_stream_open(c->peer, method, vv_bytes_slice(&packed), &why);
+    vv_peer_next next = s ? VV_PEER_MESSAGE : VV_PEER_FAILED;
     bool fine = true, enough = false;
-    if (run_batch(c, call, ops, VV_ARRAY_COUNT(ops)))
-        fine = read_stream(c, call, type, fn, arg, &enough);
-    if (!fine || enough)
-        grpc_call_cancel(call, NULL);
-    grpc_byte_buffer_destroy(buffer);
-    grpc_op last = receive_status(&r);
-    (void)run_batch(c, call, &last, 1);
+    while (fine && !enough && s &&
+           (next = vv_peer_stream_next(s, time_left(c, start_ns), &bytes, &why)) == VV_PEER_MESSAGE) {
+        ProtobufCMessage *message = protobuf_c_message_unpack(type, NULL, bytes.bytes, bytes.data);
+        fine = message != NULL;
+        enough = fine && !fn(arg, message);
+        if (message)
+            protobuf_c_message_free_unpacked(message, NULL);
+    }
+    vv_peer_stream_close(s);
+    vv_bytes_deinit(&packed);
     if (!fine)
-        fail_answer(err);
-    else if (r.status != GRPC_STATUS_OK && !enough)
-        fine = fail_reply(&r, err);
-    reply_deinit(&r, call);
-    return fine;
+        return fail_answer(err);
+    return next == VV_PEER_FAILED ? fail(err, &why) : true;
 }
 
 /* ---- the operations ---- */
@@ -606,15 +447,8 @@ static bool do_promote(vv_client *c, bool force, uint64_t *epoch_out, vv_client_
 static bool do_close(vv_client *client, vv_client_error *err) {
     (void)err;
     grpc_client *c = (grpc_client *)client;
-    if (c->channel)
-        grpc_channel_destroy(c->channel);
-    if (c->queue) {
-        grpc_completion_queue_shutdown(c->queue);
-        grpc_completion_queue_destroy(c->queue);
-    }
-    vv_free(c->authorization);
+    vv_peer_destroy(c->peer);
     vv_free(c);
-    grpc_shutdown_blocking();
     return true;
 }
 
@@ -641,94 +475,29 @@ static void drop_log(gpr_log_func_args *args) {
     (void)args;
 }
 
-/* A small text file with a zero behind its end, the caller's to deinit; NULL: *err says why. */
-static const char *read_text(const char *path, vv_bytes *out, vv_client_error *err) {
-    FILE *file = fopen(path, "re");
-    int error = file ? vv_bytes_read(out, file, (size_t)1 << 20) : errno;
-    if (file)
-        fclose(file);
-    vv_bytes_push(out, '\0');
-    if (error == 0)
-        return (const char *)out->data;
-    char words[256];
-    snprintf(words, sizeof words, "%s: %s", path, strerror(error));
-    vv_client_fail(err, "UNREADABLE_FILE", "", words);
-    return NULL;
-}
-
-/* False: *err. */
-static bool take_token(grpc_client *c, const vv_client_target *target, vv_client_error *err) {
-    vv_bytes file = {0};
-    const char *token = target->token_file ? read_text(target->token_file, &file, err) : target->token;
-    bool taken = !target->token_file || token;
-    if (token) {
-        token += strspn(token, " \t\r\n");
-        size_t bytes = strcspn(token, " \t\r\n");
-        c->authorization = vv_alloc(sizeof "Bearer " + bytes);
-        taken = c->authorization != NULL;
-        if (taken)
-            snprintf(c->authorization, sizeof "Bearer " + bytes, "Bearer %.*s", (int)bytes, token);
-        else
-            vv_client_fail(err, "NO_MEMORY", "", "out of memory");
-    }
-    vv_bytes_deinit(&file);
-    return taken;
-}
-
-/* NULL: *err. */
-static grpc_channel_credentials *make_credentials(const vv_client_target *target, vv_client_error *err) {
-    if (!target->tls_ca)
-        return grpc_insecure_credentials_create();
-    vv_bytes files[3] = {{0}};
-    const char *ca = read_text(target->tls_ca, &files[0], err);
-    grpc_ssl_pem_key_cert_pair own = {0};
-    bool complete = ca != NULL;
-    if (complete && target->tls_cert) {
-        own.cert_chain = read_text(target->tls_cert, &files[1], err);
-        own.private_key = own.cert_chain ? read_text(target->tls_key, &files[2], err) : NULL;
-        complete = own.private_key != NULL;
-    }
-    grpc_channel_credentials *credentials = NULL;
-    if (complete)
-        credentials = grpc_ssl_credentials_create(ca, target->tls_cert ? &own : NULL, NULL, NULL);
-    if (complete && !credentials)
-        vv_client_fail(err, "BAD_CREDENTIALS", "", "--tls-ca, --tls-cert or --tls-key is not usable");
-    for (size_t i = 0; i < VV_ARRAY_COUNT(files); i++)
-        vv_bytes_deinit(&files[i]);
-    return credentials;
-}
-
 vv_client *vv_client_grpc_open(const vv_client_target *target, vv_client_error *err) {
     if (!getenv("GRPC_VERBOSITY"))
         gpr_set_log_function(drop_log);
-    grpc_init();
     grpc_client *c = vv_alloc_zeroed(sizeof *c);
     if (!c) {
-        grpc_shutdown_blocking();
         vv_client_fail(err, "NO_MEMORY", "", "out of memory");
         return NULL;
     }
     c->client.ops = &grpc_ops;
-    c->timeout_us = target->timeout_us;
-    c->queue = grpc_completion_queue_create_for_pluck(NULL);
-
-    char max_receive[] = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, retries[] = GRPC_ARG_ENABLE_RETRIES;
-    char proxy[] = GRPC_ARG_ENABLE_HTTP_PROXY;
-    grpc_arg args[] = {
-        {.type = GRPC_ARG_INTEGER,
-         .key = max_receive,
-         .value.integer = -1}, /* values are as big as they are */
-        {.type = GRPC_ARG_INTEGER, .key = retries, .value.integer = 0},
-        {.type = GRPC_ARG_INTEGER, .key = proxy, .value.integer = 0}, /* a database is no web page */
-    };
-    grpc_channel_args channel_args = {.num_args = VV_ARRAY_COUNT(args), .args = args};
-    grpc_channel_credentials *credentials = take_token(c, target, err) ? make_credentials(target, err) : NULL;
-    if (!credentials) {
-        vv_client_error none;
-        (void)vv_client_close(&c->client, &none);
+    c->timeout_ns = target->timeout_us ? target->timeout_us * VV_NS_PER_US : UINT64_MAX;
+    vv_peer_options options = {.address = target->address,
+                               .token = target->token,
+                               .token_file = target->token_file,
+                               .tls_ca = target->tls_ca,
+                               .tls_cert = target->tls_cert,
+                               .tls_key = target->tls_key,
+                               .patient = true};
+    vv_error why = {""};
+    vv_status st = vv_peer_create(&options, &c->peer, &why);
+    if (!vv_ok(st)) {
+        vv_client_fail(err, vv_code_name(st.code), "", why.text);
+        vv_free(c);
         return NULL;
     }
-    c->channel = grpc_channel_create(target->address, credentials, &channel_args);
-    grpc_channel_credentials_release(credentials);
     return &c->client;
 }

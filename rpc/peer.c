@@ -177,7 +177,7 @@ static grpc_channel *create_channel(const vv_peer_options *o, grpc_channel_crede
         /* Not what its name says: the least time that an attempt is given. */
         {GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS_MAX},
         {GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, RECONNECT_MS_MAX},
-        {GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_TIME_MS},
+        {GRPC_ARG_KEEPALIVE_TIME_MS, o->patient ? INT_MAX : KEEPALIVE_TIME_MS},
         {GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS},
         {GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0}, /* no bound: a stream only receives */
         {GRPC_ARG_HTTP2_BDP_PROBE, 0},              /* it would find the window that is set here */

@@ -30,6 +30,8 @@ typedef struct vv_peer_options {
     const char *tls_cert;
     const char *tls_key;
     uint64_t message_bytes_max; /* received; 0: no limit */
+    bool patient;               /* one that is silent is waited for: for calls that may be long, to servers
+                                   that may bear no probes */
 } vv_peer_options;
 
 /* How a call failed: the words of the peer, or why it can't be reached (UNAVAILABLE), or why the token file
