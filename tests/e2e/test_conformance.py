@@ -19,7 +19,7 @@ import grpc
 import varved
 from conformance import cases, languages
 from varved import Varved
-from varve.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, snapshots_pb2, watch_pb2
+from varve.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, replication_pb2, snapshots_pb2, watch_pb2
 
 CLIENT_S = 120
 
@@ -47,7 +47,7 @@ def run(command, setup, address, wanted):
 def uncovered():
     """RPCs of the schema and error reasons of the sources that no case has."""
     steps = json.dumps([cases.document(wanted) for _, _, wanted in cases.SETUPS.values()])
-    services = [service for module in (admin_pb2, kv_pb2, snapshots_pb2, watch_pb2)
+    services = [service for module in (admin_pb2, kv_pb2, replication_pb2, snapshots_pb2, watch_pb2)
                 for service in module.DESCRIPTOR.services_by_name.values()]
     missing = [f"{service.full_name}/{method.name}" for service in services for method in service.methods
                if f'"{service.full_name}/{method.name}"' not in steps]

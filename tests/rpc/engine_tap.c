@@ -71,7 +71,7 @@ static struct {
     bool hold, hold_gets, stop, running, reading;
     bool handing_on; /* what was held: new writes go behind it */
     size_t queued, queued_gets, pinned, closed;
-    varve_status write_status, refusal, get_status;
+    varve_status write_status, refusal, get_status, snapshot_status;
     queued_write *first, **last;
     queued_get *first_get, **last_get;
     bool hold_snapshots, snapshot_held;
@@ -195,6 +195,12 @@ void engine_tap_wait_held_snapshot(void) {
     unlock();
 }
 
+void engine_tap_fail_snapshots(varve_status st) {
+    lock();
+    t.snapshot_status = st;
+    unlock();
+}
+
 varve_status WRAP(varve_take_snapshot)(varve_db *db, varve_export *out, varve_error *err) {
     lock();
     t.snapshot_held = t.hold_snapshots;
@@ -202,8 +208,10 @@ varve_status WRAP(varve_take_snapshot)(varve_db *db, varve_export *out, varve_er
     while (t.hold_snapshots)
         vv_cond_wait(&t.changed, &t.lock);
     t.snapshot_held = false;
+    varve_status st = t.snapshot_status;
     unlock();
-    return REAL(varve_take_snapshot)(db, out, err);
+    *out = (varve_export){0};
+    return varve_ok(st) ? REAL(varve_take_snapshot)(db, out, err) : st;
 }
 
 /* ---- log cursors ---- */

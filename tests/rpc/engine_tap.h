@@ -49,6 +49,9 @@ void engine_tap_say_log_failed(void);
 void engine_tap_hold_snapshots(bool hold);
 void engine_tap_wait_held_snapshot(void);
 
+/* Each from now on ends like this; code 0: works again. */
+void engine_tap_fail_snapshots(varve_status st);
+
 /* The one that was opened last. */
 varve_db *engine_tap_db(void);
 

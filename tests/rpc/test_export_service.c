@@ -452,3 +452,67 @@ Test(export_service, names_of_slots_are_checked) {
     for (size_t i = 0; i < VV_ARRAY_COUNT(bad); i++)
         ends(start_take(0, bad[i]), GRPC_STATUS_INVALID_ARGUMENT, "BAD_SLOT");
 }
+
+/* ---- slots: the log behind a snapshot ---- */
+
+static bool slot_named(const char *name, varve_slot_info *out) {
+    varve_slot_info slots[VARVE_SLOTS_MAX];
+    size_t count = varve_slots_get(engine_tap_db(), slots);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(slots[i].name, name) == 0) {
+            *out = slots[i];
+            return true;
+        }
+    return false;
+}
+
+Test(export_service, a_slot_keeps_the_log_from_before_the_snapshot_is_taken) {
+    fixture_start();
+    varve_slot_info slot;
+    put_keys(3, 'a');
+    admin(ADMIN "Flush");
+    put_keys(2, 'b');
+    engine_tap_hold_snapshots(true);
+    client_call *call = start_take(0, "node-2");
+    engine_tap_wait_held_snapshot();
+    cr_assert(slot_named("node-2", &slot));
+    cr_assert_eq(slot.confirmed_lsn, 3, "at what was flushed by then");
+    engine_tap_hold_snapshots(false);
+    snapshot *s = taken(call);
+    cr_assert_eq(s->lsn, 5);
+    cr_assert(slot_named("node-2", &slot));
+    cr_assert_eq(slot.confirmed_lsn, 5, "and then at the snapshot");
+    cr_assert_not(slot.lost);
+    /* It is placed anew for who begins anew. */
+    put_keys(1, 'c');
+    snapshot *again = taken(start_take(0, "node-2"));
+    cr_assert(slot_named("node-2", &slot));
+    cr_assert_eq(slot.confirmed_lsn, 6);
+    forget(s);
+    forget(again);
+}
+
+Test(export_service, a_snapshot_that_fails_leaves_neither_lease_nor_slot) {
+    fixture_start();
+    varve_slot_info slot;
+    engine_tap_fail_snapshots((varve_status){.code = VARVE_NO_SPACE});
+    ends(start_take(0, "node-2"), GRPC_STATUS_RESOURCE_EXHAUSTED, "NO_SPACE");
+    cr_assert_not(slot_named("node-2", &slot), "the log would be kept for nobody");
+    cr_assert_eq(stat_of("rpc_exports"), 0);
+    engine_tap_fail_snapshots((varve_status){0});
+    forget(taken(start_take(0, "node-2")));
+    cr_assert(slot_named("node-2", &slot));
+}
+
+Test(export_service, there_are_only_so_many_slots) {
+    fx.config.exports_max = VARVE_SLOTS_MAX + 1;
+    fixture_start();
+    char name[32];
+    for (int i = 0; i < VARVE_SLOTS_MAX; i++) {
+        snprintf(name, sizeof name, "node-%d", i);
+        forget(taken(start_take(0, name)));
+    }
+    ends(start_take(0, "one-more"), GRPC_STATUS_RESOURCE_EXHAUSTED, "TOO_MANY_REPLICAS");
+    forget(taken(start_take(0, "node-7"))); /* of one that is there */
+    cr_assert_eq(stat_of("rpc_exports"), VARVE_SLOTS_MAX + 1);
+}

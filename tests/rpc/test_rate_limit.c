@@ -8,6 +8,7 @@
 #include "rpc/limits.h"
 #include "tests/rpc/server_fixture.h"
 #include "tests/support/tempdir.h"
+#include "varve/v1/admin.pb-c.h"
 
 TestSuite(rate_limit, .fini = vv_tempdir_cleanup, .timeout = 120);
 TestSuite(rate_limit_calls, .init = fixture_init, .fini = fixture_fini, .timeout = 120);
@@ -295,4 +296,23 @@ Test(rate_limit_calls, streams_have_a_bound_of_their_own_and_take_no_room_from_c
     client_call *again = open_pipeline(); /* their room is free again */
     client_half_close(again);
     expect_end(again, GRPC_STATUS_OK, NULL);
+}
+
+Test(rate_limit_calls, one_user_too_many_gets_no_limit) {
+    FILE *f = fopen(vv_tempdir_path("tokens"), "w");
+    cr_assert_not_null(f);
+    fputs("default anonymous admin\n", f);
+    for (int i = 1; i < VV_USERS_MAX; i++) /* "default" is one */
+        fprintf(f, "user%d certificate read\n", i);
+    cr_assert_eq(fclose(f), 0);
+    strcpy(fx.config.tokens_file, vv_tempdir_path("tokens"));
+    fixture_start();
+    Varve__V1__SetRateLimitRequest set = VARVE__V1__SET_RATE_LIMIT_REQUEST__INIT;
+    const char *path = "/varve.v1.Admin/SetRateLimit";
+    set.user = BYTES("user1");
+    expect_end(client_start_unary(fx.client, path, client_pack(&set), CLIENT_DEADLINE_MS), GRPC_STATUS_OK,
+               NULL);
+    set.user = BYTES("one more");
+    expect_end(client_start_unary(fx.client, path, client_pack(&set), CLIENT_DEADLINE_MS),
+               GRPC_STATUS_RESOURCE_EXHAUSTED, "TOO_MANY_USERS");
 }

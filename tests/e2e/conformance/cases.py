@@ -331,6 +331,64 @@ SNAPSHOTS = {
         step("Snapshots/Release", {"id": "$id"}, {})],
 }
 
+# ---- reads of what is there, or will be ----
+
+MIN_LSN = {
+    "reads that want an LSN": [
+        put(b"min", b"v", "$a"), get(b"min", found(b"v", "$a"), min_lsn="$a"),
+        step("KV/MultiGet", {"keys": [b"min"], "min_lsn": "$a"}, {"results": [found(b"v", "$a")]}),
+        scan({"prefix": b"min", "min_lsn": "$a"}, [entry(b"min", b"v", "$a")]),
+        step("Snapshots/Open", {"min_lsn": "$a"}, {"id": ANY, "lsn": "$a", "expires_unix_ms": ANY})],
+    "what is not there in time": [
+        step(*call, deadline_ms=300, error={"code": CODES["DEADLINE_EXCEEDED"], "...": True})
+        for call in (("KV/Get", {"key": b"min", "min_lsn": "1000000000"}),
+                     ("KV/MultiGet", {"keys": [b"min"], "min_lsn": "1000000000"}),
+                     ("KV/Scan", {"min_lsn": "1000000000"}), ("Snapshots/Open", {"min_lsn": "1000000000"}))],
+    "an LSN of another state": [
+        invalid("KV/Get", {"key": b"min", "min_lsn": "1", "snapshot_id": "1"}, "BAD_MIN_LSN"),
+        invalid("KV/MultiGet", {"keys": [b"min"], "min_lsn": "1", "snapshot_id": "1"}, "BAD_MIN_LSN"),
+        invalid("KV/Scan", {"min_lsn": "1", "snapshot_id": "1"}, "BAD_MIN_LSN"),
+        invalid("KV/Scan", {"min_lsn": "1", "page_token": b"x"}, "BAD_MIN_LSN")],
+}
+
+# ---- Replication ----
+
+REPLICATION = {
+    "what a server is": [
+        put(b"k", b"v", "$a"),
+        step("Replication/Hello", {}, {"database_id": "$id", "role": "primary", "durable_lsn": "$a", "...": True}),
+        step("Replication/Hello", {"database_id": "$id"}, {"...": True}),
+        refused("Replication/Hello", {"database_id": bytes(16)}, "FAILED_PRECONDITION", "WRONG_DATABASE")],
+    "a promise that comes too late": [step(
+        "Replication/Hello", {"promise_epoch": "1"}, error=status("FAILED_PRECONDITION", "EPOCH_TOO_OLD", epoch=ANY))],
+    "the log": [
+        put(b"k", b"v", "$a"), put(b"k", b"v", "$a+1"),
+        step("Replication/StreamWal", {"after_lsn": "$a", "until_end": True},
+             {"last_lsn": "$a+1", "records": ANY, "checksum": ANY, "...": True})],
+    "a log that has parted": [step(
+        "Replication/StreamWal", {"after_lsn": "1", "history": [{"epoch": "1", "first_lsn": "1", "id": "1"}]},
+        error=status("FAILED_PRECONDITION", "DIVERGED"))],
+    "names of slots": [
+        invalid("Replication/StreamWal", {"slot": b"a b"}, "BAD_SLOT"),
+        invalid("Replication/TakeSnapshot", {"slot": b"a/b"}, "BAD_SLOT")],
+    "a session that is over": [
+        refused("Replication/Confirm", {"session": "1", "durable_lsn": "1"}, "FAILED_PRECONDITION", "SESSION_UNKNOWN")],
+    "the store as files": [
+        put(b"k", b"v", "$a"),
+        step("Replication/TakeSnapshot", {"lease_ms": "60000"},
+             {"lsn": "$a", "files": ["...", {"name": b"MANIFEST", "size": "$size", "checksum": ANY}], "id": "$id",
+              "expires_unix_ms": ANY, "database_id": ANY}),
+        step("Replication/FetchFile", {"snapshot_id": "$id", "name": b"MANIFEST"}, {"data": ANY}),
+        step("Replication/FetchFile", {"snapshot_id": "$id", "name": b"MANIFEST", "offset": "$size"}, {}),
+        *[invalid("Replication/FetchFile", {"snapshot_id": "$id", "name": b"MANIFEST", **more}, "BAD_RANGE")
+          for more in ({"offset": "$size+1"}, {"offset": "$size", "length": "1"}, {"length": "$size+1"})],
+        *[refused("Replication/FetchFile", {"snapshot_id": "$id", "name": name}, "NOT_FOUND", "FILE_UNKNOWN")
+          for name in (b"", b"LOCK", b"../MANIFEST")],
+        step("Replication/ReleaseSnapshot", {"snapshot_id": "$id"}, {}),
+        step("Replication/ReleaseSnapshot", {"snapshot_id": "$id"}, {}),
+        refused("Replication/FetchFile", {"snapshot_id": "$id", "name": b"MANIFEST"}, "NOT_FOUND", "SNAPSHOT_UNKNOWN")],
+}
+
 # ---- Admin ----
 
 ADMIN = {
@@ -399,7 +457,7 @@ HEALTH = {
 
 # ---- who may ----
 
-TOKENS = {name: f"conformance-{name}-{'0123456789abcdef' * 2}" for name in ("reader", "writer", "admin")}
+TOKENS = {name: f"conformance-{name}-{'0123456789abcdef' * 2}" for name in ("reader", "writer", "admin", "replica")}
 
 
 def as_user(name):
@@ -410,21 +468,26 @@ def as_user(name):
 READS = [("KV/Get", {"key": b"k"}), ("KV/MultiGet", {"keys": [b"k"]}), ("KV/Scan", {"limit": "1"})]
 WRITES = [("KV/Put", {"key": b"k"}), ("KV/Delete", {"key": b"k"}), ("KV/Write", {"ops": [{"put": {"key": b"k"}}]})]
 ADMINS = [("Admin/Status", {}), ("Admin/Flush", {}), ("Admin/SetRateLimit", {"user": b"u"})]
+REPLICAS = [("Replication/Hello", {}), ("Replication/StreamWal", {"until_end": True}), ("Replication/TakeSnapshot", {})]
 
 ACCESS = {
-    "no token": [refused(*call, "UNAUTHENTICATED", "CREDENTIALS_MISSING") for call in READS + WRITES + ADMINS],
+    "no token": [refused(*call, "UNAUTHENTICATED", "CREDENTIALS_MISSING")
+                 for call in READS + WRITES + ADMINS + REPLICAS],
     "a forged token": [refused(*call, "UNAUTHENTICATED", "TOKEN_INVALID", **as_user(token))
-                       for call in READS + WRITES + ADMINS
+                       for call in READS + WRITES + ADMINS + REPLICAS
                        for token in ("forged", TOKENS["admin"] + "x", TOKENS["admin"][:-1])],
     "a reader": [*[step(*call, {"...": True}, **as_user("reader")) for call in READS],
                  *[refused(*call, "PERMISSION_DENIED", "ROLE_MISSING", **as_user("reader"))
-                   for call in WRITES + ADMINS]],
+                   for call in WRITES + ADMINS + REPLICAS]],
     "a writer": [*[step(*call, {"...": True}, **as_user("writer")) for call in WRITES],
                  *[refused(*call, "PERMISSION_DENIED", "ROLE_MISSING", **as_user("writer"))
-                   for call in READS + ADMINS]],
+                   for call in READS + ADMINS + REPLICAS]],
     "an administrator": [*[step(*call, {"...": True}, **as_user("admin")) for call in ADMINS],
                          *[refused(*call, "PERMISSION_DENIED", "ROLE_MISSING", **as_user("admin"))
-                           for call in READS + WRITES]],
+                           for call in READS + WRITES + REPLICAS]],
+    "a replica": [*[step(*call, {"...": True}, **as_user("replica")) for call in REPLICAS],
+                  *[refused(*call, "PERMISSION_DENIED", "ROLE_MISSING", **as_user("replica"))
+                    for call in READS + WRITES + ADMINS]],
     "a pipeline of a reader": [step(
         "KV/Pipeline", requests=ops({"get": {"key": b"k"}}, {"put": {"key": b"k"}}), **as_user("reader"),
         each=[answer(1, get=ANY), answer(2, error=status("PERMISSION_DENIED", "ROLE_MISSING"))])],
@@ -451,6 +514,11 @@ NARROW = {
         step("Snapshots/Open", {}, {"id": "$id", "...": True}),
         refused("Snapshots/Open", {}, "RESOURCE_EXHAUSTED", "TOO_MANY_SNAPSHOTS", retry=True),
         step("Snapshots/Release", {"id": "$id"}, {}), step("Snapshots/Open", {}, {"id": ANY, "...": True})],
+    "snapshots of files beyond what there is room for": [
+        step("Replication/TakeSnapshot", {}, {"id": "$id", "...": True}),
+        refused("Replication/TakeSnapshot", {}, "RESOURCE_EXHAUSTED", "TOO_MANY_SNAPSHOTS", retry=True),
+        step("Replication/ReleaseSnapshot", {"snapshot_id": "$id"}, {}),
+        step("Replication/TakeSnapshot", {}, {"id": ANY, "...": True})],
     "a message of too many operations": [step(
         "KV/Pipeline", requests=[{"id": "1", "more": [{}] * 65536}],
         error=status("INVALID_ARGUMENT", "TOO_MANY_OPS"))],
@@ -503,8 +571,23 @@ def damage(data):
     table.write_bytes(content)
 
 
+# ---- a follower, whose primary is not there ----
+
+NOT_PRIMARY = status("FAILED_PRECONDITION", "NOT_PRIMARY")
+FOLLOWER = {
+    "a follower takes no writes": [
+        *[step(*call, error=NOT_PRIMARY) for call in WRITES], get(b"k", found(b"v")),
+        step("KV/Pipeline", requests=ops({"put": {"key": b"k"}}, {"delete": {"key": b"k"}}, {"get": {"key": b"k"}}),
+             each=[answer(1, error=NOT_PRIMARY), answer(2, error=NOT_PRIMARY), answer(3, get=found(b"v"))])],
+    "a follower answers reads": [
+        get(b"k", found(b"v", "$a")), get(b"k", found(b"v"), min_lsn="$a"), scan({}, [entry(b"k")]),
+        step("KV/MultiGet", {"keys": [b"k"]}, {"results": [found(b"v")]}),
+        step("Replication/Hello", {}, {"role": "follower", "...": True})],
+}
+
 # What stands in the store before, and what then happens to its files.
-PREPARE = {"damaged": ({b"d%04d" % i: b"v" * 200 for i in range(500)}, damage)}
+PREPARE = {"damaged": ({b"d%04d" % i: b"v" * 200 for i in range(500)}, damage),
+           "follower": ({b"k": b"v"}, lambda data: None)}
 
 # Reasons that clients meet, but not by what they do or not each time; and where they are tested.
 ELSEWHERE = {
@@ -512,9 +595,14 @@ ELSEWHERE = {
     "CANCELLED": "nobody sees it, since who has cancelled does not wait",
     "CERTIFICATE_NAME_INVALID": "tests/rpc/test_tls.c",
     "DEADLINE_EXCEEDED": "a client has its own words for it",
+    "IO": "a disk that fails: tests/engine/test_db_faults.c",
+    "NOT_CAUGHT_UP": "tests/rpc/test_kv_replica.c",
+    "NOT_NEWEST": "tests/rpc/test_promote.c",
     "NO_MEMORY": "tests/rpc",
     "NO_SPACE": "tests/engine/test_db_no_space.c",
     "SHUTTING_DOWN": "test_service.py",
+    "TOO_FEW_PEERS": "tests/rpc/test_promote.c",
+    "TOO_MANY_REPLICAS": "tests/rpc/test_export_service.c",
     "TOO_MANY_USERS": "tests/rpc/test_rate_limit.c",
     "WAL_FAILED": "tests/rpc/test_server.c",
     "WRITE_STALL": "tests/rpc/test_status_map.c",
@@ -525,15 +613,16 @@ ELSEWHERE = {
 
 SMALL = [f"--MAX_VALUE_SIZE={MAX_VALUE}", "--MAX_BATCH_SIZE=1MiB"]
 SETUPS = {
-    "open": ([*SMALL, "--BACKUP_DIR={backups}"], {"backups": None}, {**KV, **RETRIES, **SCAN, **PIPELINE, **WATCH, **SNAPSHOTS, **ADMIN, **HEALTH}),
+    "open": ([*SMALL, "--BACKUP_DIR={backups}"], {"backups": None}, {**KV, **RETRIES, **SCAN, **PIPELINE, **WATCH, **SNAPSHOTS, **MIN_LSN, **REPLICATION, **ADMIN, **HEALTH}),
     "secured": (["--TOKENS_FILE={tokens}"],
                 {"tokens": "".join(f"{name} sha256:{hashlib.sha256(token.encode()).hexdigest()} {right}\n" for
-                                   (name, token), right in zip(TOKENS.items(), ("read", "write", "admin")))},
+                                   (name, token), right in zip(TOKENS.items(), ("read", "write", "admin", "replica")))},
                 ACCESS),
     "limited": ([f"--RATE_LIMIT_{what}=1" for what in ("READS", "WRITES")], {}, LIMITED),
     "trimmed": (["--WAL_SEGMENT_SIZE=256KiB"], {}, TRIMMED),
     "damaged": ([], {}, DAMAGED),
-    "narrow": (["--RPC_MAX_STREAMS=1", "--SNAPSHOTS_PER_USER=1"], {}, NARROW),
+    "follower": (["--FOLLOW=127.0.0.1:9"], {}, FOLLOWER),
+    "narrow": (["--RPC_MAX_STREAMS=1", "--SNAPSHOTS_PER_USER=1", "--EXPORTS_MAX=1"], {}, NARROW),
     "brief": (["--PAGE_TOKEN_LEASE=1ms"], {}, BRIEF),
 }
 

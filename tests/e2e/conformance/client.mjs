@@ -9,8 +9,8 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { grpc, loader, protoDir } from '../node_grpc.mjs';
 
 const definition = loader.loadSync(
-  ['varve/v1/kv', 'varve/v1/watch', 'varve/v1/snapshots', 'varve/v1/admin', 'grpc/health/v1/health',
-    'grpc/reflection/v1/reflection', 'grpc/reflection/v1alpha/reflection', 'google/rpc/error_details',
+  ['varve/v1/kv', 'varve/v1/watch', 'varve/v1/snapshots', 'varve/v1/replication', 'varve/v1/admin',
+    'grpc/health/v1/health', 'grpc/reflection/v1/reflection', 'grpc/reflection/v1alpha/reflection', 'google/rpc/error_details',
   ].map((name) => path.join(protoDir, `${name}.proto`)),
   { includeDirs: [protoDir], keepCase: true, longs: String, enums: String, bytes: String, oneofs: false },
 );

@@ -16,11 +16,12 @@ from google.rpc import error_details_pb2  # noqa: F401 - so that the details of 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from varve.v1 import (admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc, watch_pb2,
-                      watch_pb2_grpc)
+from varve.v1 import (admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, replication_pb2, replication_pb2_grpc,
+                      snapshots_pb2, snapshots_pb2_grpc, watch_pb2, watch_pb2_grpc)
 
 MODULES = ((kv_pb2, kv_pb2_grpc), (watch_pb2, watch_pb2_grpc), (snapshots_pb2, snapshots_pb2_grpc),
-           (admin_pb2, admin_pb2_grpc), (health_pb2, health_pb2_grpc), (reflection_pb2, reflection_pb2_grpc))
+           (replication_pb2, replication_pb2_grpc), (admin_pb2, admin_pb2_grpc), (health_pb2, health_pb2_grpc),
+           (reflection_pb2, reflection_pb2_grpc))
 
 
 class Mismatch(Exception):

@@ -43,6 +43,7 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import varve.v1.AdminGrpc;
 import varve.v1.KVGrpc;
+import varve.v1.ReplicationGrpc;
 import varve.v1.SnapshotsGrpc;
 import varve.v1.WatchGrpc;
 
@@ -217,7 +218,7 @@ final class Client {
                   .disableRetry().maxInboundMessageSize(1 << 30).build();
     for (ServiceDescriptor service : List.of(
              KVGrpc.getServiceDescriptor(), WatchGrpc.getServiceDescriptor(), SnapshotsGrpc.getServiceDescriptor(),
-             AdminGrpc.getServiceDescriptor(), HealthGrpc.getServiceDescriptor(),
+             ReplicationGrpc.getServiceDescriptor(), AdminGrpc.getServiceDescriptor(), HealthGrpc.getServiceDescriptor(),
              io.grpc.reflection.v1.ServerReflectionGrpc.getServiceDescriptor(),
              io.grpc.reflection.v1alpha.ServerReflectionGrpc.getServiceDescriptor())) {
       service.getMethods().forEach(method -> methods.put(method.getFullMethodName(), method));
