@@ -1,8 +1,8 @@
 /*
  * db_impl.h - the database object, shared by the files of engine/db only.
  *
- * Lock order, left before right: commit.lock, state.lock. No I/O happens under state.lock. The locks of the
- * log and of the caches are leaves.
+ * Lock order, left before right: commit.lock or slots.change, install_lock, state.lock, slots.lock. No I/O
+ * happens under the last two. The locks of the log and of the caches are leaves.
  */
 #ifndef VV_ENGINE_DB_DB_IMPL_H
 #define VV_ENGINE_DB_DB_IMPL_H
