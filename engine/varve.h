@@ -613,8 +613,8 @@ VARVE_API varve_status varve_apply(varve_db *db, const void *records, size_t byt
  */
 VARVE_API varve_status varve_limit_commits(varve_db *db, bool limited, varve_error *err) VARVE_CHECKED;
 
-/* Everything up to lsn is confirmed. A lower one than before changes nothing, nor does any without a limit.
- * May lie in the future. Any thread; does not block. */
+/* Everything up to lsn, the last of a batch, is confirmed. A lower one than before changes nothing, nor does
+ * any without a limit. May lie in the future. Any thread; does not block. */
 VARVE_API void varve_set_commit_limit(varve_db *db, uint64_t lsn);
 
 /* Call the durable callback (varve_options_set_durable_callback()) once, when more becomes durable or visible

@@ -5,6 +5,7 @@
 void vv_commit_queue_init(vv_commit_queue *q) {
     atomic_init(&q->top, 0);
     atomic_init(&q->writer_sleeps, 0);
+    atomic_init(&q->nudged, 0);
     for (uint32_t i = 0; i < VV_COMMIT_GROUPS; i++) {
         atomic_init(&q->groups[i].word, 0);
         atomic_init(&q->groups[i].sleepers, 0);
@@ -27,6 +28,13 @@ uint32_t vv_commit_queue_push(vv_commit_queue *q, vv_write *w) {
     if (atomic_load_explicit(&q->writer_sleeps, memory_order_seq_cst))
         rouse(q);
     return (uint32_t)(top & GROUP_MASK);
+}
+
+void vv_commit_queue_nudge(vv_commit_queue *q) {
+    /* seq_cst on both, as for a push. */
+    atomic_store_explicit(&q->nudged, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&q->writer_sleeps, memory_order_seq_cst))
+        rouse(q);
 }
 
 vv_write *vv_commit_queue_take(vv_commit_queue *q, uint32_t *group_out) {
@@ -69,7 +77,7 @@ void vv_commit_queue_wake(vv_commit_queue *q, uint32_t group) {
 
 void vv_commit_queue_sleep(vv_commit_queue *q, uint64_t timeout_ns) {
     atomic_store_explicit(&q->writer_sleeps, 1, memory_order_seq_cst);
-    if (vv_commit_queue_empty(q)) {
+    if (vv_commit_queue_empty(q) && !atomic_load_explicit(&q->nudged, memory_order_seq_cst)) {
         if (timeout_ns == UINT64_MAX)
             vv_futex_wait(&q->writer_sleeps, 1);
         else

@@ -36,26 +36,38 @@ typedef struct vv_write {
     bool sync;
     bool deletes_only; /* accepted on a disk that is too full for puts */
     bool replicated;   /* parts[0] is whole records, of another database's log: see apply.c */
+    bool appended;     /* in the log; its LSNs are first_lsn to lsn */
+    bool retried;      /* was done before, under the same name: lsn is the first one's */
     vv_write_kind kind;
     uint32_t op_count;
+    uint32_t part_count;
     uint64_t data_bytes; /* of keys and values */
     uint64_t client_id;  /* with sequence, its name; or 0 both */
     uint64_t sequence;
     vv_slice parts[3]; /* the encoded operations, in pieces */
-    uint32_t part_count;
-    vv_entry single; /* of op_count 1 in three parts: head, key, value */
-    uint8_t head[VV_OP_HEAD_BYTES];
+    union {
+        struct {             /* on its way to log and memtable */
+            vv_entry single; /* of op_count 1 in three parts: head, key, value */
+            uint8_t head[VV_OP_HEAD_BYTES];
+        };
+        vv_status (*call)(varve_db *db, void *arg); /* of VV_WRITE_CALL */
+        struct {                                    /* behind them, if its answer has to wait: see answer.c */
+            uint64_t lsn;                           /* until this one is visible */
+            struct vv_write *prev;                  /* in the order of these; the next is `next` */
+            struct vv_write *tick_next, *tick_prev;
+            uint64_t tick;
+            uint32_t group;
+        } waits;
+    };
     struct vv_condition *conditions; /* of the caller's batch */
     size_t condition_count;
-    bool appended; /* in the log; its LSNs are first_lsn to lsn */
-    bool retried;  /* was done before, under the same name: lsn is the first one's */
+    uint64_t confirm_deadline_ns; /* of varve_write_options */
     uint64_t first_lsn;
     uint64_t lsn;
     vv_status status;
-    varve_trace *trace;                         /* may be NULL */
-    uint64_t begun_ns;                          /* of traced ones: when the caller came */
-    varve_write_fn fn;                          /* NULL: blocking */
-    vv_status (*call)(varve_db *db, void *arg); /* VV_WRITE_CALL only */
+    varve_trace *trace; /* may be NULL */
+    uint64_t begun_ns;  /* of traced ones: when the caller came */
+    varve_write_fn fn;  /* NULL: blocking */
     void *arg;
 } vv_write;
 
@@ -64,6 +76,7 @@ _Static_assert(_Alignof(vv_write) >= VV_COMMIT_GROUPS, "the group number needs f
 typedef struct vv_commit_queue {
     VV_CACHE_ALIGNED _Atomic uintptr_t top; /* newest write | number of the group that is filling */
     VV_CACHE_ALIGNED _Atomic uint32_t writer_sleeps;
+    _Atomic uint32_t nudged;
     struct {
         VV_CACHE_ALIGNED _Atomic uint32_t word;
         _Atomic uint32_t sleepers;
@@ -89,8 +102,17 @@ void vv_commit_queue_wait(vv_commit_queue *q, vv_write *w, uint32_t group);
 /* The single writer, after `done` was stored in some or all writes of the group. */
 void vv_commit_queue_wake(vv_commit_queue *q, uint32_t group);
 
-/* The writer thread: sleep until something is pushed or timeout_ns is over (UINT64_MAX: no limit). May return
- * early. */
+/* Any thread, without a push: the writer thread does not sleep before it has called vv_commit_queue_nudged().
+ */
+void vv_commit_queue_nudge(vv_commit_queue *q);
+/* The writer thread, before it looks for what it may have been nudged for. */
+static inline void vv_commit_queue_nudged(vv_commit_queue *q) {
+    if (atomic_load_explicit(&q->nudged, memory_order_relaxed))
+        (void)atomic_exchange_explicit(&q->nudged, 0, memory_order_seq_cst);
+}
+
+/* The writer thread: sleep until something is pushed or nudges it, or timeout_ns is over (UINT64_MAX: no
+ * limit). May return early. */
 void vv_commit_queue_sleep(vv_commit_queue *q, uint64_t timeout_ns);
 
 #endif

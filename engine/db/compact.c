@@ -108,8 +108,9 @@ static void count(varve_db *db, const vv_compaction_plan *plan, const vv_compact
 static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_plan *plan, vv_error *err) {
     uint64_t *snapshots = NULL;
     size_t snapshot_count = 0;
+    uint64_t visible_lsn;
     uint64_t start_ns = vv_clock_mono_ns();
-    VV_TRY(vv_db_snapshot_lsns(db, &snapshots, &snapshot_count));
+    VV_TRY(vv_db_snapshot_lsns(db, &snapshots, &snapshot_count, &visible_lsn));
     vv_mutex_lock(&db->state.lock);
     uint64_t safe_lsn = vv_db_safe_lsn(db);
     vv_mutex_unlock(&db->state.lock);
@@ -127,6 +128,7 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                .output_bytes = db->settings.table_bytes_max,
                                .snapshots = snapshots,
                                .snapshot_count = snapshot_count,
+                               .hidden_from_lsn = visible_lsn + 1,
                                .safe_lsn = safe_lsn,
                                .now_unix_ms = vv_clock_unix_ms(),
                                .next_file_number = next_file_number,
@@ -154,7 +156,7 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
 }
 
 /* Up to where a merge at the bottom may drop tombstones. A snapshot that is made later is no older than what
- * is in tables now. */
+ * is visible now. */
 static uint64_t drop_lsn(varve_db *db) {
     vv_mutex_lock(&db->state.lock);
     uint64_t safe_lsn = vv_db_safe_lsn(db);
@@ -163,7 +165,8 @@ static uint64_t drop_lsn(varve_db *db) {
     uint64_t snapshot_lsn = db->state.snapshots ? db->state.snapshots->lsn : VV_LSN_MAX;
     db->state.snapshots_seen |= db->state.snapshots != NULL;
     vv_mutex_unlock(&db->state.lock);
-    return VV_MIN(snapshot_lsn, safe_lsn ? safe_lsn : VV_LSN_MAX);
+    uint64_t visible_lsn = vv_db_await_visible(db, flushed_lsn);
+    return VV_MIN(VV_MIN(snapshot_lsn, visible_lsn), safe_lsn ? safe_lsn : VV_LSN_MAX);
 }
 
 /* One merge, if one is due. *found_out false: nothing to do. */

@@ -34,6 +34,11 @@
 #define VV_DB_MERGE_READ_BYTES_MAX  (UINT64_C(16) << 20)
 #define VV_DB_CURSOR_READ_BYTES_MAX (UINT64_C(16) << 20)
 
+/* Writes that wait for the commit limit: at so many, or so many bytes of them, new ones are refused. */
+#define VV_DB_WAITING_COUNT_MAX (UINT64_C(1) << 20)
+#define VV_DB_WAITING_BYTES_MAX (UINT64_C(256) << 20)
+#define VV_DB_WAITING_TICKS     256
+
 typedef struct vv_settings {
     uint64_t block_bytes;
     uint64_t memtable_bytes;
@@ -125,7 +130,8 @@ struct varve_db {
     vv_wal *wal;
 
     /* The newest LSN that readers see. Stored with release once it is durable (or, asynchronous, in the log's
-     * buffer) and in the memtable; a reader's acquire load then finds the entries. */
+     * buffer), in the memtable, and within the commit limit; a reader's acquire load then finds the entries.
+     */
     _Atomic uint64_t visible_lsn;
     _Atomic bool wal_failed;
     _Atomic bool closing;
@@ -141,7 +147,8 @@ struct varve_db {
         _Atomic uint32_t last_group_count; /* writes in the newest group: >1 means that queueing pays */
         vv_memtable *active; /* under lock, as all that follows; the view's, which keeps it alive */
         uint64_t next_lsn;
-        vv_retry_table retry; /* of all writes below next_lsn */
+        uint64_t committed_lsn; /* visible, or hidden by the commit limit alone */
+        vv_retry_table retry;   /* of all writes below next_lsn */
         _Atomic uint64_t retried_writes;
         bool epoch_is_ours;          /* our own writes may carry db->epoch (epochs.c) */
         bool epoch_in_doubt;         /* the manifest on disk may say otherwise than the one in memory */
@@ -150,6 +157,24 @@ struct varve_db {
         uint64_t memtable_wal_bytes; /* log bytes written when the active memtable was new */
         uint64_t space_wal_bytes;    /* the same when free space was last looked at */
     } commit;
+
+    /* How far others have confirmed (commit_limit.c). */
+    struct {
+        vv_mutex lock;                         /* one varve_limit_commits() at a time */
+        VV_CACHE_ALIGNED _Atomic uint64_t lsn; /* VV_COMMIT_LIMIT_NONE: nobody is asked */
+        _Atomic bool hides;                    /* something committed is not visible for its sake */
+        _Atomic uint64_t merge_lsn;            /* a merge is wanted when this is visible; 0: none */
+    } limit;
+
+    /* Answers that wait for it (answer.c); under commit.lock. */
+    struct {
+        vv_write *first, *last;
+        vv_write *ticks[VV_DB_WAITING_TICKS]; /* those that have a deadline, by it */
+        uint64_t tick;                        /* deadlines up to here were looked at */
+        uint64_t timed_count;
+        uint64_t bytes;
+        _Atomic uint64_t count; /* read by anyone */
+    } waiting;
 
     /* Held by whoever replaces the manifest, over the I/O that this takes: one change of the set of tables at
      * a time. */
@@ -451,9 +476,10 @@ void vv_db_slots_close(varve_db *db);
 
 /* ---- snapshot.c ---- */
 
-/* The LSNs of all snapshots, ascending, and the present: what a merge has to keep. *out is the caller's to
- * free. NO_MEMORY. */
-vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) VV_CHECKED;
+/* What a merge has to keep: the LSNs of all snapshots, ascending, and the newest LSN that is visible, all as
+ * of one moment. *out is the caller's to free. NO_MEMORY. */
+vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out,
+                              uint64_t *visible_lsn_out) VV_CHECKED;
 
 /* ---- space.c ---- */
 
@@ -566,6 +592,47 @@ void vv_db_pace_wait(varve_db *db);
 
 /* More is durable and visible, or the log has failed: tell those who wait for it. The single writer. */
 void vv_db_followers_notify(varve_db *db);
+
+/* ---- commit_limit.c ---- */
+
+/* Does the answer of a write wait for others? Changes only under commit.lock. */
+static inline bool vv_db_commits_limited(varve_db *db) {
+    return atomic_load_explicit(&db->limit.lsn, memory_order_relaxed) != VV_COMMIT_LIMIT_NONE;
+}
+
+/* Show what is committed, as far as the limit goes. commit.lock held. */
+void vv_db_publish(varve_db *db);
+
+/* The limit may have been raised, and time has passed: show and answer what is due. Cheap if nothing waits.
+ * The writer thread, commit.lock held. */
+void vv_db_confirm(varve_db *db);
+
+/* Opening: what is visible of a log that ends at last_lsn. */
+void vv_db_limit_restore(varve_db *db, uint64_t last_lsn);
+
+/* What is visible; if it is below lsn, the compaction thread is told when it is not any more. */
+uint64_t vv_db_await_visible(varve_db *db, uint64_t lsn);
+
+/* ---- answer.c: the writer thread, commit.lock held ---- */
+
+/* Answer the writes up to `end`, which is not included, or let them wait for the commit limit. number: their
+ * group's, of vv_commit_queue_take(). */
+void vv_db_answer_group(varve_db *db, vv_write *group, const vv_write *end, uint32_t number);
+
+/* Answer those of which visible_lsn says so, or whose deadline is over. */
+void vv_db_answer_waiting(varve_db *db);
+
+/* Answer all that still wait: NOT_CONFIRMED. */
+void vv_db_answer_unconfirmed(varve_db *db);
+
+/* When to call vv_db_answer_waiting() next; UINT64_MAX: no deadline. */
+uint64_t vv_db_next_deadline_ns(const varve_db *db);
+
+/* May no more wait? */
+static inline bool vv_db_waiting_full(varve_db *db) {
+    return db->waiting.bytes >= VV_DB_WAITING_BYTES_MAX ||
+           atomic_load_explicit(&db->waiting.count, memory_order_relaxed) >= VV_DB_WAITING_COUNT_MAX;
+}
 
 /* ---- write.c ---- */
 

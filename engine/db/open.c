@@ -326,7 +326,7 @@ static vv_status recover(varve_db *db, vv_error *err) {
         return st;
     uint64_t last_lsn = vv_wal_last_lsn(db->wal);
     db->commit.next_lsn = last_lsn + 1;
-    atomic_store_explicit(&db->visible_lsn, last_lsn, memory_order_release);
+    vv_db_limit_restore(db, last_lsn);
     vv_log(&db->logger, VV_LOG_INFO,
            "opened %s: %zu tables, %" PRIu64 " log records replayed, last LSN %" PRIu64 ", %" PRIu64 " ms",
            db->dir, db->state.view->version->table_count, r.records, last_lsn,
@@ -403,6 +403,7 @@ static varve_db *allocate(const varve_options *options) {
     db->settings.batch_bytes_max = VV_MAX(db->settings.batch_bytes_max,
                                           db->settings.value_bytes_max + VV_KEY_BYTES_MAX + VV_OP_HEAD_BYTES);
     db->memtable_seed = vv_clock_mono_ns() | 1;
+    atomic_init(&db->limit.lsn, VV_COMMIT_LIMIT_NONE);
     vv_commit_queue_init(&db->commit.queue);
     vv_retry_init(&db->commit.retry);
     vv_stack_init(&db->reader.queue);
@@ -410,6 +411,7 @@ static varve_db *allocate(const varve_options *options) {
     vv_budget_init(&db->reader.budget, VV_DB_CURSOR_READ_BYTES_MAX);
     db->reader.fetcher = (vv_sst_fetcher){.fetch = vv_db_fetch, .arg = db, .budget = &db->reader.budget};
     vv_mutex_init(&db->commit.lock);
+    vv_mutex_init(&db->limit.lock);
     vv_mutex_init(&db->install_lock);
     vv_mutex_init(&db->state.lock);
     vv_mutex_init(&db->compaction.lock);
@@ -498,6 +500,7 @@ vv_status vv_db_unload(varve_db *db) {
     vv_mutex_deinit(&db->compaction.lock);
     vv_mutex_deinit(&db->state.lock);
     vv_mutex_deinit(&db->install_lock);
+    vv_mutex_deinit(&db->limit.lock);
     vv_mutex_deinit(&db->commit.lock);
     vv_free(db);
     return st;

@@ -89,6 +89,7 @@ void vv_db_pace_wait(varve_db *db) {
             sleep_until(until_ns);
         else if (!vv_ok(vv_db_sync_log(db, false)))
             break; /* latched: nothing is written any more, and nothing to wait for */
+        vv_db_confirm(db);
         now_ns = vv_clock_mono_ns();
     }
     db->flow.next_ns = VV_MIN(db->flow.next_ns, now_ns);

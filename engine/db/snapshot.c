@@ -2,8 +2,9 @@
  * snapshot.c - named states of the database.
  *
  * A snapshot is an LSN in a list. Reads at it take the current view; merges keep for each snapshot the newest
- * version of every key that it sees. The LSN is chosen under the lock under which a merge collects the list:
- * so a snapshot that a merge has not seen is at least as new as everything that this merge reads.
+ * version of every key that it sees. The LSN is chosen under the lock under which a merge collects the list
+ * and looks what is visible: so a snapshot that a merge has not seen is at least as new as what was visible
+ * then, and of all behind that the merge keeps every version.
  */
 #include "base/alloc.h"
 #include "engine/db/db_impl.h"
@@ -42,13 +43,15 @@ void varve_snapshot_release(varve_db *db, varve_snapshot *snapshot) {
     vv_free(snapshot);
 }
 
-vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out) {
+vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out, uint64_t *visible_lsn_out) {
     for (size_t capacity = 64;; capacity *= 4) {
         uint64_t *lsns = vv_alloc(capacity * sizeof *lsns);
         size_t count = 0;
         if (!lsns)
             return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
         vv_mutex_lock(&db->state.lock);
+        /* Under the lock, as above: a snapshot that is not in the list is at or behind this LSN. */
+        *visible_lsn_out = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
         varve_snapshot *s = db->state.snapshots;
         db->state.snapshots_seen |= s != NULL;
         for (; s && count < capacity; s = s->next)

@@ -19,6 +19,8 @@
 #define FLUSH_BUFFER_COUNT 4
 #define FLUSH_BUFFER_BYTES (UINT32_C(1) << 20)
 #define FLUSH_RETRY_NS     VV_NS_PER_S
+/* While a full queue of memtables holds up the writer: how often it looks what others have confirmed. */
+#define CONFIRM_NS (2 * VV_NS_PER_MS)
 
 vv_view *vv_db_view(varve_db *db, uint64_t *lsn_out) {
     for (;;) {
@@ -55,7 +57,15 @@ static vv_status wait_for_room(varve_db *db) {
         if (!stalled)
             db->state.write_stalls++;
         stalled = true;
-        vv_cond_wait(&db->state.flush_done, &db->state.lock);
+        if (!vv_db_commits_limited(db)) {
+            vv_cond_wait(&db->state.flush_done, &db->state.lock);
+            continue;
+        }
+        /* Answers that wait for others don't wait for the flush, too. */
+        (void)vv_cond_wait_until(&db->state.flush_done, &db->state.lock, vv_clock_mono_ns() + CONFIRM_NS);
+        vv_mutex_unlock(&db->state.lock);
+        vv_db_confirm(db);
+        vv_mutex_lock(&db->state.lock);
     }
     return VV_STATUS_OK;
 }
@@ -297,8 +307,11 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
         manifest.safe_compaction_lsn = *edit->safe_lsn;
     if (edit->promised_epoch)
         manifest.promised_epoch = *edit->promised_epoch;
+    /* See commit_limit.c. While the log is replayed nothing is visible yet. */
     if (edit->commit_limit)
         manifest.commit_limit = *edit->commit_limit;
+    else if (manifest.commit_limit != VV_COMMIT_LIMIT_NONE && db->wal)
+        manifest.commit_limit = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
     if (edit->epochs)
         manifest.epochs = *edit->epochs;
     vv_db_slots_copy(db, &manifest);

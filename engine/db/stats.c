@@ -55,7 +55,8 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->epoch = vv_manifest_epoch(&db->state.manifest);
     out->promised_epoch = db->state.manifest.promised_epoch;
     out->safe_compaction_lsn = vv_db_safe_lsn(db);
-    out->commit_limit = UINT64_MAX;
+    out->commit_limit = atomic_load_explicit(&db->limit.lsn, memory_order_relaxed);
+    out->unconfirmed_writes = atomic_load_explicit(&db->waiting.count, memory_order_relaxed);
     out->flushes = db->state.flushes;
     out->flush_bytes = db->state.flush_bytes;
     out->write_stalls = db->state.write_stalls;

@@ -62,6 +62,10 @@ void vv_db_followers_notify(varve_db *db) {
         db->durable_fn(db->durable_arg);
 }
 
+void varve_want_notice(varve_db *db) {
+    (void)atomic_exchange_explicit(&db->followers.waiting, 1, memory_order_acq_rel);
+}
+
 /* The cursor is about to say END: from here on it is told of more. */
 static void wait_for_more(varve_wal_cursor *c) {
     varve_db *db = c->db;

@@ -1,10 +1,14 @@
 /*
  * write.c - the write path: validation, the hand-off to the single writer, group commit.
  *
- *   caller --validate--> commit queue --take all--> [log append] --> [log write + sync || memtable] -->
- * visible --> answer |                                                         ^
- *              +-- queue empty, newest group a lone one, lock free: the caller is the writer itself (no
- * hand-off)
+ *   caller --validate--> commit queue --take all--> [log append] --> [log write + sync || memtable]
+ *             |                                       ^                       |
+ *             +-- queue empty, newest group a lone    |                       +--> visible --> answer
+ *                 one, lock free: the caller is ------+
+ *                 the writer itself (no hand-off)
+ *
+ * While commits are limited, others have their say before a write is visible and answered: commit_limit.c and
+ * answer.c. Records of another database's log: apply.c.
  *
  * Why an acknowledged byte survives: a synchronous write is answered only after vv_wal_sync() returned OK for
  * the frame that holds its record; that frame is in a segment whose header, size and name were synced before
@@ -13,12 +17,17 @@
  *
  * Invariants
  *   C1  LSNs are given in queue order, without gaps, to what the log has taken; the memtable gets all of
- * that. C2  visible_lsn never passes what is in the memtable, nor, for groups with a synchronous write, what
- * is durable. C3  A memtable is sealed only when everything in it is durable in the log, so that tables hold
- * only such. C4  A vv_write is not touched after its `done` was stored: its frame may be gone.
+ *       that.
+ *   C2  visible_lsn never passes what is in the memtable, nor, for groups with a synchronous write, what is
+ *       durable.
+ *   C3  A memtable is sealed only when everything in it is durable in the log, so that tables hold only
+ *       such.
+ *   C4  A vv_write is not touched after its `done` was stored: its frame may be gone.
  *   C5  A write that is named like one before it in queue order is not applied but answered with that one's
- * LSN, and not before that one is as durable as this one asks: earlier asynchronous writes are synced with
- * its group.
+ *       LSN, and not before that one is as durable as this one asks: earlier asynchronous writes are synced
+ *       with its group.
+ *   C6  While commits are limited every write is synchronous, and conditions are judged by all that was
+ *       committed before, visible or not: else two writes could both find a key absent.
  */
 #include <errno.h>
 #include <string.h>
@@ -104,6 +113,10 @@ static void append(varve_db *db, vv_write *w) {
             latch(db);
         return;
     }
+    if (vv_db_waiting_full(db)) {
+        w->status = vv_status_make(VV_BUSY, VV_SUB_REPLICAS_BEHIND, 0);
+        return;
+    }
     if (w->client_id != 0) {
         w->status = vv_retry_reserve(&db->commit.retry, w->client_id);
         if (!vv_ok(w->status))
@@ -172,16 +185,17 @@ static vv_status seal(varve_db *db) {
 /* Everything of the list up to `end`, which is not included. Returns whether the log has to be synced. */
 static bool append_group(varve_db *db, vv_write *group, const vv_write *end, bool *appended_out) {
     bool sync = false;
+    bool limited = vv_db_commits_limited(db); /* C6 */
     uint64_t group_lsn = db->commit.next_lsn;
     *appended_out = false;
     for (vv_write *w = group; w != end; w = w->next) {
         append(db, w);
         if (w->appended) {
             *appended_out = true;
-            sync |= w->sync;
+            sync |= w->sync || limited;
         } else if (w->retried) {
             /* What it repeats may be an asynchronous write, of this group or before it (C5). */
-            sync |= w->sync && (db->commit.unsynced || w->lsn >= group_lsn);
+            sync |= (w->sync || limited) && (db->commit.unsynced || w->lsn >= group_lsn);
             atomic_fetch_add_explicit(&db->commit.retried_writes, 1, memory_order_relaxed);
         }
     }
@@ -267,7 +281,8 @@ static void commit_group(varve_db *db, const write_group *g, bool inline_only) {
     if (!sync && !db->commit.unsynced)
         db->commit.sync_due_ns = vv_clock_mono_ns() + db->settings.wal_sync_interval_us * VV_NS_PER_US;
     db->commit.unsynced = !sync;
-    atomic_store_explicit(&db->visible_lsn, db->commit.next_lsn - 1, memory_order_release);
+    db->commit.committed_lsn = db->commit.next_lsn - 1;
+    vv_db_publish(db);
     if (sync)
         vv_db_followers_notify(db);
 }
@@ -297,8 +312,9 @@ static vv_status check_condition(varve_db *db, vv_view *view, uint64_t lsn, vv_c
     return st;
 }
 
-/* Everything before this write is committed and visible, and nothing comes between here and its own commit:
- * the single writer's role is held. What was done before is not asked again: its conditions held then. */
+/* Everything before this write is committed, if not visible yet, and nothing comes between here and its own
+ * commit: the single writer's role is held. What was done before is not asked again: its conditions held
+ * then. */
 static vv_status check_conditions(varve_db *db, vv_write *w) {
     if (w->condition_count == 0 || settled(db, w))
         return VV_STATUS_OK;
@@ -306,6 +322,7 @@ static vv_status check_conditions(varve_db *db, vv_write *w) {
     bool all = true;
     vv_status st = VV_STATUS_OK;
     vv_view *view = vv_db_view(db, &lsn);
+    lsn = db->commit.committed_lsn; /* merges keep the newest version of each key in any case */
     for (size_t i = 0; i < w->condition_count && vv_ok(st); i++) {
         st = check_condition(db, view, lsn, &w->conditions[i]);
         all &= w->conditions[i].held;
@@ -316,42 +333,18 @@ static vv_status check_conditions(varve_db *db, vv_write *w) {
     return st;
 }
 
-static void answer_async(vv_write *w) {
-    varve_write_fn fn = w->fn;
-    void *arg = w->arg;
-    varve_status st = vv_public(w->status);
-    uint64_t lsn = vv_ok(w->status) ? w->lsn : 0;
-    vv_free(w);
-    fn(arg, st, lsn);
-}
-
-static void answer_group(varve_db *db, vv_write *group, const vv_write *end, uint32_t number) {
-    bool any_blocking = false, any_async = false;
-    for (vv_write *w = group, *next; w != end; w = next) {
-        next = w->next; /* C4 */
-        if (w->fn) {
-            any_async = true;
-            answer_async(w);
-        } else {
-            any_blocking = true;
-            /* Pairs with the acquire in vv_commit_queue_wait(). */
-            atomic_store_explicit(&w->done, 1, memory_order_release);
-        }
-    }
-    if (any_blocking)
-        vv_commit_queue_wake(&db->commit.queue, number);
-    if (any_async && db->group_fn)
-        db->group_fn(db->group_arg);
-}
-
-/* SEAL, CALL and STOP stand alone, behind all that was pushed before them. */
+/* What is no write stands alone, behind all that was pushed before it. */
 static void do_control(varve_db *db, vv_write *w) {
-    if (w->kind == VV_WRITE_SEAL)
-        w->status = seal(db);
-    else if (w->kind == VV_WRITE_CALL)
-        w->status = w->call(db, w->arg);
-    else
+    switch (w->kind) {
+    case VV_WRITE_OPS: break;
+    case VV_WRITE_SEAL: w->status = seal(db); break;
+    case VV_WRITE_CALL: w->status = w->call(db, w->arg); break;
+    case VV_WRITE_STOP:
         w->status = db->commit.unsynced ? vv_db_sync_log(db, false) : VV_STATUS_OK;
+        vv_db_confirm(db);
+        vv_db_answer_unconfirmed(db);
+        break;
+    }
 }
 
 /* Commit the list in groups. Returns true if the list held STOP. */
@@ -363,7 +356,7 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
             vv_write *next = list->next;
             stop |= list->kind == VV_WRITE_STOP;
             do_control(db, list);
-            answer_group(db, list, next, number);
+            vv_db_answer_group(db, list, next, number);
             list = next;
             continue;
         }
@@ -371,7 +364,7 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
         if (!vv_ok(conditions)) {
             vv_write *next = list->next;
             fail_group(list, next, conditions);
-            answer_group(db, list, next, number);
+            vv_db_answer_group(db, list, next, number);
             list = next;
             continue;
         }
@@ -392,7 +385,8 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
             fail_group(list, g.end, st);
         }
         list = g.end;
-        answer_group(db, g.first, g.end, number);
+        vv_db_answer_group(db, g.first, g.end, number);
+        vv_db_confirm(db);
         if (list)
             vv_db_pace_wait(db);
     }
@@ -405,22 +399,24 @@ void vv_db_writer(void *arg) {
     for (bool stop = false; !stop;) {
         uint32_t number;
         vv_mutex_lock(&db->commit.lock);
+        vv_commit_queue_nudged(&db->commit.queue);
         /* Before the queue is emptied: what comes meanwhile goes with the same group. */
         if (!vv_commit_queue_empty(&db->commit.queue))
             vv_db_pace_wait(db);
         vv_write *list = vv_commit_queue_take(&db->commit.queue, &number);
         if (list)
             stop = commit_list(db, list, number);
-        bool unsynced = db->commit.unsynced;
-        uint64_t sync_due_ns = db->commit.sync_due_ns;
-        uint64_t now_ns = unsynced ? vv_clock_mono_ns() : 0;
-        if (unsynced && now_ns >= sync_due_ns) {
+        vv_db_confirm(db);
+        uint64_t due_ns = vv_db_next_deadline_ns(db);
+        uint64_t now_ns = db->commit.unsynced || due_ns != UINT64_MAX ? vv_clock_mono_ns() : 0;
+        if (db->commit.unsynced && now_ns < db->commit.sync_due_ns)
+            due_ns = VV_MIN(due_ns, db->commit.sync_due_ns);
+        else if (db->commit.unsynced)
             vv_status_ignore(vv_db_sync_log(db, false), "a failure is latched: every later write reports it");
-            unsynced = false;
-        }
         vv_mutex_unlock(&db->commit.lock);
         if (!stop && vv_commit_queue_empty(&db->commit.queue))
-            vv_commit_queue_sleep(&db->commit.queue, unsynced ? sync_due_ns - now_ns : UINT64_MAX);
+            vv_commit_queue_sleep(&db->commit.queue,
+                                  due_ns == UINT64_MAX ? due_ns : due_ns - VV_MIN(due_ns, now_ns));
     }
 }
 
@@ -443,6 +439,7 @@ static void write_init(vv_write *w, const varve_write_options *options) {
     w->client_id = options ? options->client_id : 0;
     w->sequence = options ? options->sequence : 0;
     w->trace = options ? options->trace : NULL;
+    w->confirm_deadline_ns = options ? options->confirm_deadline_ns : 0;
     if (w->trace) {
         *w->trace = (varve_trace){0};
         w->begun_ns = vv_clock_mono_ns();
@@ -480,8 +477,8 @@ static bool try_inline(varve_db *db, vv_write *w) {
     if (!w->sync || atomic_load_explicit(&db->commit.last_group_count, memory_order_relaxed) > 1 ||
         !vv_commit_queue_empty(&db->commit.queue) || !vv_mutex_trylock(&db->commit.lock))
         return false;
-    bool fits = !db->commit.unsynced && !memtable_full(db) && !vv_db_pace_pressed(db) &&
-                vv_wal_inline_fits(db->wal, VV_RECORD_HEAD_BYTES + ops_bytes(w));
+    bool fits = (w->replicated || !vv_db_commits_limited(db)) && !db->commit.unsynced && !memtable_full(db) &&
+                !vv_db_pace_pressed(db) && vv_wal_inline_fits(db->wal, VV_RECORD_HEAD_BYTES + ops_bytes(w));
     if (fits) {
         vv_status st = check_conditions(db, w);
         write_group g = {.first = w};

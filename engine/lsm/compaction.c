@@ -150,9 +150,16 @@ static vv_status write_entry(merge_job *j, const vv_entry *e) {
 
 /* ---- what stays ---- */
 
+static bool is_hidden(const vv_compaction_options *o, uint64_t lsn) {
+    return o->hidden_from_lsn != 0 && lsn >= o->hidden_from_lsn;
+}
+
 /* The oldest snapshot that sees an entry of this LSN, VV_LSN_MAX for the present alone. Versions of a key in
- * one stripe are seen by the same readers: only the newest of them matters. */
+ * one stripe are seen by the same readers: only the newest of them matters. One that is hidden has a stripe
+ * of its own: the present may come to be just there. */
 static uint64_t stripe_of(const vv_compaction_options *o, uint64_t lsn) {
+    if (is_hidden(o, lsn))
+        return lsn;
     size_t low = 0, high = o->snapshot_count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -164,8 +171,9 @@ static uint64_t stripe_of(const vv_compaction_options *o, uint64_t lsn) {
     return low < o->snapshot_count ? o->snapshots[low] : VV_LSN_MAX;
 }
 
-static bool in_oldest_stripe(const vv_compaction_options *o, uint64_t stripe) {
-    return o->snapshot_count == 0 || stripe == o->snapshots[0];
+/* Nothing older of the key is kept for anyone. */
+static bool in_oldest_stripe(const vv_compaction_options *o, uint64_t lsn, uint64_t stripe) {
+    return !is_hidden(o, lsn) && (o->snapshot_count == 0 || stripe == o->snapshots[0]);
 }
 
 /* Remember the key at hand; true if it is another than before. */
@@ -213,7 +221,7 @@ static vv_status merge_entry(merge_job *j, const vv_entry *in) {
         e.value = vv_slice_make(NULL, 0);
         e.expires_unix_ms = 0;
     }
-    if (e.kind == VV_KIND_DELETE && j->drop_tombstones && in_oldest_stripe(j->o, stripe)) {
+    if (e.kind == VV_KIND_DELETE && j->drop_tombstones && in_oldest_stripe(j->o, e.lsn, stripe)) {
         j->out->dropped_tombstones++;
         return VV_STATUS_OK;
     }

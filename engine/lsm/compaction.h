@@ -2,7 +2,8 @@
  * compaction.h - one merge: tables in, tables of one run out.
  *
  * What is dropped, and why it may be:
- *   - a version that a newer version of the key hides from every snapshot and from the present;
+ *   - a version that a newer version of the key hides from every snapshot and from the present. Behind the
+ *     present (the newest LSN that readers see) each version stays: readers may come to any of them;
  *   - a tombstone, and an expired entry, once nothing older can resurface: no snapshot is older, the merge is
  * at the bottom, and the safe compaction LSN allows it. The gate, from the distribution layer's design:
  *         bottom && (safe_lsn == 0 || (batch_max_lsn > 0 && batch_max_lsn <= safe_lsn))
@@ -27,7 +28,8 @@ typedef struct vv_compaction_options {
     uint64_t output_bytes;          /* an output is closed at the first key behind this size */
     const uint64_t *snapshots;      /* ascending */
     size_t snapshot_count;
-    uint64_t safe_lsn; /* 0: no gate */
+    uint64_t hidden_from_lsn; /* readers don't see this LSN and what is behind it yet; 0: they see all */
+    uint64_t safe_lsn;        /* 0: no gate */
     uint64_t now_unix_ms;
     uint64_t (*next_file_number)(void *arg);
     /* Called now and then with the bytes that were read and written since the last call; may sleep to keep to

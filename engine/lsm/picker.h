@@ -31,8 +31,8 @@ typedef struct vv_picker_options {
     uint32_t threshold;    /* COMPACTION_THRESHOLD, at least 2 */
     uint64_t level1_bytes; /* leveled: of level 1; each further level has `ratio` times as much */
     uint32_t ratio;
-    /* Tombstones up to here may be dropped at the bottom: no snapshot is older, and the safe compaction LSN
-     * allows it. 0: none. */
+    /* Tombstones up to here may be dropped at the bottom: no snapshot is older, all readers see them, and the
+     * safe compaction LSN allows it. 0: none. */
     uint64_t drop_lsn;
 } vv_picker_options;
 

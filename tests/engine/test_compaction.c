@@ -142,6 +142,7 @@ typedef struct rules {
     uint64_t safe_lsn;
     uint64_t snapshots[4];
     size_t snapshot_count;
+    uint64_t hidden_from_lsn;
     uint64_t now;
     uint64_t output_bytes;
 } rules;
@@ -156,6 +157,7 @@ static vv_status run(const rules *r, vv_compaction_result *out) {
                                .output_bytes = r->output_bytes ? r->output_bytes : 1 << 20,
                                .snapshots = r->snapshots,
                                .snapshot_count = r->snapshot_count,
+                               .hidden_from_lsn = r->hidden_from_lsn,
                                .safe_lsn = r->safe_lsn,
                                .now_unix_ms = r->now,
                                .next_file_number = next_file_number,
@@ -289,6 +291,36 @@ Test(compaction, nothing_resurfaces_in_what_a_merge_left_above_older_tables) {
     cr_assert_str_eq(text, "a@9-", "without it a@5 would show");
     vv_compaction_result_deinit(&r);
     vv_table_unref(older);
+}
+
+/* ---- what is not visible yet ---- */
+
+Test(compaction, every_version_that_is_not_visible_yet_stays_and_the_newest_that_is) {
+    table("a@9=9 a@7=7 b@8-");
+    table("a@5=5 a@3=3 a@1=1 b@4=b");
+    expect(&(rules){.hidden_from_lsn = 10}, "a@9=9 b@8-");
+    expect(&(rules){.hidden_from_lsn = 9}, "a@9=9 a@7=7 b@8-");
+    expect(&(rules){.hidden_from_lsn = 6}, "a@9=9 a@7=7 a@5=5 b@8- b@4=b");
+    expect(&(rules){.hidden_from_lsn = 4}, "a@9=9 a@7=7 a@5=5 a@3=3 b@8- b@4=b");
+    expect(&(rules){.hidden_from_lsn = 1}, "a@9=9 a@7=7 a@5=5 a@3=3 a@1=1 b@8- b@4=b");
+    expect(&(rules){.hidden_from_lsn = 7, .snapshots = {2, 5}, .snapshot_count = 2},
+           "a@9=9 a@7=7 a@5=5 a@1=1 b@8- b@4=b");
+}
+
+Test(compaction, a_tombstone_that_is_not_visible_yet_stays_at_the_bottom) {
+    table("a@9- b@7- c@8-");
+    table("a@5=old b@4=old");
+    expect(&(rules){.bottom = true, .hidden_from_lsn = 10}, "");
+    expect(&(rules){.bottom = true, .hidden_from_lsn = 9}, "a@9- a@5=old");
+    expect(&(rules){.bottom = true, .hidden_from_lsn = 8}, "a@9- a@5=old c@8-");
+    expect(&(rules){.bottom = true, .hidden_from_lsn = 1}, "a@9- a@5=old b@7- b@4=old c@8-");
+}
+
+Test(compaction, an_entry_that_expired_before_it_was_visible_still_hides_what_is_older) {
+    table("a@9=new!500");
+    table("a@5=old");
+    expect(&(rules){.now = 500, .bottom = true, .hidden_from_lsn = 9}, "a@9- a@5=old");
+    expect(&(rules){.now = 500, .bottom = true, .hidden_from_lsn = 10}, "");
 }
 
 /* ---- expiry ---- */
