@@ -546,8 +546,11 @@ Test(db_retry, a_manifest_with_impossible_names_is_refused) {
     fx_close();
     FILE *f = fopen(vv_tempdir_path("db/MANIFEST"), "r+b");
     size_t n = fread(bytes, 1, sizeof bytes, f);
-    /* The last LSN of the last client, behind flushed_lsn. */
-    vv_put_be64(bytes + n - 16, 1000);
+    uint8_t client[8], *at;
+    vv_put_be64(client, CLIENT);
+    cr_assert_not_null(at = memmem(bytes, n, client, sizeof client));
+    /* The LSN of its only write, behind flushed_lsn. */
+    vv_put_be64(at + 8 + 4 + 8, 1000);
     vv_put_be64(bytes + n - 8, vv_checksum(bytes, n - 8, 0));
     rewind(f);
     cr_assert_eq(fwrite(bytes, 1, n, f), n);
