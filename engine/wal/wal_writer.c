@@ -420,12 +420,14 @@ static vv_status create(const vv_wal_options *o, vv_wal **out, vv_error *err) {
 
 vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, vv_wal **out,
                       vv_error *err) {
-    VV_TRY(create(o, out, err));
-    vv_status st = open_log(*out, replay, arg, err);
-    if (!vv_ok(st)) {
-        destroy(*out);
-        *out = NULL;
-    }
+    vv_wal *w;
+    *out = NULL; /* until it is open: whoever replays into tables asks whether there is a log yet */
+    VV_TRY(create(o, &w, err));
+    vv_status st = open_log(w, replay, arg, err);
+    if (vv_ok(st))
+        *out = w;
+    else
+        destroy(w);
     return st;
 }
 
