@@ -103,12 +103,15 @@ static vv_role parse_role(const char *name) {
     return VV_ROLE_SUPERSEDED;
 }
 
-static void keep_answer(vv_sighting *to, const Varve__V1__HelloResponse *from) {
+static void keep_answer(const vv_discovery *d, vv_sighting *to, const Varve__V1__HelloResponse *from) {
     if (from->database_id.len != sizeof to->database_id || from->n_history > VARVE_EPOCHS_MAX) {
         snprintf(to->why, sizeof to->why, "its answer makes no sense");
         return;
     }
     memcpy(to->database_id, from->database_id.data, sizeof to->database_id);
+    to->foreign = d->has_database && memcmp(to->database_id, d->database_id, sizeof d->database_id) != 0;
+    if (to->foreign)
+        return;
     to->role = parse_role(from->role);
     to->promised_epoch = from->promised_epoch;
     to->durable_lsn = from->durable_lsn;
@@ -144,7 +147,7 @@ static void hello(vv_discovery *d, vv_peer *peer, uint64_t timeout_ns, vv_sighti
     vv_status st = vv_codec_decode(&arena, &varve__v1__hello_response__descriptor,
                                    vv_slice_make(reply, reply_bytes), &message);
     if (vv_ok(st))
-        keep_answer(out, (const Varve__V1__HelloResponse *)message);
+        keep_answer(d, out, (const Varve__V1__HelloResponse *)message);
     else
         snprintf(out->why, sizeof out->why, "its answer can't be read");
     vv_codec_arena_deinit(&arena);
