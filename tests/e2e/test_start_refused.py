@@ -162,12 +162,12 @@ class StartRefused(unittest.TestCase):
     def test_a_newer_format_of_the_manifest(self):
         [manifest] = self.files("MANIFEST")
         content = bytearray(manifest.read_bytes())
-        self.assertEqual(content[:8], b"VARVMAN\x03")
-        content[7] = 4
+        self.assertEqual(content[:8], b"VARVMAN\x04")
+        content[7] = 5
         content[-8:] = xxhash.xxh3_64_digest(bytes(content[:-8]))
         manifest.write_bytes(content)
         self.refused_unchanged([str(manifest), "newer"])
-        content[7] = 3
+        content[7] = 4
         content[-8:] = xxhash.xxh3_64_digest(bytes(content[:-8]))
         manifest.write_bytes(content)
         self.intact()

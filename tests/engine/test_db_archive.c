@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 
+#include "base/alloc.h"
 #include "tests/engine/archive_fixture.h"
 
 TestSuite(db_archive, .init = ax_setup, .fini = vv_tempdir_cleanup, .timeout = 120);
@@ -424,4 +425,27 @@ Test(db_archive, finds_another_history_also_when_that_is_longer) {
     ax_stop();
     fx_close();
     ax_expect_files("1-10 11-40");
+}
+
+/* ---- without memory ---- */
+
+Test(db_archive, starts_only_with_memory) {
+    fx_open();
+    ax_start();
+    ax_puts(10);
+    ax_stop();
+    for (uint64_t n = 1;; n++) {
+        vv_alloc_fail_at(n);
+        varve_status st = varve_archive_start(fx_db, ax_dir, NULL, &ax_archive, &fx_err);
+        vv_alloc_fail_at(0);
+        if (varve_ok(st)) {
+            cr_assert(n > 5);
+            break;
+        }
+        cr_assert(st.code == VARVE_NO_MEMORY && !ax_archive, "%s", varve_code_name(st.code));
+    }
+    ax_puts(1);
+    ax_stop();
+    fx_close();
+    ax_expect_files("1-11");
 }

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "base/alloc.h"
 #include "tests/engine/archive_fixture.h"
 
 TestSuite(db_restore, .init = ax_setup, .fini = vv_tempdir_cleanup, .timeout = 240);
@@ -489,4 +490,23 @@ Test(db_restore, one_that_was_killed_is_no_database_and_can_be_done_again) {
     cr_assert_eq(fx_stats().last_lsn, 60);
     fx_close();
     cr_assert_eq(restore_to(0, 0).code, VARVE_EXISTS);
+}
+
+Test(db_restore, without_memory_it_fails_and_leaves_nothing) {
+    make_files(2);
+    vv_alloc_fail_at(0); /* from here on it counts */
+    uint64_t before = vv_alloc_count();
+    must(restore_to(0, 0));
+    uint64_t count = vv_alloc_count() - before;
+    cr_assert(count > 100, "%" PRIu64, count);
+    remove_dest();
+    for (uint64_t n = 1; n <= count; n += 1 + n / 16) {
+        vv_alloc_fail_at(n);
+        varve_status st = restore_to(0, 0);
+        vv_alloc_fail_at(0);
+        if (varve_ok(st)) /* what failed could be done without */
+            remove_dest();
+        else
+            refused(st, VARVE_NO_MEMORY, "");
+    }
 }
