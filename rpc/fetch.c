@@ -46,7 +46,8 @@
 #define PARALLEL_MAX       64
 #define TRIES              3 /* of a file that comes damaged */
 #define LEASE_MS           60000
-#define RENEW_NS           (10 * VV_NS_PER_S)
+#define RENEW_MS_MIN       1000
+#define RENEW_MS_MAX       10000
 #define TAKE_NS            (600 * VV_NS_PER_S) /* it waits for a flush; a dead connection is noticed sooner */
 #define SILENCE_NS         (10 * VV_NS_PER_S)  /* of a file that is on its way */
 #define RELEASE_NS         (2 * VV_NS_PER_S)
@@ -58,6 +59,7 @@
 typedef struct snapshot {
     uint64_t id; /* 0: none is held */
     uint64_t lsn;
+    uint64_t renew_ns;        /* so long nobody may need it */
     varve_export_file *files; /* the tables; names are the answer's */
     size_t file_count;
     size_t *order;  /* the largest first */
@@ -311,6 +313,13 @@ static int larger_first(const void *a, const void *b, void *files) {
     return (x->size < y->size) - (x->size > y->size);
 }
 
+/* A third of the lease that was granted, which may be shorter than the one that was asked for. The server's
+ * clock may be another: within bounds that are right for every lease of 3 s and more. */
+static uint64_t renewal_ns(uint64_t expires_unix_ms) {
+    uint64_t now = vv_clock_unix_ms(), third = expires_unix_ms > now ? (expires_unix_ms - now) / 3 : 0;
+    return VV_MAX(RENEW_MS_MIN, VV_MIN(third, RENEW_MS_MAX)) * VV_NS_PER_MS;
+}
+
 /* NO_MEMORY; CORRUPTION: no manifest. */
 static vv_status read_snapshot(snapshot *s, const Varve__V1__TakeSnapshotResponse *r) {
     size_t name_bytes = 1, used = 0;
@@ -318,6 +327,7 @@ static vv_status read_snapshot(snapshot *s, const Varve__V1__TakeSnapshotRespons
         name_bytes += r->files[i]->name.len + 1;
     s->id = r->id;
     s->lsn = r->lsn;
+    s->renew_ns = renewal_ns(r->expires_unix_ms);
     s->names = vv_alloc(name_bytes);
     s->files = vv_alloc_zeroed((r->n_files + 1) * sizeof *s->files);
     s->order = vv_alloc((r->n_files + 1) * sizeof *s->order);
@@ -542,12 +552,12 @@ static void work(void *arg) {
 
 /* Until the workers are back. */
 static void hold_lease(fetch *f) {
-    uint64_t due_ns = vv_clock_mono_ns() + RENEW_NS;
+    uint64_t due_ns = vv_clock_mono_ns() + f->snapshot.renew_ns;
     vv_mutex_lock(&f->mu.lock);
     while (f->mu.working > 0) {
         if (vv_cond_wait_until(&f->mu.changed, &f->mu.lock, due_ns))
             continue;
-        due_ns = vv_clock_mono_ns() + RENEW_NS;
+        due_ns = vv_clock_mono_ns() + f->snapshot.renew_ns;
         if (f->mu.round_over)
             continue;
         vv_mutex_unlock(&f->mu.lock);

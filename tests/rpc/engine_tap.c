@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/sync.h"
 
 /* The linker's names. */
@@ -463,4 +464,27 @@ void __wrap_varve_stats_get(varve_db *db, varve_stats *out) {
 
 void engine_tap_say_log_failed(void) {
     atomic_store(&log_failed, true);
+}
+
+/* ---- imports ---- */
+
+static _Atomic uint64_t import_delay_ns;
+
+void engine_tap_delay_import(uint64_t ns) {
+    atomic_store(&import_delay_ns, ns);
+}
+
+varve_status REAL(varve_import_open)(varve_import *import, size_t file_index, varve_import_file **out,
+                                     uint64_t *offset_out, varve_error *err);
+varve_status WRAP(varve_import_open)(varve_import *import, size_t file_index, varve_import_file **out,
+                                     uint64_t *offset_out, varve_error *err);
+
+varve_status WRAP(varve_import_open)(varve_import *import, size_t file_index, varve_import_file **out,
+                                     uint64_t *offset_out, varve_error *err) {
+    uint64_t ns = atomic_exchange(&import_delay_ns, 0), until_ns = vv_clock_mono_ns() + ns;
+    lock();
+    while (ns > 0 && vv_cond_wait_until(&t.changed, &t.lock, until_ns))
+        continue;
+    unlock();
+    return REAL(varve_import_open)(import, file_index, out, offset_out, err);
 }

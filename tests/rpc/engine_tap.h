@@ -55,6 +55,9 @@ void engine_tap_fail_snapshots(varve_status st);
 /* The one that was opened last. */
 varve_db *engine_tap_db(void);
 
+/* The next file of an import is opened so much later, as on a slow disk. */
+void engine_tap_delay_import(uint64_t ns);
+
 /* varve_close() calls so far. */
 size_t engine_tap_closed(void);
 

@@ -23,7 +23,6 @@
 /* Some twenty tables of a megabyte that no compaction touches. */
 #define VALUE_BYTES ((size_t)100000)
 #define VALUES      ((size_t)240)
-#define PIECE_BYTES (UINT64_C(1) << 20) /* of the server's: what one lost connection costs a file at most */
 
 static void set(const char *key, const char *value) {
     varve_error words;
@@ -191,6 +190,7 @@ Test(fetch, an_empty_store_is_one_too) {
 }
 
 Test(fetch, what_is_there_is_not_fetched_again) {
+    set("MEMTABLE_SIZE", "8MiB"); /* tables of many pieces: some are here in part */
     start_filled();
     const char *dir = vv_tempdir_path("copy");
     tcp_proxy *link = tcp_proxy_create(vv_server_address(fx.server, 0));
@@ -221,9 +221,24 @@ Test(fetch, what_is_there_is_not_fetched_again) {
     expect_store(dir, &j.info);
 }
 
+Test(fetch, the_lease_is_held_while_the_disk_is_slow) {
+    fx.config.snapshot_lease_us_max = 6000000; /* asked for at least every 2 s */
+    start_filled();
+    const char *dir = vv_tempdir_path("copy");
+    job j;
+    begin(&j, vv_server_address(fx.server, 0), dir);
+    engine_tap_delay_import(9 * VV_NS_PER_S);
+    start(&j);
+    end(&j);
+    expect_fine(&j);
+    cr_expect_eq(complaints, 0);
+    cr_expect_eq(j.info.fetched_bytes, j.info.bytes);
+}
+
 /* ---- when something does ---- */
 
 Test(fetch, goes_on_where_a_connection_was_lost) {
+    set("MEMTABLE_SIZE", "8MiB");
     start_filled();
     const char *dir = vv_tempdir_path("copy");
     tcp_proxy *link = tcp_proxy_create(vv_server_address(fx.server, 0));
