@@ -218,6 +218,13 @@ static bool engine_agrees(varve_status st, const varve_error *words, vv_replicat
     return false;
 }
 
+static bool agrees(vv_status st, const vv_error *words, vv_rpc_status *why) {
+    if (!vv_ok(st))
+        vv_rpc_status_from_engine_words(why, (varve_status){.code = st.code, .reason = st.sub, .sys = st.sys},
+                                        words->text);
+    return vv_ok(st);
+}
+
 /* Nobody is followed any more. */
 static bool take_over(const vv_promote_options *o, const group *before, uint64_t epoch, bool force,
                       vv_rpc_status *why) {
@@ -236,16 +243,11 @@ static bool take_over(const vv_promote_options *o, const group *before, uint64_t
     if (!good(&g, before, force, why))
         return false;
     /* Should the server die here, it starts as a primary whose epoch is not begun, and begins it then. */
-    if (hooks->promoted && !vv_ok(hooks->promoted(hooks->arg, epoch, &err))) {
-        vv_rpc_status_set(why, VV_RPC_INTERNAL, "IO", 0, "%.200s", err.text);
+    if (hooks->promoted && !agrees(hooks->promoted(hooks->arg, epoch, &err), &err, why))
         return false;
-    }
     if (!engine_agrees(varve_begin_epoch(o->db, epoch, &words), &words, o->replication, why))
         return false;
-    if (vv_ok(vv_replication_become_primary(o->replication, &err)))
-        return true;
-    vv_rpc_status_set(why, VV_RPC_INTERNAL, "IO", 0, "%.200s", err.text);
-    return false;
+    return agrees(vv_replication_become_primary(o->replication, &err), &err, why);
 }
 
 bool vv_promote(const vv_promote_options *o, bool force, uint64_t *epoch_out, vv_rpc_status *why) {

@@ -63,7 +63,7 @@ static void tell_changed(const vv_replication *r) {
 static vv_status from_engine(varve_status st, const varve_error *words, vv_error *err) {
     if (varve_ok(st))
         return VV_STATUS_OK;
-    return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "%s",
+    return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "limit commits: %s",
                    words->text[0] ? words->text : varve_code_text(st.code));
 }
 

@@ -248,6 +248,20 @@ Test(replication_service, what_is_written_is_sent_at_once) {
     end(call);
 }
 
+Test(replication_service, what_is_written_while_a_stream_comes_to_the_end_is_not_missed) {
+    fx.config.replication_heartbeat_us = UINT64_C(3600000000);
+    fixture_start();
+    Varve__V1__StreamWalRequest request = after(0);
+    client_call *call = stream(&request);
+    expect_first(call);
+    for (uint64_t lsn = 1; lsn <= 40; lsn += 2) {
+        engine_tap_write_at_end("late");
+        put("early", "1");
+        receive(call, lsn - 1, lsn + 1);
+    }
+    end(call);
+}
+
 Test(replication_service, a_stream_can_begin_behind_every_lsn) {
     fixture_start();
     for (uint64_t i = 1; i <= 10; i++)
@@ -618,4 +632,196 @@ Test(replication_service, a_slot_that_was_lost_ends_the_session) {
     client_wait(call);
     cr_assert_gt(strtoull(client_detail(call, "oldest_lsn"), NULL, 10), 2);
     expect_end(call, GRPC_STATUS_OUT_OF_RANGE, "LSN_TRIMMED");
+}
+
+/* ---- quorum ---- */
+
+static uint64_t committed_by(uint64_t session, uint64_t lsn) {
+    client_call *call = confirm_call(session, lsn);
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__ConfirmResponse *r = varve__v1__confirm_response__unpack(NULL, bytes.bytes, bytes.data);
+    uint64_t committed = r->committed_lsn;
+    varve__v1__confirm_response__free_unpacked(r, NULL);
+    client_call_destroy(call);
+    return committed;
+}
+
+/* Until a frame says that so much is visible at the primary. */
+static void await_committed(client_call *call, uint64_t lsn) {
+    uint64_t committed = 0;
+    while (committed < lsn) {
+        frame *f = next(call);
+        cr_assert_not_null(f, "%d %s", client_wait(call), client_message(call));
+        cr_assert_geq(f->committed_lsn, committed);
+        committed = f->committed_lsn;
+        drop(f);
+    }
+}
+
+/* A write is seen and answered when `quorum` of three followers have it, and not before. */
+static void check_quorum(uint64_t quorum) {
+    enum { FOLLOWERS = 3 };
+    fx.config.quorum = quorum;
+    fx.config.replication_heartbeat_us = UINT64_C(3600000000); /* what is visible is told at once */
+    fixture_start();
+    client_call *calls[FOLLOWERS];
+    uint64_t sessions[FOLLOWERS];
+    static const char *const slots[] = {"f0", "f1", "f2"};
+    for (int i = 0; i < FOLLOWERS; i++)
+        calls[i] = follow(slots[i], 0, &sessions[i]);
+    client *writer = client_create(vv_server_address(fx.server, 0));
+    for (uint64_t lsn = 1; lsn <= 20; lsn++) {
+        char key[16];
+        snprintf(key, sizeof key, "k%" PRIu64, lsn);
+        Varve__V1__PutRequest request = VARVE__V1__PUT_REQUEST__INIT;
+        request.key = BYTES(key);
+        request.value = BYTES("v");
+        client_call *write =
+            client_start_unary(writer, "/varve.v1.KV/Put", client_pack(&request), CLIENT_DEADLINE_MS);
+        for (int i = 0; i < FOLLOWERS; i++)
+            receive(calls[i], lsn - 1, lsn);
+        for (uint64_t n = 0; n < quorum; n++) {
+            cr_assert_null(get(key), "%s is seen with %" PRIu64 " of %" PRIu64, key, n, quorum);
+            uint64_t session = sessions[(lsn + n) % FOLLOWERS];
+            uint64_t committed = committed_by(session, lsn);
+            if (n + 1 < quorum)
+                cr_assert_lt(committed, lsn);
+        }
+        cr_assert_eq(lsn_of(write), lsn);
+        cr_assert_str_eq(get(key), "v");
+        for (int i = 0; i < FOLLOWERS; i++)
+            await_committed(calls[i], lsn);
+        for (int i = 0; i < FOLLOWERS; i++)
+            confirm(sessions[i], lsn);
+    }
+    for (int i = 0; i < FOLLOWERS; i++)
+        end(calls[i]);
+    client_destroy(writer);
+}
+
+Test(replication_service, one_of_three_followers_makes_a_quorum) {
+    check_quorum(1);
+}
+
+Test(replication_service, two_of_three_followers_make_a_quorum) {
+    check_quorum(2);
+}
+
+Test(replication_service, all_of_three_followers_make_a_quorum) {
+    check_quorum(3);
+}
+
+Test(replication_service, a_follower_counts_once) {
+    fx.config.quorum = 2;
+    fixture_start();
+    uint64_t session;
+    client_call *write = start_put("a", "1", CLIENT_DEADLINE_MS);
+    for (int i = 0; i < 3; i++) {
+        client_call *call = follow("f1", 0, &session);
+        receive(call, 0, 1);
+        cr_assert_lt(committed_by(session, 1), 1);
+        end(call);
+    }
+    cr_assert_null(get("a"));
+    client_call *call = follow("f2", 0, &session); /* the first one's confirmation counts still */
+    confirm(session, 1);
+    cr_assert_eq(lsn_of(write), 1);
+    end(call);
+}
+
+Test(replication_service, a_write_that_nobody_confirms_is_unknown_and_stays) {
+    fx.config.quorum = 1;
+    fx.config.quorum_timeout_us = 50000;
+    fixture_start();
+    expect_end(call_put("a", "1"), GRPC_STATUS_UNKNOWN, "NOT_CONFIRMED");
+    cr_assert_null(get("a"));
+    uint64_t session;
+    client_call *call = follow("f1", 0, &session);
+    receive(call, 0, 1);
+    confirm(session, 1);
+    await_committed(call, 1);
+    cr_assert_str_eq(get("a"), "1");
+    end(call);
+}
+
+static const char *health(void) {
+    client_call *call = client_start_unary(fx.client, "/grpc.health.v1.Health/Check", vv_slice_make("", 0),
+                                           CLIENT_DEADLINE_MS);
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    bool serving = vv_slice_equal(bytes, vv_slice_make("\x08\x01", 2));
+    client_call_destroy(call);
+    return serving ? "SERVING" : "NOT_SERVING";
+}
+
+Test(replication_service, reads_after_a_restart_wait_until_they_see_what_was_there) {
+    fx.config.quorum = 1;
+    fx.config.quorum_timeout_us = 50000;
+    fixture_start();
+    expect_end(call_put("a", "1"), GRPC_STATUS_UNKNOWN, "NOT_CONFIRMED");
+    fixture_drain_begin();
+    fixture_drain_end();
+    client_destroy(fx.client);
+    fixture_start();
+    expect_end(call_get("a"), GRPC_STATUS_UNAVAILABLE, "NOT_CAUGHT_UP");
+    cr_assert_str_eq(health(), "NOT_SERVING");
+    uint64_t session;
+    client_call *call = follow("f1", 0, &session);
+    receive(call, 0, 1);
+    confirm(session, 1);
+    await_committed(call, 1);
+    cr_assert_str_eq(get("a"), "1");
+    cr_assert_str_eq(health(), "SERVING");
+    end(call);
+}
+
+Test(replication_service, a_superseded_primary_confirms_nothing_any_more) {
+    fx.config.quorum = 1;
+    fx.config.quorum_timeout_us = 500000;
+    fixture_start();
+    uint64_t session;
+    client_call *call = follow("f1", 0, &session);
+    client *writer = client_create(vv_server_address(fx.server, 0));
+    Varve__V1__PutRequest request = VARVE__V1__PUT_REQUEST__INIT;
+    request.key = BYTES("a");
+    client_call *write =
+        client_start_unary(writer, "/varve.v1.KV/Put", client_pack(&request), CLIENT_DEADLINE_MS);
+    receive(call, 0, 1);
+    Varve__V1__HelloResponse *r = hello(own_epoch() + 1);
+    cr_assert_eq(r->durable_lsn, 1);
+    varve__v1__hello_response__free_unpacked(r, NULL);
+    expect_end(confirm_call(session, 1), GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
+    expect_end(write, GRPC_STATUS_UNKNOWN, "NOT_CONFIRMED");
+    expect_end(call_put("b", "1"), GRPC_STATUS_FAILED_PRECONDITION, "NOT_PRIMARY");
+    frame *f;
+    while ((f = next(call)) != NULL)
+        drop(f);
+    expect_end(call, GRPC_STATUS_FAILED_PRECONDITION, "NOT_PRIMARY");
+    client_destroy(writer);
+}
+
+Test(replication_service, a_drain_lets_followers_confirm_what_is_in_flight) {
+    fx.config.quorum = 1;
+    fx.config.quorum_timeout_us = 10000000;
+    fixture_start();
+    uint64_t session;
+    client_call *call = follow("f1", 0, &session);
+    client *writer = client_create(vv_server_address(fx.server, 0));
+    Varve__V1__PutRequest request = VARVE__V1__PUT_REQUEST__INIT;
+    request.key = BYTES("a");
+    client_call *write =
+        client_start_unary(writer, "/varve.v1.KV/Put", client_pack(&request), CLIENT_DEADLINE_MS);
+    receive(call, 0, 1);
+    fixture_drain_begin();
+    while (strcmp(health(), "SERVING") == 0)
+        continue;
+    confirm(session, 1);
+    cr_assert_eq(lsn_of(write), 1);
+    frame *f;
+    while ((f = next(call)) != NULL)
+        drop(f);
+    expect_end(call, GRPC_STATUS_UNAVAILABLE, "SHUTTING_DOWN");
+    fixture_drain_end();
+    client_destroy(writer);
 }

@@ -368,7 +368,25 @@ REPLICATION = {
     "a log that has parted": [step(
         "Replication/StreamWal", {"after_lsn": "1", "history": [{"epoch": "1", "first_lsn": "1", "id": "1"}]},
         error=status("FAILED_PRECONDITION", "DIVERGED"))],
+    "a log that is longer than the primary's": [
+        put(b"k", b"v", "$a"), step("Replication/Hello", {}, {"history": "$history", "...": True}),
+        step("Replication/StreamWal", {"after_lsn": str(2**62), "history": "$history"},
+             error=status("FAILED_PRECONDITION", "DIVERGED", common_lsn="$a")),
+        invalid("Replication/StreamWal", {"after_lsn": str(2**62)}, "LSN_IN_FUTURE")],
+    "a follower's session": [
+        put(b"k", b"v", "$a"),
+        step("Replication/StreamWal", {"after_lsn": "$a", "slot": b"f1"}, {"session": "$old", "...": True},
+             until=["", 1], keep="old"),
+        step("Replication/Confirm", {"session": "$old", "durable_lsn": "$a"}, {"committed_lsn": str(2**64 - 1)}),
+        step("Admin/Status", {}, {
+            "replicas": ["...", {"slot": b"f1", "connected": True, "confirmed_lsn": "$a", "peer": ANY}], "...": True}),
+        step("Replication/StreamWal", {"after_lsn": "$a", "slot": b"f1"}, {"session": "$new", "...": True},
+             until=["", 1], keep="new"),
+        refused("Replication/Confirm", {"session": "$old", "durable_lsn": "$a"}, "FAILED_PRECONDITION",
+                "SESSION_UNKNOWN"),
+        step("Replication/Confirm", {"session": "$new", "durable_lsn": "$a"}, {"committed_lsn": ANY})],
     "names of slots": [
+        invalid("Replication/StreamWal", {"slot": b"archive"}, "BAD_SLOT"),
         invalid("Replication/StreamWal", {"slot": b"a b"}, "BAD_SLOT"),
         invalid("Replication/TakeSnapshot", {"slot": b"a/b"}, "BAD_SLOT")],
     "a session that is over": [
@@ -433,7 +451,7 @@ ADMIN = {
 HEALTH = {
     "health": [
         *[step("grpc.health.v1.Health/Check", {"service": name}, {"status": "SERVING"})
-          for name in ("", "varve.v1.KV", "varve.v1.Watch", "varve.v1.Snapshots", "varve.v1.Admin")],
+          for name in ("", "varve.v1.KV", "varve.v1.Watch", "varve.v1.Snapshots", "varve.v1.Replication", "varve.v1.Admin")],
         refused("grpc.health.v1.Health/Check", {"service": "no.Such"}, "NOT_FOUND", "UNKNOWN_SERVICE"),
         step("grpc.health.v1.Health/Watch", {"service": "varve.v1.KV"}, {"status": "SERVING"}, until=["", 1]),
         step("grpc.health.v1.Health/Watch", {"service": "no.Such"}, {"status": "SERVICE_UNKNOWN"}, until=["", 1])],
@@ -442,7 +460,8 @@ HEALTH = {
         requests=[{"list_services": ""}],
         each=[{"original_request": {"list_services": ""}, "list_services_response": {"service": [
             "...", *[{"name": name} for name in (
-                "varve.v1.KV", "varve.v1.Watch", "varve.v1.Snapshots", "varve.v1.Admin", "grpc.health.v1.Health",
+                "varve.v1.KV", "varve.v1.Watch", "varve.v1.Snapshots", "varve.v1.Replication", "varve.v1.Admin",
+                "grpc.health.v1.Health",
                 "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")]]}}]),
         *[step(f"grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
                requests=[{"file_containing_symbol": name}],
@@ -539,6 +558,7 @@ TRIMMED = {
         step("Watch/Watch", {"from_lsn": "1"},
              error=status("OUT_OF_RANGE", "LSN_TRIMMED", resume_lsn="1", oldest_lsn="$oldest"),
              deadline_ms=500, again_ms=10000),
+        step("Replication/StreamWal", {}, error=status("OUT_OF_RANGE", "LSN_TRIMMED", oldest_lsn="$oldest")),
         # What is there can be had from the LSN that was told.
         watch({"from_lsn": "$oldest"}, 1, {"events": ["..."], "lsn": ANY})],
 }
@@ -585,6 +605,35 @@ FOLLOWER = {
         step("Replication/Hello", {}, {"role": "follower", "...": True})],
 }
 
+# ---- a primary that hears of a newer one, and one whose writes wait for a follower ----
+
+TOO_OLD = status("FAILED_PRECONDITION", "EPOCH_TOO_OLD", epoch="9")
+SUPERSEDED = {
+    "a primary that hears of a newer one": [
+        put(b"k"),
+        step("Replication/StreamWal", {"promised_epoch": "9"}, error=TOO_OLD),
+        step("Admin/Status", {}, {"role": "superseded", "promised_epoch": "9", "...": True}),
+        *[step(*call, error=NOT_PRIMARY) for call in READS + WRITES], step("Replication/StreamWal", {}, error=NOT_PRIMARY),
+        step("grpc.health.v1.Health/Check", {}, {"status": "NOT_SERVING"}),
+        step("Replication/Hello", {"promise_epoch": "9"}, error=TOO_OLD),
+        step("Replication/Hello", {"promise_epoch": "10"}, {"promised_epoch": "10", "role": "superseded", "...": True}),
+        step("Admin/Promote", {}, {"epoch": "11"}),
+        step("Admin/Status", {}, {"role": "primary", "epoch": "11", "...": True}),
+        step("grpc.health.v1.Health/Check", {}, {"status": "SERVING"}),
+        put(b"k", b"w"), get(b"k", found(b"w"))],
+}
+QUORUM = {
+    "a write waits for a follower": [
+        refused("KV/Put", {"key": b"k", "value": b"v"}, "UNKNOWN", "NOT_CONFIRMED"), get(b"k", MISSING),
+        step("Replication/StreamWal", {"slot": b"f1"}, {"session": "$s", "...": True}, until=["", 1], keep="f"),
+        step("Replication/Confirm", {"session": "$s", "durable_lsn": "1"}, {"...": True}),
+        step("KV/Get", {"key": b"k"}, found(b"v"), again_ms=10000)],
+    "a promotion that knows of too few": [
+        step("Replication/StreamWal", {"promised_epoch": "9"}, error=TOO_OLD),
+        refused("Admin/Promote", {}, "FAILED_PRECONDITION", "TOO_FEW_PEERS"),
+        step("Admin/Promote", {"force": True}, {"epoch": "10"})],
+}
+
 # What stands in the store before, and what then happens to its files.
 PREPARE = {"damaged": ({b"d%04d" % i: b"v" * 200 for i in range(500)}, damage),
            "follower": ({b"k": b"v"}, lambda data: None)}
@@ -595,13 +644,11 @@ ELSEWHERE = {
     "CANCELLED": "nobody sees it, since who has cancelled does not wait",
     "CERTIFICATE_NAME_INVALID": "tests/rpc/test_tls.c",
     "DEADLINE_EXCEEDED": "a client has its own words for it",
-    "IO": "a disk that fails: tests/engine/test_db_faults.c",
     "NOT_CAUGHT_UP": "tests/rpc/test_kv_replica.c",
     "NOT_NEWEST": "tests/rpc/test_promote.c",
     "NO_MEMORY": "tests/rpc",
     "NO_SPACE": "tests/engine/test_db_no_space.c",
     "SHUTTING_DOWN": "test_service.py",
-    "TOO_FEW_PEERS": "tests/rpc/test_promote.c",
     "TOO_MANY_REPLICAS": "tests/rpc/test_export_service.c",
     "TOO_MANY_USERS": "tests/rpc/test_rate_limit.c",
     "WAL_FAILED": "tests/rpc/test_server.c",
@@ -623,6 +670,8 @@ SETUPS = {
     "damaged": ([], {}, DAMAGED),
     "follower": (["--FOLLOW=127.0.0.1:9"], {}, FOLLOWER),
     "narrow": (["--RPC_MAX_STREAMS=1", "--SNAPSHOTS_PER_USER=1", "--EXPORTS_MAX=1"], {}, NARROW),
+    "superseded": ([], {}, SUPERSEDED),
+    "quorum": (["--QUORUM=1", "--QUORUM_TIMEOUT=200ms"], {}, QUORUM),
     "brief": (["--PAGE_TOKEN_LEASE=1ms"], {}, BRIEF),
 }
 
