@@ -18,10 +18,12 @@
  */
 #include "rpc/follower.h"
 
+#include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -38,6 +40,8 @@
 #define RETRY_NS_MAX     (2 * VV_NS_PER_S)
 #define RETRY_SLOW_NS    (5 * VV_NS_PER_S)
 #define FETCH_GIVE_UP_NS (30 * VV_NS_PER_S)
+#define PATH_BYTES       (VV_SERVER_DATA_BYTES_MAX + 64)
+#define IMPORT_MARK      "IMPORT" /* of varve_import_begin(), see FORMAT.md */
 #define UNTIL_WOKEN      UINT64_MAX
 
 struct vv_follower {
@@ -221,7 +225,7 @@ static void disconnect(vv_follower *f, vv_peer *peer) {
 
 /* The whole store, beside this one, which serves reads meanwhile. */
 static uint64_t fetch(vv_follower *f, const vv_sighting *primary, vv_plan plan) {
-    char dir[VV_SERVER_DATA_BYTES_MAX + sizeof "/" VV_BOOTSTRAP_DIR];
+    char dir[PATH_BYTES];
     vv_error words = {""};
     vv_fetch_info info;
     vv_peer *peer = connect(f, primary->address);
@@ -252,6 +256,23 @@ static uint64_t fetch(vv_follower *f, const vv_sighting *primary, vv_plan plan) 
 
 /* ---- following ---- */
 
+/* A copy that was begun, and isn't needed: this log goes on without it. Its mark goes last, so that what a
+ * crash leaves is known for what it is. */
+static void drop_copy(const vv_follower *f) {
+    char dir[PATH_BYTES], path[PATH_BYTES + 256];
+    snprintf(dir, sizeof dir, "%s/" VV_BOOTSTRAP_DIR, f->o.config->data);
+    snprintf(path, sizeof path, "%s/" IMPORT_MARK, dir);
+    DIR *d = access(path, F_OK) == 0 ? opendir(dir) : NULL;
+    if (!d)
+        return;
+    for (const struct dirent *e = readdir(d); e; e = readdir(d))
+        if (strcmp(e->d_name, IMPORT_MARK) != 0)
+            (void)unlinkat(dirfd(d), e->d_name, 0);
+    (void)unlinkat(dirfd(d), IMPORT_MARK, 0);
+    closedir(d);
+    (void)rmdir(dir);
+}
+
 /* Whoever has taken over a primary's history is no primary of it, whatever the flags say next time: durable
  * before the history is. */
 static vv_status note_role(void *arg, vv_error *err) {
@@ -260,6 +281,7 @@ static vv_status note_role(void *arg, vv_error *err) {
         return VV_STATUS_OK;
     const vv_role_file file = {.role = VV_ROLE_FOLLOWER};
     VV_TRY(vv_role_file_write(f->o.config->data, &file, err));
+    drop_copy(f);
     f->role_noted = true;
     return VV_STATUS_OK;
 }

@@ -9,6 +9,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "rpc/small_file.h"
+
 #define FILE_NAME  "NODE"
 #define PATH_BYTES 4352
 
@@ -40,37 +42,6 @@ static vv_status read_name(const char *path, char out[VARVE_SLOT_NAME_BYTES_MAX 
     return VV_STATUS_OK;
 }
 
-static int sync_directory(const char *dir) {
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int sys = fd < 0 || fsync(fd) != 0 ? errno : 0;
-    if (fd >= 0)
-        close(fd);
-    return sys;
-}
-
-/* A whole file under another name, synced; then its name, synced with the directory: after a crash there is
- * the whole file or none. */
-static vv_status write_name(const char *data, const char *path, const char *name, vv_error *err) {
-    char fresh[PATH_BYTES + 8], line[VARVE_SLOT_NAME_BYTES_MAX + 2];
-    snprintf(fresh, sizeof fresh, "%s.new", path);
-    int bytes = snprintf(line, sizeof line, "%s\n", name);
-    int sys = 0;
-    int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return vv_fail(err, vv_status_errno(errno), "create %s", fresh);
-    ssize_t written = write(fd, line, (size_t)bytes);
-    if (written != bytes)
-        sys = written < 0 ? errno : ENOSPC;
-    else if (fsync(fd) != 0)
-        sys = errno;
-    close(fd);
-    if (sys == 0 && rename(fresh, path) != 0)
-        sys = errno;
-    if (sys == 0)
-        sys = sync_directory(data);
-    return sys == 0 ? VV_STATUS_OK : vv_fail(err, vv_status_errno(sys), "write %s", path);
-}
-
 vv_status vv_node_name(const char *data, const char *configured, char out[VARVE_SLOT_NAME_BYTES_MAX + 1],
                        vv_error *err) {
     char path[PATH_BYTES];
@@ -90,5 +61,7 @@ vv_status vv_node_name(const char *data, const char *configured, char out[VARVE_
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
         return vv_fail(err, vv_status_errno(errno), "draw a node's name");
     snprintf(out, VARVE_SLOT_NAME_BYTES_MAX + 1, "node-%016" PRIx64, random);
-    return write_name(data, path, out, err);
+    char line[VARVE_SLOT_NAME_BYTES_MAX + 2];
+    snprintf(line, sizeof line, "%s\n", out);
+    return vv_small_file_write(data, FILE_NAME, vv_slice_str(line), err);
 }

@@ -1,13 +1,12 @@
 #include "rpc/role_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/checksum.h"
+#include "rpc/small_file.h"
 
 #define FILE_BYTES_MAX 1024
 #define PATH_BYTES     5120
@@ -37,22 +36,13 @@ static bool parse(const char *text, vv_role_file *out) {
 
 /* ---- on disk ---- */
 
-static vv_status failed(vv_error *err, const char *path) {
-    return vv_fail(err, vv_status_errno(errno), "%s", path);
-}
-
-static vv_status path_of(const char *data, const char *name, char path[PATH_BYTES], vv_error *err) {
-    if (snprintf(path, PATH_BYTES, "%s/%s", data, name) >= PATH_BYTES)
-        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_NONE, 0), "%s: too long a path", data);
-    return VV_STATUS_OK;
-}
-
 vv_status vv_role_file_read(const char *data, vv_role_file *out, vv_error *err) {
     char path[PATH_BYTES], text[FILE_BYTES_MAX];
-    VV_TRY(path_of(data, VV_ROLE_FILE_NAME, path, err));
+    if (snprintf(path, sizeof path, "%s/" VV_ROLE_FILE_NAME, data) >= (int)sizeof path)
+        return vv_fail(err, vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_NONE, 0), "%s: too long a path", data);
     FILE *file = fopen(path, "re");
     if (!file)
-        return failed(err, path);
+        return vv_fail(err, vv_status_errno(errno), "%s", path);
     size_t bytes = fread(text, 1, sizeof text - 1, file);
     bool read_failed = ferror(file) != 0;
     fclose(file);
@@ -67,38 +57,10 @@ vv_status vv_role_file_read(const char *data, vv_role_file *out, vv_error *err) 
     return VV_STATUS_OK;
 }
 
-static vv_status write_synced(const char *path, const char *text, size_t bytes, vv_error *err) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return failed(err, path);
-    ssize_t written = write(fd, text, bytes);
-    vv_status st = VV_STATUS_OK;
-    if (written >= 0 && (size_t)written != bytes)
-        errno = ENOSPC;
-    if (written < 0 || (size_t)written != bytes || fsync(fd) != 0)
-        st = failed(err, path);
-    close(fd);
-    return st;
-}
-
-static vv_status sync_dir(const char *path, vv_error *err) {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return failed(err, path);
-    vv_status st = fsync(fd) == 0 ? VV_STATUS_OK : failed(err, path);
-    close(fd);
-    return st;
-}
-
 vv_status vv_role_file_write(const char *data, const vv_role_file *file, vv_error *err) {
-    char path[PATH_BYTES], beside[PATH_BYTES], text[FILE_BYTES_MAX];
-    VV_TRY(path_of(data, VV_ROLE_FILE_NAME, path, err));
-    VV_TRY(path_of(data, VV_ROLE_FILE_NAME ".tmp", beside, err));
+    char text[FILE_BYTES_MAX];
     int bytes = format(file, text, sizeof text);
-    VV_TRY(write_synced(beside, text, (size_t)bytes, err));
-    if (rename(beside, path) != 0)
-        return failed(err, path);
-    return sync_dir(data, err);
+    return vv_small_file_write(data, VV_ROLE_FILE_NAME, vv_slice_make(text, (size_t)bytes), err);
 }
 
 /* ---- what it means ---- */

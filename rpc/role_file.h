@@ -11,8 +11,7 @@
  *     follow = 10.0.0.1:7700
  *     checksum = 8f0e...          XXH3 of the lines above
  *
- * Durable: the file is written beside, synced, renamed, and the directory synced, before vv_role_file_write()
- * returns. A crash leaves the old one or the new one.
+ * Durable when vv_role_file_write() returns, and replaced as a whole (small_file.h).
  */
 #ifndef VV_RPC_ROLE_FILE_H
 #define VV_RPC_ROLE_FILE_H

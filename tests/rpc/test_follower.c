@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/checksum.h"
 #include "base/compiler.h"
@@ -129,6 +131,20 @@ Test(follower, applies_what_comes_and_confirms_it) {
     vv_role_file file;
     cr_assert(vv_ok(vv_role_file_read(fx.config.data, &file, NULL)));
     cr_assert_eq(file.role, VV_ROLE_FOLLOWER);
+}
+
+Test(follower, that_can_follow_drops_a_copy_that_was_begun) {
+    char dir[300], path[320];
+    snprintf(dir, sizeof dir, "%s/bootstrap", fx.config.data);
+    cr_assert_eq(mkdir(dir, 0755), 0);
+    static const char *const names[] = {"LOCK", "0000000000000001.sst.part", "IMPORT"};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(names); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        fclose(fopen(path, "w"));
+    }
+    fixture_start();
+    fake_primary_await_confirmed(COMMON);
+    cr_assert_neq(access(dir, F_OK), 0);
 }
 
 Test(follower, goes_on_where_it_was_when_the_stream_ends) {

@@ -40,7 +40,7 @@ Test(role_file, is_read_as_it_was_written) {
     cr_assert_eq(file.role, VV_ROLE_PRIMARY);
     cr_assert_eq(file.epoch, UINT64_MAX);
     cr_assert_str_eq(file.follow, "unix:/a path with = and spaces");
-    cr_assert_neq(access(vv_tempdir_path(VV_ROLE_FILE_NAME ".tmp"), F_OK), 0);
+    cr_assert_neq(access(vv_tempdir_path(VV_ROLE_FILE_NAME ".new"), F_OK), 0);
 }
 
 Test(role_file, any_byte_that_changes_is_noticed) {
