@@ -91,6 +91,7 @@ static vv_status forget_behind(varve_db *db, uint64_t lsn, vv_error *err) {
     m->epochs.newest_is_ours = false;
     for (uint32_t i = 0; i < m->slot_count; i++)
         m->slots[i].lsn = VV_MIN(m->slots[i].lsn, lsn);
+    vv_db_slots_load(db, m);
     m->safe_compaction_lsn = VV_MIN(m->safe_compaction_lsn, lsn);
     if (m->commit_limit != VV_COMMIT_LIMIT_NONE)
         m->commit_limit = VV_MIN(m->commit_limit, lsn);
