@@ -52,7 +52,7 @@ struct varve_archive {
     vv_archive_writer *writer; /* NULL: the next record begins a file */
     uint64_t next_number;
     uint64_t synced_lsn;  /* archived up to here */
-    bool begin_now;       /* a file at synced_lsn + 1, without waiting for a record: it replaces others */
+    uint64_t begin_lsn;   /* not 0: a file at this LSN, without waiting for a record: it replaces others */
     uint64_t unix_ms;     /* of what was added last */
     uint64_t sync_due_ns; /* 0: all is synced */
     uint64_t epoch;       /* that epoch_id is of; 0: none yet */
@@ -144,7 +144,7 @@ static vv_status sync_file(varve_archive *a, vv_error *err) {
             varve_wal_cursor_close(a->cursor);
             a->cursor = NULL;
             a->has_batch = false;
-            a->begin_now = true;
+            a->begin_lsn = a->synced_lsn + 1;
             a->sync_due_ns = 0;
         }
         return st;
@@ -205,7 +205,6 @@ static vv_status reopen_log(varve_archive *a, vv_error *err) {
     note_gap(a, a->synced_lsn + 1, from);
     close_writer(a);
     a->synced_lsn = from;
-    a->begin_now = false;
     return VV_STATUS_OK;
 }
 
@@ -269,13 +268,22 @@ static vv_status add_batch(varve_archive *a, vv_error *err) {
     return st;
 }
 
+/* What the archive has from begin_lsn on does not count any more. Where the log begins behind that, the file
+ * stays empty: records are missing between it and the next. */
+static vv_status replace_rest(varve_archive *a, vv_error *err) {
+    VV_TRY(begin_file(a, a->begin_lsn, err));
+    if (a->begin_lsn != a->synced_lsn + 1)
+        close_writer(a);
+    a->begin_lsn = 0;
+    return VV_STATUS_OK;
+}
+
 /* All that there is, or until a sync is due. */
 static vv_status copy(varve_archive *a, vv_error *err) {
     if (!a->cursor)
         VV_TRY(reopen_log(a, err));
-    if (a->begin_now && !a->writer)
-        VV_TRY(begin_file(a, a->synced_lsn + 1, err));
-    a->begin_now = false;
+    if (a->begin_lsn != 0)
+        VV_TRY(replace_rest(a, err));
     while (a->sync_due_ns == 0 || vv_clock_mono_ns() < a->sync_due_ns) {
         if (!a->has_batch && atomic_load_explicit(&a->stopping, memory_order_acquire) &&
             varve_wal_cursor_lsn(a->cursor) >= atomic_load_explicit(&a->stop_lsn, memory_order_relaxed))
@@ -429,12 +437,13 @@ static vv_status place(varve_archive *a, vv_error *err) {
         if (p.last_lsn != 0)
             note_gap(a, p.common_lsn + 1, from);
     }
-    if (from < p.last_lsn)
+    if (p.common_lsn < p.last_lsn)
         vv_log(&a->db->logger, VV_LOG_WARN,
                "archive %s: goes back from LSN %" PRIu64 " to %" PRIu64
                ", where the database's history has parted from it",
-               a->dir.path, p.last_lsn, from);
-    a->begin_now = from < p.last_lsn || (p.damaged && p.last_lsn != 0);
+               a->dir.path, p.last_lsn, p.common_lsn);
+    if (p.common_lsn < p.last_lsn || (p.damaged && p.last_lsn != 0))
+        a->begin_lsn = p.common_lsn + 1;
     return VV_STATUS_OK;
 }
 

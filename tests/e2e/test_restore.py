@@ -7,6 +7,7 @@ import subprocess
 import time
 import unittest
 
+import test_follow
 import varved
 from varved import VARVE, Varved, refused, until
 
@@ -136,6 +137,56 @@ class Restore(unittest.TestCase):
             self.assertEqual(self.stat(server, "slots"), 0)
             self.assertIn("no WAL_ARCHIVE_DIR any more", server.stderr())
             self.assertEqual(server.stop(), 0)
+
+    def test_archives_of_a_group_follow_it_through_a_fail_over(self):
+        for in_tables in (False, True):
+            with self.subTest(in_tables=in_tables), test_follow.Pair("archives") as p:
+                self.fail_over(p, in_tables)
+
+    def fail_over(self, p, in_tables):
+        """The old primary archives writes that nobody else has, and comes back as a follower."""
+        self.work = p.work
+        p.a.start(f"--WAL_ARCHIVE_DIR={p.work}/archive-a")
+        p.fill(p.ca, 50)
+        self.ask(p.a, "backup", "--fetch", p.work / "backup-a")
+        lsn = p.fill(p.ca, 50)
+        p.b.start("--follow", p.group.link("b", "a").address, f"--WAL_ARCHIVE_DIR={p.work}/archive-b")
+        self.assertIsNone(p.cb.get(b"none", min_lsn=lsn))
+        self.ask(p.b, "backup", "--fetch", p.work / "backup-b")
+        p.group.link("b", "a").cut()
+        p.group.link("a", "b").cut()
+        for i in range(30):
+            lost = p.ca.put(b"lost%d" % i, b"of a alone")
+        until(lambda: self.stat(p.a, "archive_last_lsn") >= lost, "what is to be lost is archived")
+        if in_tables:
+            p.ca.flush()
+        p.a.kill()
+        p.cb.promote(force=True)
+        first = p.fill(p.cb, 10)
+        self.assertLess(first, lost, "the old primary's is the longer log")
+        p.group.heal()
+        p.a.start()
+        p.ca.await_following()
+        last = p.fill(p.cb, 100)
+        p.expect_equal(last)
+        entries = p.cb.scan(last)
+        gaps = self.stat(p.a, "archive_gaps")
+        self.assertEqual(p.a.stop(), 0)
+        self.assertEqual(p.b.stop(), 0)
+        for name in "ab":
+            words = ["--archive", p.work / f"archive-{name}"]
+            if name == "a" and in_tables:
+                # It was copied anew: its log begins behind the copy, and what lies before never was in it.
+                self.assertGreaterEqual(gaps, 1)
+                self.assertIn("are missing", self.restore("of-a", *words, backup="backup-a", code=3))
+                continue
+            info = self.restore(f"of-{name}", *words, backup=f"backup-{name}")
+            self.assertEqual(info["lsn"], last)
+            with Varved(p.work / f"of-{name}") as server:
+                client = test_follow.Client(server)
+                server.name = name
+                self.assertEqual(client.scan(), entries)
+                client.close()
 
     def test_progress_is_shown_on_a_terminal(self):
         with self.serve() as server:

@@ -427,6 +427,41 @@ Test(db_archive, finds_another_history_also_when_that_is_longer) {
     ax_expect_files("1-10 11-40");
 }
 
+Test(db_archive, a_gap_behind_where_the_histories_part_hides_nothing_of_the_other_one) {
+    char value[60001] = {0};
+    memset(value, 'v', sizeof value - 1);
+    fx_open();
+    ax_start();
+    ax_puts(10);
+    ax_stop();
+    remember();
+    ax_start();
+    ax_puts(90); /* of a history that nobody else has */
+    ax_stop();
+    go_back();
+    cr_assert(varve_ok(varve_begin_epoch(fx_db, epoch() + 1, &fx_err)), "%s", fx_err.text);
+    cr_assert(varve_ok(varve_slot_drop(fx_db, VARVE_ARCHIVE_SLOT, &fx_err)), "%s", fx_err.text);
+    for (int i = 0; i < 60; i++)
+        fx_put("key", value);
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    varve_wal_cursor *c;
+    uint64_t oldest = 0, until_ns = vv_clock_mono_ns() + 60 * VV_NS_PER_S;
+    while (varve_ok(varve_wal_cursor_open(fx_db, 10, &c, &oldest))) {
+        varve_wal_cursor_close(c);
+        cr_assert(vv_clock_mono_ns() < until_ns);
+        sched_yield();
+    }
+    ax_start();
+    cr_assert_eq(ax_info().gaps, 1);
+    ax_puts(1);
+    ax_stop();
+    fx_close();
+    /* LSN 11 and on is nobody's: not what the first file has there, though it has some of it. */
+    uint64_t first, last;
+    cr_assert_eq(sscanf(ax_files(), "1-10 11-10 %" SCNu64 "-%" SCNu64, &first, &last), 2, "%s", ax_files());
+    cr_assert(first > 12 && first < 72 && last == 71, "%s", ax_files());
+}
+
 /* ---- without memory ---- */
 
 Test(db_archive, starts_only_with_memory) {
