@@ -60,7 +60,7 @@ vv_status vv_db_name_in(const char *dir, const char *path, char name[VV_MARKER_N
     size_t prefix = strlen(dir);
     const char *bare = path;
     if (strncmp(path, dir, prefix) == 0 && path[prefix] == '/')
-        bare = path + prefix + 1;
+        bare = path + prefix + strspn(path + prefix, "/");
     size_t bytes = strlen(bare);
     while (bytes > 0 && bare[bytes - 1] == '/')
         bytes--;

@@ -150,7 +150,7 @@ Test(db_install, puts_the_new_database_in_the_place_of_the_old_one) {
 Test(db_install, keeps_the_old_one_aside_if_asked) {
     char next[600], old[600];
     prepare();
-    snprintf(next, sizeof next, "%s/next/", db);
+    snprintf(next, sizeof next, "%s//next/", db);
     snprintf(old, sizeof old, "%s/old", db);
     varve_status st = varve_install(db, next, old, NULL, &fx_err); /* as paths */
     cr_assert(varve_ok(st), "%s", fx_err.text);
