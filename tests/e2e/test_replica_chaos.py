@@ -24,7 +24,7 @@ import varved
 from replica import Group
 from varve.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 
-SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 600 if os.environ.get("E2E_FULL") else 45
+SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 600 if os.environ.get("E2E_FULL") else 30
 WRITERS, READERS = 6, 2
 KEYS = 100  # in use by a writer at a time
 CALL_S = 3
@@ -113,8 +113,11 @@ class Load:
     def _write(self, number, channels):
         rng = random.Random(f"{self.seed} writer {number}")
         fresh = 0
-        own = []
+        own, primary = [], None
         while not self.over.is_set():
+            if primary != self.primary:
+                # What the last one acknowledged stays as it was, so that nothing that is lost is written anew.
+                own, primary = [], self.primary
             while len(own) < KEYS:
                 own.append(Key(f"{number}/{fresh}"))
                 self.keys[own[-1].name] = own[-1]
@@ -359,6 +362,7 @@ def main():
         scans = {name: chaos.scan(name, lsn) for name in group.nodes}
         digests = {name: digest for name, (_, digest) in scans.items()}
         assert len(set(digests.values())) == 1, f"the servers differ: {digests}"
+        assert lsn >= load.acked, f"{load.acked} writes were acknowledged, but the LSN is {lsn}"
         entries = scans[chaos.primary][0]
         complaints = [c for key in load.keys.values() if (c := key.complaint(entries.get(key.name.encode())))]
         assert not complaints, "\n".join([f"{len(complaints)} keys are wrong:", *complaints[:20]])
