@@ -127,10 +127,13 @@ static void note_lag(follow_link *l, const vv_follow_frame *heard, uint64_t appl
         vv_log(l->o->log, VV_LOG_INFO, "caught up with %s at LSN %" PRIu64, l->o->address, lag.applied_lsn);
 }
 
+/* Who hears nothing may be behind from now on, whatever he has. */
 static void note_disconnected(follow_link *l) {
     vv_lag lag;
     vv_replication_get_lag(l->o->replication, &lag);
     lag.connected = false;
+    if (lag.behind_since_ns == 0)
+        lag.behind_since_ns = vv_clock_mono_ns();
     vv_replication_set_lag(l->o->replication, &lag);
 }
 
@@ -222,6 +225,8 @@ static bool apply(follow_link *l, const vv_inbox_news *news) {
     vv_replication_apply_end(l->o->replication);
     if (!varve_ok(st)) /* what of it was applied is confirmed by the next link */
         return fail_apply(l, VV_LINK_TROUBLE, st, &words);
+    if (l->o->quiet && !l->applied)
+        vv_log(l->o->log, VV_LOG_INFO, "what comes from %s can be applied again", l->o->address);
     l->applied = true;
     confirm_up_to(l, applied_lsn);
     note_lag(l, NULL, applied_lsn);

@@ -562,6 +562,9 @@ vv_status vv_follower_start(const vv_follower_options *options, vv_follower **ou
     vv_mutex_init(&f->mu.lock);
     vv_cond_init(&f->mu.changed);
     f->mu.was_primary = vv_replication_role(options->replication) == VV_ROLE_PRIMARY;
+    if (!f->mu.was_primary) /* until it hears of a primary it may be behind */
+        vv_replication_set_lag(options->replication, &(vv_lag){.applied_lsn = varve_durable_lsn(options->db),
+                                                               .behind_since_ns = vv_clock_mono_ns()});
     if (getrandom(&f->random, sizeof f->random, 0) != (ssize_t)sizeof f->random)
         f->random = vv_clock_mono_ns(); /* for waits alone */
     vv_status st = create_discovery(options->config, options->db, vv_replication_node(options->replication),

@@ -7,6 +7,7 @@ a log that was trimmed, promotion, and the old primary that comes back with writ
 VARVE_TEST_SEED replays the choices. E2E_FULL=1 makes everything larger.
 """
 
+import hashlib
 import os
 import random
 import subprocess
@@ -357,6 +358,29 @@ def another_database_is_left_alone():
         assert p.cb.status().role == "follower"
 
 
+def only_who_has_the_right():
+    with Pair("rights") as p:
+        tokens, token = p.work / "tokens", p.work / "token"
+        secrets = {"client": "c" * 32, "replica": "r" * 32}
+        tokens.write_text("".join(f"{user} sha256:{hashlib.sha256(secret.encode()).hexdigest()} "
+                                  f"{'replica' if user == 'replica' else 'read,write'}\n"
+                                  for user, secret in secrets.items()))
+        token.write_text(secrets["client"])
+        p.a.start(f"--TOKENS_FILE={tokens}")
+        metadata = [("authorization", f"Bearer {secrets['client']}")]
+        p.ca.kv.Put(kv_pb2.PutRequest(key=b"a", value=b"1"), metadata=metadata, timeout=CALL_S)
+        p.follow(p.b, p.a, wait=False)
+        varved.until(lambda: "no primary to get a copy from" in p.log(p.b), "b says so")
+        assert p.b.stop() == 0
+        p.b.flags.append(f"--FOLLOW_TOKEN_FILE={token}")
+        p.b.start(wait=False)
+        varved.until(lambda: "needs the role replica" in p.log(p.b), "b says that its token is not enough")
+        token.write_text(secrets["replica"] + "\n")
+        p.b.server.await_ready()
+        assert p.cb.get(b"a") == b"1"
+        p.cb.await_following()
+
+
 def a_follower_without_its_flag_is_no_primary():
     with Pair("flagless") as p:
         p.a.start()
@@ -377,7 +401,7 @@ def a_follower_without_its_flag_is_no_primary():
 
 SCENARIOS = [bootstrap_and_read_your_writes, restarts_of_either_side, a_link_that_is_cut_at_any_byte,
              a_trimmed_log_means_a_new_copy, old_primary_with_a_flag, old_primary_by_its_peers, old_primary_with_tables,
-             a_primary_that_still_runs_hears_of_the_newer, nobody_to_get_a_copy_from, another_database_is_left_alone,
+             a_primary_that_still_runs_hears_of_the_newer, nobody_to_get_a_copy_from, another_database_is_left_alone, only_who_has_the_right,
              a_follower_without_its_flag_is_no_primary]
 
 

@@ -39,6 +39,10 @@ varve_status REAL(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_bat
 varve_status WRAP(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_batch *out);
 varve_status REAL(varve_take_snapshot)(varve_db *db, varve_export *out, varve_error *err);
 varve_status WRAP(varve_take_snapshot)(varve_db *db, varve_export *out, varve_error *err);
+varve_status REAL(varve_apply)(varve_db *db, const void *records, size_t bytes, uint64_t *applied_lsn_out,
+                               varve_error *err);
+varve_status WRAP(varve_apply)(varve_db *db, const void *records, size_t bytes, uint64_t *applied_lsn_out,
+                               varve_error *err);
 varve_status REAL(varve_open)(const char *path, const varve_options *options, varve_db **db_out,
                               varve_error *err);
 varve_status WRAP(varve_open)(const char *path, const varve_options *options, varve_db **db_out,
@@ -73,6 +77,8 @@ static struct {
     bool handing_on; /* what was held: new writes go behind it */
     size_t queued, queued_gets, pinned, closed;
     varve_status write_status, refusal, get_status, snapshot_status;
+    varve_status apply_status;
+    size_t applies_failed;
     queued_write *first, **last;
     queued_get *first_get, **last_get;
     bool hold_snapshots, snapshot_held;
@@ -213,6 +219,32 @@ varve_status WRAP(varve_take_snapshot)(varve_db *db, varve_export *out, varve_er
     unlock();
     *out = (varve_export){0};
     return varve_ok(st) ? REAL(varve_take_snapshot)(db, out, err) : st;
+}
+
+/* ---- another's log ---- */
+
+void engine_tap_fail_applies(varve_status st) {
+    lock();
+    t.apply_status = st;
+    t.applies_failed = 0;
+    unlock();
+}
+
+void engine_tap_wait_failed_applies(size_t count) {
+    lock();
+    while (t.applies_failed < count)
+        vv_cond_wait(&t.changed, &t.lock);
+    unlock();
+}
+
+varve_status WRAP(varve_apply)(varve_db *db, const void *records, size_t bytes, uint64_t *applied_lsn_out,
+                               varve_error *err) {
+    lock();
+    varve_status st = t.apply_status;
+    t.applies_failed += !varve_ok(st);
+    vv_cond_broadcast(&t.changed);
+    unlock();
+    return varve_ok(st) ? REAL(varve_apply)(db, records, bytes, applied_lsn_out, err) : st;
 }
 
 /* ---- log cursors ---- */

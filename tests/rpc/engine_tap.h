@@ -52,6 +52,11 @@ void engine_tap_wait_held_snapshot(void);
 /* Each from now on ends like this; code 0: works again. */
 void engine_tap_fail_snapshots(varve_status st);
 
+/* varve_apply() from now on ends like this, without effect; code 0: works again. Waiting: until so many have
+ * failed since. */
+void engine_tap_fail_applies(varve_status st);
+void engine_tap_wait_failed_applies(size_t count);
+
 /* The one that was opened last. */
 varve_db *engine_tap_db(void);
 

@@ -117,6 +117,46 @@ static void push(uint64_t first, uint64_t last) {
     fake_primary_push(&m);
 }
 
+/* ---- the log's lines ---- */
+
+static struct {
+    vv_mutex lock;
+    vv_cond changed;
+    const char *awaited;
+    size_t seen;
+} lines;
+
+static void watch_line(void *arg, vv_log_level level, const char *line) {
+    (void)arg, (void)level;
+    vv_mutex_lock(&lines.lock);
+    lines.seen += strstr(line, lines.awaited) != NULL;
+    vv_cond_signal(&lines.changed);
+    vv_mutex_unlock(&lines.lock);
+}
+
+/* Before the server is started. */
+static void count_lines_with(const char *text) {
+    static const vv_logger log = {.write = watch_line};
+    vv_mutex_init(&lines.lock);
+    vv_cond_init(&lines.changed);
+    lines.awaited = text;
+    fx.log = &log;
+}
+
+static void await_line(void) {
+    vv_mutex_lock(&lines.lock);
+    while (lines.seen == 0)
+        vv_cond_wait(&lines.changed, &lines.lock);
+    vv_mutex_unlock(&lines.lock);
+}
+
+static size_t line_count(void) {
+    vv_mutex_lock(&lines.lock);
+    size_t count = lines.seen;
+    vv_mutex_unlock(&lines.lock);
+    return count;
+}
+
 /* ---- what is sound ---- */
 
 Test(follower, applies_what_comes_and_confirms_it) {
@@ -223,36 +263,32 @@ Test(follower, does_not_begin_with_a_first_frame_that_is_not_sound) {
     fake_primary_await_confirmed(RECORDS);
 }
 
-static struct {
-    vv_mutex lock;
-    vv_cond changed;
-    const char *awaited;
-    bool seen;
-} lines;
-
-static void watch_line(void *arg, vv_log_level level, const char *line) {
-    (void)arg, (void)level;
-    vv_mutex_lock(&lines.lock);
-    lines.seen |= strstr(line, lines.awaited) != NULL;
-    vv_cond_signal(&lines.changed);
-    vv_mutex_unlock(&lines.lock);
-}
-
 Test(follower, of_another_database_it_takes_nothing) {
-    static const vv_logger log = {.write = watch_line};
-    vv_mutex_init(&lines.lock);
-    vv_cond_init(&lines.changed);
-    lines.awaited = "of another database";
-    fx.log = &log;
+    count_lines_with("of another database");
     words.database_id[0] ^= 1;
     fake_primary_say(&words);
     fixture_start();
-    vv_mutex_lock(&lines.lock);
-    while (!lines.seen)
-        vv_cond_wait(&lines.changed, &lines.lock);
-    vv_mutex_unlock(&lines.lock);
+    await_line();
     cr_assert_eq(fake_primary_streams(), 0);
     cr_assert_str_eq(get("key1"), "value", "and keeps what it has");
+}
+
+Test(follower, whose_disk_is_full_says_so_once_and_goes_on_when_it_is_not) {
+    count_lines_with("can't follow");
+    engine_tap_fail_applies((varve_status){.code = VARVE_NO_SPACE});
+    fixture_start();
+    for (size_t stream = 1; stream <= 4; stream++) {
+        cr_assert_eq(fake_primary_await_stream(stream), (uint64_t)COMMON);
+        push(COMMON + 1, COMMON + 2);
+        engine_tap_wait_failed_applies(stream);
+    }
+    fake_primary_await_end(4);
+    engine_tap_fail_applies((varve_status){0});
+    cr_assert_eq(fake_primary_await_stream(5), (uint64_t)COMMON);
+    cr_assert_eq(fake_primary_confirmed(), (uint64_t)COMMON);
+    push(COMMON + 1, RECORDS);
+    fake_primary_await_confirmed(RECORDS);
+    cr_assert_eq(line_count(), 1);
 }
 
 /* ---- promises and promotions ---- */
