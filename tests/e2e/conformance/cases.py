@@ -634,6 +634,16 @@ QUORUM = {
         step("Admin/Promote", {"force": True}, {"epoch": "10"})],
 }
 
+# ---- writes that nobody confirms ----
+
+NOT_CONFIRMED = status("UNKNOWN", "NOT_CONFIRMED")
+UNCONFIRMED = {
+    "a write that no replica confirms": [
+        *[step(*call, error=NOT_CONFIRMED) for call in WRITES], get(b"k", MISSING),
+        step("KV/Pipeline", requests=ops({"put": {"key": b"k"}}), each=[answer(1, error=NOT_CONFIRMED)]),
+        get(b"k", MISSING)],
+}
+
 # What stands in the store before, and what then happens to its files.
 PREPARE = {"damaged": ({b"d%04d" % i: b"v" * 200 for i in range(500)}, damage),
            "follower": ({b"k": b"v"}, lambda data: None)}
@@ -669,6 +679,7 @@ SETUPS = {
     "trimmed": (["--WAL_SEGMENT_SIZE=256KiB"], {}, TRIMMED),
     "damaged": ([], {}, DAMAGED),
     "follower": (["--FOLLOW=127.0.0.1:9"], {}, FOLLOWER),
+    "unconfirmed": (["--QUORUM=1", "--QUORUM_TIMEOUT=100ms"], {}, UNCONFIRMED),
     "narrow": (["--RPC_MAX_STREAMS=1", "--SNAPSHOTS_PER_USER=1", "--EXPORTS_MAX=1"], {}, NARROW),
     "superseded": ([], {}, SUPERSEDED),
     "quorum": (["--QUORUM=1", "--QUORUM_TIMEOUT=200ms"], {}, QUORUM),
