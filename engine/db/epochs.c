@@ -88,7 +88,7 @@ static const vv_epoch *newest(const vv_epoch_history *h) {
 /* If it fails, the manifest on disk may be either one: nothing goes into the log before that is settled. */
 static vv_status install(varve_db *db, const vv_epoch_history *history, uint64_t promised, vv_error *err) {
     vv_edit edit = {.epochs = history, .promised_epoch = &promised};
-    vv_status st = vv_db_install(db, &edit, err);
+    vv_status st = vv_db_file_failure(vv_db_install(db, &edit, err));
     db->commit.epoch_in_doubt = !vv_ok(st);
     db->commit.epoch_is_ours = false;
     if (vv_ok(st))
@@ -128,7 +128,7 @@ static vv_status begin(varve_db *db, uint64_t epoch, vv_error *err) {
 static vv_status settle(varve_db *db, vv_error *err) {
     vv_edit nothing = {0};
     if (db->commit.epoch_in_doubt)
-        VV_TRY(vv_db_install(db, &nothing, err));
+        VV_TRY(vv_db_file_failure(vv_db_install(db, &nothing, err)));
     db->commit.epoch_in_doubt = false;
     return VV_STATUS_OK;
 }
@@ -148,7 +148,7 @@ vv_status vv_db_epoch_ready(varve_db *db, bool own) {
     }
     if (!vv_ok(st))
         vv_log(&db->logger, VV_LOG_ERROR, "%s: a write needs an epoch: %s", db->dir, err.text);
-    return vv_db_file_failure(st);
+    return st;
 }
 
 typedef struct epoch_change {
@@ -174,7 +174,7 @@ static vv_status promise(varve_db *db, void *arg) {
     if (c->epoch == promised)
         return VV_STATUS_OK;
     vv_edit edit = {.promised_epoch = &c->epoch};
-    vv_status st = vv_db_install(db, &edit, c->err);
+    vv_status st = vv_db_file_failure(vv_db_install(db, &edit, c->err));
     if (!vv_ok(st)) {
         db->commit.epoch_in_doubt = true;
         db->commit.epoch_is_ours = false;
@@ -224,8 +224,6 @@ static vv_status follow(varve_db *db, void *arg) {
 static varve_status change(varve_db *db, const char *what, vv_status (*fn)(varve_db *, void *),
                            epoch_change *c) {
     vv_status st = vv_db_call_writer(db, fn, c);
-    if (!vv_ok(st) && !vv_is(st, VV_INVALID_ARGUMENT))
-        st = vv_db_file_failure(st);
     return vv_public(vv_ok(st) ? st : vv_wrap(c->err, st, "%s", what));
 }
 

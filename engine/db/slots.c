@@ -187,7 +187,7 @@ static vv_status create(varve_db *db, const char *name, uint64_t lsn, vv_error *
         return vv_fail(err, vv_status_make(VV_BUSY, VV_SUB_NONE, 0), "there are %d slots already",
                        VV_SLOTS_MAX);
     }
-    st = vv_db_install(db, &nothing, err);
+    st = vv_db_file_failure(vv_db_install(db, &nothing, err));
     if (!vv_ok(st)) {
         vv_slot failed = {0};
         if (replaced)

@@ -171,12 +171,24 @@ vv_status vv_wal_segment_next(vv_wal *w, uint64_t bytes) {
     return VV_STATUS_OK;
 }
 
+static bool has_records(const vv_wal_segment *s) {
+    return atomic_load_explicit(&s->first_lsn, memory_order_relaxed) != 0;
+}
+
 uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn) {
     vv_mutex_lock(&w->mu.lock);
-    const vv_wal_segment *s = w->mu.list.first;
-    while (s && s->last_lsn <= lsn)
-        s = s->next;
+    const vv_wal_segment *s = w->mu.list.first, *empty = NULL;
+    for (; s && s->last_lsn <= lsn; s = s->next)
+        if (has_records(s))
+            empty = NULL;
+        else if (!empty)
+            empty = s;
     uint64_t seq = s ? s->head.seq : w->mu.current->head.seq;
+    /* Behind segments that are held, what is empty before the current one goes on being the first: else each
+     * opening without a write would leave one more there. */
+    if (!s && empty && empty != w->mu.list.first && !has_records(w->mu.current))
+        seq = empty->head.seq;
+    seq = VV_MAX(seq, w->mu.first_needed);
     vv_mutex_unlock(&w->mu.lock);
     return seq;
 }

@@ -44,8 +44,10 @@ typedef struct recovery {
     vv_wal_replay_fn replay;
     void *arg;
     vv_error *err;
-    seq_array logs; /* numbers of .log files, sorted */
-    seq_array raws; /* numbers of .tmp files */
+    seq_array logs; /* numbers of .log files, sorted; once their heads are read, only of those that stay */
+    seq_array unneeded;  /* the others: old segments that only holds kept, and that are not whole */
+    size_t first_needed; /* in logs: those before are there for holds alone */
+    seq_array raws;      /* numbers of .tmp files */
     found_segment *found;
     size_t first;                 /* where replaying starts; == end if there is no frame */
     size_t end;                   /* behind the last segment with frames */
@@ -150,14 +152,16 @@ static vv_status list_files(recovery *r) {
     if (r->logs.count > 0)
         qsort(r->logs.items, r->logs.count, sizeof *r->logs.items, compare_seq);
     uint64_t oldest = r->w->first_segment;
-    if (oldest != 0 && (r->logs.count == 0 || r->logs.items[0] > oldest)) {
+    while (r->first_needed < r->logs.count && r->logs.items[r->first_needed] < oldest)
+        r->first_needed++;
+    if (oldest != 0 && (r->first_needed == r->logs.count || r->logs.items[r->first_needed] != oldest)) {
         vv_wal_path(r->w, oldest, ".log", r->path);
         return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_LOG_GAP, 0),
                        "%s: this log segment is missing", r->path);
     }
     if (r->logs.count == 0)
         return VV_STATUS_OK;
-    for (size_t i = 1; i < r->logs.count; i++) {
+    for (size_t i = r->first_needed + 1; i < r->logs.count; i++) {
         vv_wal_path(r->w, r->logs.items[i - 1] + 1, ".log", r->path);
         if (r->logs.items[i] != r->logs.items[i - 1] + 1)
             return vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_LOG_GAP, 0),
@@ -207,20 +211,61 @@ static vv_status frame_at(recovery *r, const vv_wal_segment *s, uint64_t at, boo
     return VV_STATUS_OK;
 }
 
-static vv_status read_heads(recovery *r) {
-    for (size_t i = 0; i < r->logs.count; i++) {
-        found_segment *f = &r->found[i];
-        f->seq = r->logs.items[i];
-        f->segment = vv_alloc_zeroed(sizeof *f->segment);
-        if (!f->segment)
-            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-        VV_TRY(open_file(r, f->seq, HEADS_BYTES));
-        VV_TRY(check_header(r, f->seq, i == 0, &f->segment->head));
-        f->segment->seed = vv_wal_segment_seed(&f->segment->head);
-        VV_TRY(frame_at(r, f->segment, f->segment->head.block_bytes, &f->has_frame, &f->first));
-        VV_TRY(close_file(r));
+static vv_status read_head(recovery *r, size_t i) {
+    found_segment *f = &r->found[i];
+    f->seq = r->logs.items[i];
+    f->segment = vv_alloc_zeroed(sizeof *f->segment);
+    if (!f->segment)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    VV_TRY(open_file(r, f->seq, HEADS_BYTES));
+    VV_TRY(check_header(r, f->seq, i == r->first_needed, &f->segment->head));
+    f->segment->seed = vv_wal_segment_seed(&f->segment->head);
+    VV_TRY(frame_at(r, f->segment, f->segment->head.block_bytes, &f->has_frame, &f->first));
+    return close_file(r);
+}
+
+/* The first `count` segments are as if they were not there. */
+static vv_status pass_over(recovery *r, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        VV_TRY(seq_push(&r->unneeded, r->logs.items[i]));
+        vv_wal_segment_destroy(r->found[i].segment);
+    }
+    r->logs.count -= count;
+    r->first_needed -= count;
+    memmove(r->logs.items, r->logs.items + count, r->logs.count * sizeof *r->logs.items);
+    memmove(r->found, r->found + count, r->logs.count * sizeof *r->found);
+    memset(r->found + r->logs.count, 0, count * sizeof *r->found);
+    return VV_STATUS_OK;
+}
+
+/* Of what is there for holds alone, from the newest to the oldest: SSTables have all of it, so that damage
+ * costs a reader who is behind his place, and not the database its opening. */
+static vv_status read_old_heads(recovery *r) {
+    for (size_t i = r->first_needed; i > 0; i--) {
+        vv_status st = VV_STATUS_OK;
+        if (r->logs.items[i] != r->logs.items[i - 1] + 1)
+            st = vv_fail(r->err, vv_status_make(VV_CORRUPTION, VV_SUB_LOG_GAP, 0),
+                         "the log segment behind %016" PRIx64 " is missing", r->logs.items[i - 1]);
+        else
+            st = read_head(r, i - 1);
+        if (vv_ok(st))
+            continue;
+        vv_status_ignore(close_file(r), "of one that can't be read");
+        if (!vv_is(st, VV_CORRUPTION) && !vv_is(st, VV_IO))
+            return st;
+        vv_log(r->w->logger, VV_LOG_WARN, "wal: %zu old segments are not whole, and nobody needs them: %s", i,
+               r->err ? r->err->text : "");
+        if (r->err)
+            r->err->text[0] = '\0';
+        return pass_over(r, i);
     }
     return VV_STATUS_OK;
+}
+
+static vv_status read_heads(recovery *r) {
+    for (size_t i = r->first_needed; i < r->logs.count; i++)
+        VV_TRY(read_head(r, i));
+    return read_old_heads(r);
 }
 
 /* Start in the newest segment that begins at or before the first record to replay: older ones are not needed,
@@ -412,10 +457,10 @@ static vv_status check_tail(recovery *r) {
 
 /* ---- handing over ---- */
 
-/* How many of the segments stay: those up to the last frame, and always the oldest, whose absence would be
- * damage (vv_wal_options.first_segment). */
+/* How many of the segments stay: those up to the last frame, and always the one whose absence would be damage
+ * (vv_wal_options.first_segment), or the oldest if none is named. */
 static size_t kept_count(const recovery *r) {
-    return r->logs.count > 0 ? VV_MAX(r->end, 1) : 0;
+    return r->logs.count > 0 ? VV_MAX(r->end, r->first_needed + 1) : 0;
 }
 
 /* Segments behind the last frame hold nothing: make them raw, the newest first so that numbers stay
@@ -426,6 +471,13 @@ static vv_status clear_tail(recovery *r) {
         const vv_wal_segment *s = r->found[i - 1].segment;
         VV_TRY(vv_wal_segment_retire(w, r->found[i - 1].seq, s->head.segment_bytes, r->err));
     }
+    return VV_STATUS_OK;
+}
+
+/* Old segments that were passed over, the oldest first (S3). */
+static vv_status clear_unneeded(recovery *r) {
+    for (size_t i = 0; i < r->unneeded.count; i++)
+        VV_TRY(vv_wal_segment_retire(r->w, r->unneeded.items[i], 0, r->err));
     return VV_STATUS_OK;
 }
 
@@ -505,6 +557,8 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
         getrandom(w->log_id, sizeof w->log_id, 0) != (ssize_t)sizeof w->log_id)
         st = vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0);
     if (vv_ok(st))
+        st = clear_unneeded(r);
+    if (vv_ok(st))
         st = clear_tail(r);
     if (vv_ok(st))
         st = clear_raws(r);
@@ -522,6 +576,7 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
         vv_wal_segment_destroy(r->found[i].segment);
     vv_free(r->found);
     vv_free(r->logs.items);
+    vv_free(r->unneeded.items);
     vv_free(r->raws.items);
     vv_free(r);
     return st;

@@ -306,6 +306,113 @@ Test(db_slots, that_one_was_made_or_dropped_survives_a_kill) {
     fx_close();
 }
 
+/* ---- damage to what only slots need ---- */
+
+/* The log's segments, by number, ascending. */
+static size_t segments(uint64_t seqs[64]) {
+    size_t count = 0;
+    for (uint64_t seq = 1; seq < 100; seq++) {
+        char name[64];
+        snprintf(name, sizeof name, "db/wal-%016" PRIx64 ".log", seq);
+        if (access(vv_tempdir_path(name), F_OK) == 0)
+            seqs[count++] = seq;
+    }
+    return count;
+}
+
+static const char *segment(uint64_t seq) {
+    static char name[64];
+    snprintf(name, sizeof name, "db/wal-%016" PRIx64 ".log", seq);
+    return vv_tempdir_path(name);
+}
+
+static void damage_header(uint64_t seq) {
+    FILE *f = fopen(segment(seq), "r+b");
+    cr_assert(f && fseek(f, 20, SEEK_SET) == 0 && fputc(0xee, f) == 0xee && fclose(f) == 0);
+}
+
+static void remove_segment(uint64_t seq) {
+    cr_assert_eq(unlink(segment(seq)), 0);
+}
+
+static void old_damage_costs_the_reader_alone(void (*damage)(uint64_t seq)) {
+    uint64_t seqs[64];
+    open_small("4GiB");
+    create("a", 0);
+    fill(200);
+    fx_put("k", "needed");
+    fx_close();
+    cr_assert_geq(segments(seqs), 8);
+    uint64_t before = seqs[3];
+    damage(before);
+    log_text[0] = '\0';
+    open_small("4GiB");
+    cr_assert(logged("old segments are not whole"), "%s", log_text);
+    fx_expect("k", "needed");
+    cr_assert(oldest_lsn() > 50 && oldest_lsn() < 150, "%" PRIu64, oldest_lsn());
+    can_read(oldest_lsn() - 1, 201);
+    segments(seqs);
+    cr_assert_eq(seqs[0], before + 1);
+    cr_assert(!slot("a")->lost);
+    confirm("a", 201);
+    fx_close();
+    open_small("4GiB");
+    fx_expect("k", "needed");
+    fx_close();
+}
+
+Test(db_slots, a_damaged_segment_that_only_they_need_is_passed_over) {
+    old_damage_costs_the_reader_alone(damage_header);
+}
+
+Test(db_slots, and_so_is_a_missing_one) {
+    old_damage_costs_the_reader_alone(remove_segment);
+}
+
+Test(db_slots, one_that_recovery_needs_is_missed_all_the_same) {
+    uint64_t seqs[64];
+    open_small("4GiB");
+    create("a", 0);
+    fill(100);
+    fx_put("k", "needed");
+    fx_close();
+    size_t count = segments(seqs);
+    for (size_t i = count; i > 0; i--) { /* the newest, which is empty, and the one with the record */
+        if (i + 1 < count)
+            break;
+        remove_segment(seqs[i - 1]);
+    }
+    cr_assert_eq(varve_open(vv_tempdir_path("db"), NULL, &fx_db, &fx_err).code, VARVE_CORRUPTION);
+    cr_assert_not_null(strstr(fx_err.text, "is missing"), "%s", fx_err.text);
+}
+
+Test(db_slots, openings_without_writes_leave_no_segments_behind) {
+    uint64_t seqs[64];
+    size_t count = 0;
+    open_small("4GiB");
+    create("a", 0);
+    fill(100);
+    fx_close();
+    for (int i = 0; i < 6; i++) {
+        open_small("4GiB");
+        can_read(0, 100);
+        fx_close();
+        if (i == 1)
+            count = segments(seqs);
+    }
+    cr_assert_eq(segments(seqs), count, "%zu, not %zu", segments(seqs), count);
+    open_small("4GiB");
+    fx_put("k", "v");
+    can_read(0, 101);
+    confirm("a", 101);
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    eventually(oldest_lsn() > 100);
+    fx_close();
+    open_small("4GiB");
+    fx_expect("k", "v");
+    fx_close();
+}
+
 /* ---- losing one ---- */
 
 Test(db_slots, one_that_would_need_too_much_is_lost_and_stays_so) {
