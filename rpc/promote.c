@@ -124,12 +124,15 @@ static void ask_one(void *arg) {
     vv_peer_destroy(peer);
 }
 
-/* All of PEERS at once, so that one that is silent costs one timeout. */
-static void ask(const vv_promote_options *o, uint64_t promise_epoch, group *g) {
+/* All of PEERS at once, so that one that is silent costs one timeout; and only one, since who has not
+ * answered `before` is not asked for a promise. NULL: nobody was asked before. */
+static void ask(const vv_promote_options *o, uint64_t promise_epoch, const group *before, group *g) {
     *g = (group){.options = o, .count = o->config->peer_count};
     for (size_t i = 0; i < g->count; i++) {
         member *m = &g->members[i];
         *m = (member){.options = o, .address = o->config->peers[i], .promise_epoch = promise_epoch};
+        if (before && !before->members[i].answered)
+            continue;
         m->started = vv_ok(vv_thread_start(&m->thread, "varve-promote", ask_one, m));
     }
     for (size_t i = 0; i < g->count; i++)
@@ -234,7 +237,7 @@ static bool take_over(const vv_promote_options *o, const group *before, uint64_t
     group g;
     if (!engine_agrees(vv_replication_promise(o->replication, epoch, &words), &words, o->replication, why))
         return false;
-    ask(o, epoch, &g);
+    ask(o, epoch, before, &g);
     for (size_t i = 0; i < g.count; i++)
         if (g.members[i].refused_epoch >= epoch) {
             vv_replicas_say_epoch_too_old(why, g.members[i].refused_epoch);
@@ -258,7 +261,7 @@ bool vv_promote(const vv_promote_options *o, bool force, uint64_t *epoch_out, vv
                           "this server is the primary");
         return false;
     }
-    ask(o, 0, &g);
+    ask(o, 0, NULL, &g);
     if (!good(&g, &g, force, why))
         return false;
     uint64_t epoch = next_epoch(&g);
