@@ -47,6 +47,8 @@ varve_status REAL(varve_open)(const char *path, const varve_options *options, va
                               varve_error *err);
 varve_status WRAP(varve_open)(const char *path, const varve_options *options, varve_db **db_out,
                               varve_error *err);
+uint64_t REAL(varve_visible_lsn)(varve_db *db);
+uint64_t WRAP(varve_visible_lsn)(varve_db *db);
 varve_status REAL(varve_close)(varve_db *db);
 varve_status WRAP(varve_close)(varve_db *db);
 
@@ -83,6 +85,10 @@ static struct {
     queued_get *first_get, **last_get;
     bool hold_snapshots, snapshot_held;
     varve_db *db;         /* opened last */
+    const char *look_key; /* of engine_tap_write_behind_look() */
+    size_t looks_skipped;
+    bool looking, look_written;
+    pthread_t look_thread;
     varve_db *followed;   /* by log cursors */
     const char *late_key; /* of engine_tap_write_at_end() */
     varve_group_fn group;
@@ -277,6 +283,41 @@ varve_status WRAP(varve_wal_cursor_next)(varve_wal_cursor *cursor, varve_wal_bat
     return st;
 }
 
+/* ---- looks at what is visible ---- */
+
+#define LOOK_NS (100 * VV_NS_PER_MS)
+
+void engine_tap_write_behind_look(const char *key, size_t skip) {
+    lock();
+    t.look_key = key;
+    t.looks_skipped = skip;
+    unlock();
+}
+
+static void write_look_key(void *arg) {
+    const char *key = arg;
+    VV_ASSERT(varve_ok(varve_put(engine_tap_db(), key, strlen(key), key, strlen(key), NULL, NULL)));
+    lock();
+    t.look_written = true;
+    unlock();
+}
+
+uint64_t WRAP(varve_visible_lsn)(varve_db *db) {
+    uint64_t lsn = REAL(varve_visible_lsn)(db), end_ns = vv_clock_mono_ns() + LOOK_NS;
+    lock();
+    if (t.look_key && t.looks_skipped-- == 0) {
+        vv_status st =
+            vv_thread_start(&t.look_thread, "tap-look", write_look_key, (void *)(uintptr_t)t.look_key);
+        VV_ASSERT(vv_ok(st));
+        t.look_key = NULL;
+        t.looking = true;
+        while (!t.look_written && vv_cond_wait_until(&t.changed, &t.lock, end_ns))
+            continue;
+    }
+    unlock();
+    return lsn;
+}
+
 /* ---- writes ---- */
 
 /* Hands on what was held, in its order, or fails it as the committing thread of an engine would. */
@@ -356,15 +397,17 @@ varve_status WRAP(varve_close)(varve_db *db) {
     VV_ASSERT(t.pinned == 0);
     VV_ASSERT(!t.first && !t.first_get);
     t.stop = true;
-    bool running = t.running, reading = t.reading;
+    bool running = t.running, reading = t.reading, looking = t.looking;
     unlock();
+    if (looking)
+        vv_thread_join(t.look_thread);
     if (running)
         vv_thread_join(t.thread);
     if (reading)
         vv_thread_join(t.reader);
     varve_status st = REAL(varve_close)(db);
     lock();
-    t.stop = t.running = t.reading = false;
+    t.stop = t.running = t.reading = t.looking = false;
     t.closed++;
     unlock();
     return st;

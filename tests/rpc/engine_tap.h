@@ -39,6 +39,13 @@ void engine_tap_fail_gets(varve_status st);
  * durably, with itself as the value. */
 void engine_tap_write_at_end(const char *key);
 
+/*
+ * After `skip` more looks at varve_visible_lsn(), the next finds what is visible, and before its caller hears
+ * of it this key is written on another thread, durably, with itself as the value. What that tells of is
+ * waited for too, but not for long: the caller may be in its way.
+ */
+void engine_tap_write_behind_look(const char *key, size_t skip);
+
 /* Values handed out and not yet released. */
 size_t engine_tap_pinned(void);
 

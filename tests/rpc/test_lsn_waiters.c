@@ -7,6 +7,7 @@
 #include "base/sync.h"
 #include "rpc/grants.h"
 #include "rpc/lsn_waiters.h"
+#include "tests/rpc/engine_tap.h"
 #include "tests/support/tempdir.h"
 
 static varve_db *db;
@@ -192,6 +193,15 @@ Test(lsn_waiters, no_wake_up_is_lost) {
         cr_assert_eq(f.ran, 1);
     }
     vv_thread_join(thread);
+}
+
+Test(lsn_waiters, a_write_behind_the_last_look_is_heard_of) {
+    fake f = new_call();
+    engine_tap_write_behind_look("late", 1); /* the first look is for whether it has to wait at all */
+    arrive(&f, 1);
+    cr_assert_eq(f.ran, 0);
+    run_task(&f);
+    cr_assert_eq(f.ran, 1);
 }
 
 Test(lsn_waiters, a_client_that_leaves_is_no_longer_waited_for) {
