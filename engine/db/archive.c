@@ -55,8 +55,7 @@ struct varve_archive {
     uint64_t begin_lsn;   /* not 0: a file at this LSN, without waiting for a record: it replaces others */
     uint64_t unix_ms;     /* of what was added last */
     uint64_t sync_due_ns; /* 0: all is synced */
-    uint64_t epoch;       /* that epoch_id is of; 0: none yet */
-    uint64_t epoch_id;
+    vv_epoch epoch;       /* that was looked up last */
 
     struct {
         vv_mutex lock;
@@ -229,17 +228,16 @@ static vv_status take_batch(varve_archive *a, vv_error *err) {
                    words_of(st));
 }
 
-static uint64_t id_of_epoch(varve_archive *a, uint64_t epoch) {
+static const vv_epoch *find_epoch(varve_archive *a, uint64_t epoch) {
     varve_epoch epochs[VARVE_EPOCHS_MAX];
-    if (a->epoch == epoch)
-        return a->epoch_id;
+    if (a->epoch.epoch == epoch)
+        return &a->epoch;
     size_t count = varve_epochs_get(a->db, epochs);
-    a->epoch = epoch;
-    a->epoch_id = 0;
+    a->epoch = (vv_epoch){.epoch = epoch}; /* the history has forgotten the oldest */
     for (size_t i = 0; i < count; i++)
         if (epochs[i].epoch == epoch)
-            a->epoch_id = epochs[i].id;
-    return a->epoch_id;
+            a->epoch = (vv_epoch){.epoch = epoch, .first_lsn = epochs[i].first_lsn, .id = epochs[i].id};
+    return &a->epoch;
 }
 
 /* The batch at hand to the file. */
@@ -258,7 +256,7 @@ static vv_status add_batch(varve_archive *a, vv_error *err) {
                      .sequence = b->sequence,
                      .ops = vv_slice_make(b->ops, b->ops_bytes)};
     uint64_t unix_ms = VV_MAX(vv_clock_unix_ms(), a->unix_ms);
-    vv_status st = vv_archive_writer_add(a->writer, &rec, id_of_epoch(a, b->epoch), unix_ms);
+    vv_status st = vv_archive_writer_add(a->writer, &rec, find_epoch(a, b->epoch), unix_ms);
     if (!vv_ok(st))
         return vv_fail(err, st, "LSN %" PRIu64 ": %s", b->first_lsn, vv_code_text(st.code));
     a->unix_ms = unix_ms;

@@ -116,8 +116,7 @@ void vv_archive_dir_deinit(vv_archive_dir *dir) {
 typedef struct run {
     uint64_t first_lsn;
     uint64_t last_lsn;
-    uint64_t epoch;
-    uint64_t epoch_id;
+    vv_epoch epoch;
 } run;
 
 typedef struct run_list {
@@ -128,7 +127,7 @@ typedef struct run_list {
 
 static vv_status add_frame(run_list *l, const vv_archive_frame *f, uint64_t last_lsn) {
     run *last = l->count ? &l->runs[l->count - 1] : NULL;
-    if (last && last->epoch == f->epoch && last->epoch_id == f->epoch_id) {
+    if (last && last->epoch.epoch == f->epoch.epoch && last->epoch.id == f->epoch.id) {
         last->last_lsn = last_lsn;
         return VV_STATUS_OK;
     }
@@ -138,8 +137,7 @@ static vv_status add_frame(run_list *l, const vv_archive_frame *f, uint64_t last
             return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
         l->runs = grown;
     }
-    l->runs[l->count++] =
-        (run){.first_lsn = f->first_lsn, .last_lsn = last_lsn, .epoch = f->epoch, .epoch_id = f->epoch_id};
+    l->runs[l->count++] = (run){.first_lsn = f->first_lsn, .last_lsn = last_lsn, .epoch = f->epoch};
     return VV_STATUS_OK;
 }
 
@@ -169,10 +167,10 @@ static vv_status read_runs(vv_io_backend *io, const vv_archive_dir *dir, const v
 static uint64_t end_of_epoch(const run *stretch, const varve_epoch *epochs, size_t count,
                              uint64_t db_last_lsn) {
     for (size_t i = 0; i < count; i++) {
-        if (epochs[i].epoch != stretch->epoch)
+        if (epochs[i].epoch != stretch->epoch.epoch)
             continue;
         /* An id that is not known speaks neither for nor against. */
-        if (epochs[i].id != stretch->epoch_id && epochs[i].id != 0 && stretch->epoch_id != 0)
+        if (epochs[i].id != stretch->epoch.id && epochs[i].id != 0 && stretch->epoch.id != 0)
             return 0;
         return i + 1 < count ? VV_MIN(db_last_lsn, epochs[i + 1].first_lsn - 1) : db_last_lsn;
     }

@@ -44,10 +44,11 @@ enum {
     FRAME_LAST_LSN_AT = 24,
     FRAME_EPOCH_AT = 32,
     FRAME_EPOCH_ID_AT = 40,
-    FRAME_UNIX_MS_AT = 48,
-    FRAME_SYNCED_BYTES_AT = 56,
-    FRAME_PAYLOAD_CHECKSUM_AT = 64,
-    FRAME_CHECKSUM_AT = 72,
+    FRAME_EPOCH_FIRST_LSN_AT = 48,
+    FRAME_UNIX_MS_AT = 56,
+    FRAME_SYNCED_BYTES_AT = 64,
+    FRAME_PAYLOAD_CHECKSUM_AT = 72,
+    FRAME_CHECKSUM_AT = 80,
 };
 _Static_assert(FRAME_CHECKSUM_AT + 8 == VV_ARCHIVE_FRAME_HEAD_BYTES, "frame head layout");
 _Static_assert(VV_ARCHIVE_BLOCK_BYTES_MIN >= VV_ARCHIVE_HEAD_BYTES, "a header fits its block");
@@ -57,8 +58,7 @@ typedef struct frame_head {
     uint64_t payload_bytes;
     uint64_t first_lsn;
     uint64_t last_lsn;
-    uint64_t epoch;
-    uint64_t epoch_id;
+    vv_epoch epoch;
     uint64_t unix_ms;
     uint64_t synced_bytes; /* of the file, when this was written */
     uint64_t payload_checksum;
@@ -116,8 +116,9 @@ static void frame_encode(uint8_t bytes[VV_ARCHIVE_FRAME_HEAD_BYTES], const frame
     vv_put_be64(bytes + FRAME_PAYLOAD_BYTES_AT, f->payload_bytes);
     vv_put_be64(bytes + FRAME_FIRST_LSN_AT, f->first_lsn);
     vv_put_be64(bytes + FRAME_LAST_LSN_AT, f->last_lsn);
-    vv_put_be64(bytes + FRAME_EPOCH_AT, f->epoch);
-    vv_put_be64(bytes + FRAME_EPOCH_ID_AT, f->epoch_id);
+    vv_put_be64(bytes + FRAME_EPOCH_AT, f->epoch.epoch);
+    vv_put_be64(bytes + FRAME_EPOCH_ID_AT, f->epoch.id);
+    vv_put_be64(bytes + FRAME_EPOCH_FIRST_LSN_AT, f->epoch.first_lsn);
     vv_put_be64(bytes + FRAME_UNIX_MS_AT, f->unix_ms);
     vv_put_be64(bytes + FRAME_SYNCED_BYTES_AT, f->synced_bytes);
     vv_put_be64(bytes + FRAME_PAYLOAD_CHECKSUM_AT, f->payload_checksum);
@@ -132,8 +133,9 @@ static bool frame_decode(const uint8_t bytes[VV_ARCHIVE_FRAME_HEAD_BYTES], uint6
     f->payload_bytes = vv_get_be64(bytes + FRAME_PAYLOAD_BYTES_AT);
     f->first_lsn = vv_get_be64(bytes + FRAME_FIRST_LSN_AT);
     f->last_lsn = vv_get_be64(bytes + FRAME_LAST_LSN_AT);
-    f->epoch = vv_get_be64(bytes + FRAME_EPOCH_AT);
-    f->epoch_id = vv_get_be64(bytes + FRAME_EPOCH_ID_AT);
+    f->epoch = (vv_epoch){.epoch = vv_get_be64(bytes + FRAME_EPOCH_AT),
+                          .first_lsn = vv_get_be64(bytes + FRAME_EPOCH_FIRST_LSN_AT),
+                          .id = vv_get_be64(bytes + FRAME_EPOCH_ID_AT)};
     f->unix_ms = vv_get_be64(bytes + FRAME_UNIX_MS_AT);
     f->synced_bytes = vv_get_be64(bytes + FRAME_SYNCED_BYTES_AT);
     f->payload_checksum = vv_get_be64(bytes + FRAME_PAYLOAD_CHECKSUM_AT);
@@ -266,26 +268,26 @@ static vv_status write_out(vv_archive_writer *w) {
     return VV_STATUS_OK;
 }
 
-static bool joins_open_frame(const vv_archive_writer *w, const vv_record *rec, uint64_t epoch_id,
-                             uint64_t unix_ms) {
-    return w->open && w->frame.payload_bytes < VV_ARCHIVE_FRAME_BYTES && w->frame.epoch == rec->epoch &&
-           w->frame.epoch_id == epoch_id && unix_ms < w->open_since_ms + VV_ARCHIVE_FRAME_MS;
+static bool joins_open_frame(const vv_archive_writer *w, const vv_epoch *epoch, uint64_t unix_ms) {
+    return w->open && w->frame.payload_bytes < VV_ARCHIVE_FRAME_BYTES &&
+           w->frame.epoch.epoch == epoch->epoch && w->frame.epoch.id == epoch->id &&
+           w->frame.epoch.first_lsn == epoch->first_lsn && unix_ms < w->open_since_ms + VV_ARCHIVE_FRAME_MS;
 }
 
-vv_status vv_archive_writer_add(vv_archive_writer *w, const vv_record *rec, uint64_t epoch_id,
+vv_status vv_archive_writer_add(vv_archive_writer *w, const vv_record *rec, const vv_epoch *epoch,
                                 uint64_t unix_ms) {
-    VV_ASSERT(rec->first_lsn == w->last_lsn + 1 && rec->op_count > 0);
+    VV_ASSERT(rec->first_lsn == w->last_lsn + 1 && rec->op_count > 0 && rec->epoch == epoch->epoch);
     if (w->used_bytes >= WRITE_BYTES)
         VV_TRY(write_out(w));
     size_t bytes = VV_RECORD_HEAD_BYTES + rec->ops.bytes;
     VV_TRY(reserve(w, VV_ARCHIVE_FRAME_HEAD_BYTES + bytes));
     unix_ms = VV_MAX(unix_ms, w->unix_ms); /* a clock that is set back does not change the order of things */
-    if (!joins_open_frame(w, rec, epoch_id, unix_ms)) {
+    if (!joins_open_frame(w, epoch, unix_ms)) {
         end_frame(w);
         w->open = true;
         w->open_at = w->used_bytes;
         w->open_since_ms = unix_ms;
-        w->frame = (frame_head){.first_lsn = rec->first_lsn, .epoch = rec->epoch, .epoch_id = epoch_id};
+        w->frame = (frame_head){.first_lsn = rec->first_lsn, .epoch = *epoch};
         w->used_bytes += VV_ARCHIVE_FRAME_HEAD_BYTES;
     }
     vv_record_head_encode(w->buffer + w->used_bytes, rec);
@@ -501,7 +503,6 @@ static vv_status next(vv_archive_reader *r, uint64_t *at, vv_archive_frame *out)
     *out = (vv_archive_frame){.first_lsn = f.first_lsn,
                               .last_lsn = f.last_lsn,
                               .epoch = f.epoch,
-                              .epoch_id = f.epoch_id,
                               .unix_ms = f.unix_ms,
                               .record_count = f.record_count,
                               .records = vv_slice_make(records, f.payload_bytes)};

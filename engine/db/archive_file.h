@@ -5,7 +5,7 @@
  *
  *   file    [header block][write]...[write]       a write begins on a block boundary
  *   write   [frame]...[frame][zeros]
- *   frame   [head: 80][record]...[record]         engine/kv/record.h
+ *   frame   [head: 88][record]...[record]         engine/kv/record.h
  *
  * A file is written front to back, and a block once: so a write that power loss tears harms nothing that was
  * synced before. Each frame says how much of the file was synced when it was written. That tells damage from
@@ -21,11 +21,12 @@
 #define VV_ENGINE_DB_ARCHIVE_FILE_H
 
 #include "engine/kv/record.h"
+#include "engine/lsm/manifest.h"
 #include "io/io.h"
 
 #define VV_ARCHIVE_FORMAT_VERSION   1
 #define VV_ARCHIVE_HEAD_BYTES       64
-#define VV_ARCHIVE_FRAME_HEAD_BYTES 80
+#define VV_ARCHIVE_FRAME_HEAD_BYTES 88
 #define VV_ARCHIVE_DB_ID_BYTES      16
 #define VV_ARCHIVE_BLOCK_BYTES_MIN  4096
 #define VV_ARCHIVE_BLOCK_BYTES_MAX  65536
@@ -64,12 +65,13 @@ vv_status vv_archive_writer_resume(vv_io_backend *io, const char *path, vv_archi
 
 /*
  * Add a record: the one that follows the last (or begins at first_lsn). It is copied, and written with others
- * later. unix_ms: it has been durable for at least as long; epoch_id: of rec->epoch in the history.
+ * later. epoch: of rec->epoch in the history; what is not known of it is 0. unix_ms: the record has been
+ * durable for at least as long.
  *
  * Any failure: it was not added, and may be added again. NO_SPACE, IO: what was added before can't be
  * written; see vv_archive_writer_sync().
  */
-vv_status vv_archive_writer_add(vv_archive_writer *w, const vv_record *rec, uint64_t epoch_id,
+vv_status vv_archive_writer_add(vv_archive_writer *w, const vv_record *rec, const vv_epoch *epoch,
                                 uint64_t unix_ms) VV_CHECKED;
 
 /*
@@ -103,8 +105,7 @@ typedef struct vv_archive_reader vv_archive_reader;
 typedef struct vv_archive_frame {
     uint64_t first_lsn;
     uint64_t last_lsn;
-    uint64_t epoch;
-    uint64_t epoch_id;
+    vv_epoch epoch;
     uint64_t unix_ms;
     uint32_t record_count;
     vv_slice records; /* as vv_record_decode() reads them; borrowed until the next call on the reader */

@@ -304,27 +304,30 @@ static const varve_epoch *epoch_at(const restore_job *j, uint64_t lsn) {
 }
 
 static bool is_epoch(const varve_epoch *e, const vv_archive_frame *f) {
-    return e->epoch == f->epoch && (e->id == f->epoch_id || e->id == 0 || f->epoch_id == 0);
+    return e->epoch == f->epoch.epoch && (e->id == f->epoch.id || e->id == 0 || f->epoch.id == 0);
+}
+
+static vv_status parted(restore_job *j, uint64_t lsn) {
+    return vv_fail(j->err, invalid(),
+                   "%s: has another history than the backup: they parted at or before LSN %" PRIu64,
+                   j->archive.path, lsn);
 }
 
 /* The records at hand must go on with what the backup has, and not with what another primary wrote. */
 static vv_status check_history(restore_job *j, const vv_archive_frame *f) {
-    uint64_t first_lsn = VV_MAX(f->first_lsn, j->next_lsn);
     const varve_epoch *newest = &j->epochs[j->epoch_count - 1];
+    uint64_t first_lsn = f->epoch.first_lsn ? f->epoch.first_lsn : VV_MAX(f->first_lsn, j->next_lsn);
     if (f->first_lsn < j->next_lsn && !is_epoch(epoch_at(j, f->first_lsn), f))
-        return vv_fail(j->err, invalid(),
-                       "the archive parted from the backup's history at or before LSN %" PRIu64,
-                       f->first_lsn);
+        return parted(j, f->first_lsn);
     if (f->last_lsn < j->next_lsn || is_epoch(newest, f))
         return VV_STATUS_OK;
-    if (f->epoch <= newest->epoch)
-        return vv_fail(j->err, invalid(),
-                       "the archive has epoch %" PRIu64 " at LSN %" PRIu64
-                       ", which the backup does not have there",
-                       f->epoch, first_lsn);
+    /* A primary that is new here: it must have begun behind what is here, and not before. */
+    if (f->epoch.epoch <= newest->epoch || first_lsn < j->next_lsn)
+        return parted(j, VV_MIN(first_lsn, j->next_lsn));
     if (j->epoch_count == VARVE_EPOCHS_MAX)
         memmove(j->epochs, j->epochs + 1, --j->epoch_count * sizeof *j->epochs);
-    j->epochs[j->epoch_count++] = (varve_epoch){.epoch = f->epoch, .first_lsn = first_lsn, .id = f->epoch_id};
+    j->epochs[j->epoch_count++] =
+        (varve_epoch){.epoch = f->epoch.epoch, .first_lsn = first_lsn, .id = f->epoch.id};
     varve_error words;
     vv_status st = internal(varve_follow_epochs(j->db, j->epochs, j->epoch_count, &words));
     return vv_ok(st) ? st : vv_fail(j->err, st, "%s", words.text);

@@ -189,11 +189,11 @@ static vv_status create_tail(tail *t) {
     return vv_archive_writer_create(t->db->io, t->temp, &head, &t->writer, t->err);
 }
 
-static uint64_t epoch_id(const vv_epoch_history *h, uint64_t epoch) {
+static vv_epoch find_epoch(const vv_epoch_history *h, uint64_t epoch) {
     for (uint32_t i = h->count; i > 0; i--)
         if (h->items[i - 1].epoch == epoch)
-            return h->items[i - 1].id;
-    return 0;
+            return h->items[i - 1];
+    return (vv_epoch){.epoch = epoch};
 }
 
 static vv_status add_to_tail(void *arg, const vv_record *rec) {
@@ -206,8 +206,8 @@ static vv_status add_to_tail(void *arg, const vv_record *rec) {
                        rec->first_lsn, rec->first_lsn + rec->op_count - 1);
     if (!t->writer)
         VV_TRY(create_tail(t));
-    vv_status st = vv_archive_writer_add(t->writer, rec, epoch_id(&t->db->state.manifest.epochs, rec->epoch),
-                                         t->unix_ms);
+    vv_epoch epoch = find_epoch(&t->db->state.manifest.epochs, rec->epoch);
+    vv_status st = vv_archive_writer_add(t->writer, rec, &epoch, t->unix_ms);
     return vv_ok(st) ? st : vv_fail(t->err, st, "%s: %s", t->temp, vv_code_text(st.code));
 }
 

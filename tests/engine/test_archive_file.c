@@ -67,7 +67,7 @@ static vv_status add(vv_archive_writer *w, uint64_t lsn, size_t value_bytes, uin
                      .client_id = 5,
                      .sequence = lsn,
                      .ops = vv_slice_make(ops, VV_OP_HEAD_BYTES + 8 + value_bytes)};
-    vv_status st = vv_archive_writer_add(w, &rec, epoch * 100, unix_ms);
+    vv_status st = vv_archive_writer_add(w, &rec, &(vv_epoch){epoch, epoch * 3, epoch * 100}, unix_ms);
     free(ops);
     return st;
 }
@@ -80,7 +80,7 @@ static uint64_t check_records(const vv_archive_frame *f) {
         must(vv_record_decode(&r, &rec));
         must(vv_record_ops_check(&rec));
         cr_assert_eq(rec.first_lsn, lsn);
-        cr_assert_eq(rec.epoch, f->epoch);
+        cr_assert_eq(rec.epoch, f->epoch.epoch);
         cr_assert_eq(rec.client_id, 5);
         cr_assert_eq(rec.sequence, lsn);
         cr_assert_eq(vv_get_be64((const uint8_t *)rec.ops.data + VV_OP_HEAD_BYTES), lsn);
@@ -151,8 +151,8 @@ Test(archive_file, gives_back_what_was_added) {
     for (size_t i = 0; i < VV_ARRAY_COUNT(frames); i++) {
         must(vv_archive_reader_next(r, &f, &err));
         cr_assert(f.first_lsn == frames[i].first && f.last_lsn == frames[i].last &&
-                      f.epoch == frames[i].epoch && f.epoch_id == f.epoch * 100 &&
-                      f.unix_ms == frames[i].unix_ms,
+                      f.epoch.epoch == frames[i].epoch && f.epoch.id == frames[i].epoch * 100 &&
+                      f.epoch.first_lsn == frames[i].epoch * 3 && f.unix_ms == frames[i].unix_ms,
                   "frame %zu: %" PRIu64 " to %" PRIu64 " at %" PRIu64, i, f.first_lsn, f.last_lsn, f.unix_ms);
         check_records(&f);
     }

@@ -410,6 +410,26 @@ Test(db_restore, what_a_later_history_replaced_does_not_come_back) {
     free(history);
 }
 
+Test(db_restore, an_archive_that_begins_right_behind_a_backup_of_another_history_is_refused) {
+    fx_open();
+    ax_puts(10);
+    fx_close();
+    shell("cp -r \"$db\" \"$db.then\"");
+    fx_open();
+    ax_puts(10);
+    ax_back_up(); /* LSN 20 of the one */
+    fx_close();
+    shell("rm -r \"$db\" && mv \"$db.then\" \"$db\"");
+    fx_open();
+    must(varve_begin_epoch(fx_db, 7, &fx_err));
+    ax_options.file_bytes = 1;
+    ax_start();
+    ax_puts(20); /* LSN 11 to 30 of the other, in a file each */
+    ax_stop();
+    fx_close();
+    refused(restore_to(0, 0), VARVE_INVALID_ARGUMENT, "another history than the backup");
+}
+
 Test(db_restore, an_archive_goes_on_with_what_was_restored) {
     fx_open();
     ax_start();

@@ -87,7 +87,7 @@ static void expect_tail(uint64_t first, uint64_t last) {
     vv_status st;
     while (vv_ok(st = vv_archive_reader_next(r, &frame, &err))) {
         vv_reader reader = vv_reader_make(frame.records);
-        cr_assert_neq(frame.epoch_id, 0);
+        cr_assert_neq(frame.epoch.id, 0);
         for (uint32_t i = 0; i < frame.record_count; i++, n++) {
             vv_record rec;
             vv_entry e;
