@@ -99,7 +99,8 @@ def patiently(call):
         try:
             return call()
         except grpc.RpcError as e:
-            if e.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > end:
+            passing = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+            if e.code() not in passing or time.monotonic() > end:
                 raise
             time.sleep(0.02)
 
