@@ -245,7 +245,8 @@ static bool take_over(const vv_promote_options *o, const group *before, uint64_t
         }
     if (!good(&g, before, force, why))
         return false;
-    /* Should the server die here, it starts as a primary whose epoch is not begun, and begins it then. */
+    /* Should the server die between the two, it has not become a primary: the note names an epoch that the
+     * database has not (role_file.h). */
     if (hooks->promoted && !agrees(hooks->promoted(hooks->arg, epoch, &err), &err, why))
         return false;
     if (!engine_agrees(varve_begin_epoch(o->db, epoch, &words), &words, o->replication, why))
