@@ -181,14 +181,14 @@ static bool enough_answer(const group *g, const group *before, vv_rpc_status *wh
     size_t followers = VV_MAX(g->count, quorum);
     size_t need = followers - quorum + 1;
     for (size_t i = 0; i < g->count; i++)
-        have += g->members[i].answered && before->members[i].role == VV_ROLE_FOLLOWER;
+        have += g->members[i].answered;
     if (g->count > 0 && (have >= need || has_primary(g, before, vv_replication_epoch(r))))
         return true;
     vv_rpc_status_set(
         why, VV_RPC_FAILED_PRECONDITION, "TOO_FEW_PEERS", 0,
-        "of %zu followers (PEERS) %zu can be asked, this server included, but with QUORUM = %zu "
-        "it takes %zu, or the primary, to be certain that no acknowledged write is lost",
-        g->count, have, quorum, g->count > 0 ? need : 1);
+        "of %zu servers (this one and PEERS) %zu can be asked, but with QUORUM = %zu it takes %zu, or the "
+        "primary, to be certain that no acknowledged write is lost",
+        g->count + 1, have, quorum, g->count > 0 ? need : 1);
     return false;
 }
 

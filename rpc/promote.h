@@ -8,10 +8,11 @@
  * Asking first costs a round, and leaves a group alone whose primary is well: a promise makes an end of that
  * primary, also when the promotion is refused afterwards.
  *
- * Why no acknowledged write is lost: with QUORUM = N of F followers, a write is acknowledged when N of them
- * have it. F - N + 1 of them, this server included, that have promised not to confirm anything any more to an
- * earlier primary, include one that has the write; and the promotion is refused unless this server's log is
- * as new as those of all of them. If the primary itself promises, it has everything, and is enough.
+ * Why no acknowledged write is lost: with QUORUM = N and F servers in PEERS, a write is acknowledged when its
+ * primary and N others have it. Any F - N + 1 of the F + 1 servers, this one included, that have promised not
+ * to confirm anything any more to an earlier primary, whatever they are at the moment, include one that has
+ * the write; and the promotion is refused unless this server's log is as new as those of all of them. If the
+ * primary itself promises, it has everything, and is enough.
  *
  * Logs are compared by their newest epoch whose beginning they have reached, then by their end: as Raft
  * compares the last entries of logs. That epoch's primary had all that was acknowledged before it.

@@ -489,8 +489,10 @@ static void on_posted(vv_rpc_call *call) {
         atomic_store(running, false);
     vv_log(j->admin->log, varve_ok(j->status) ? VV_LOG_INFO : VV_LOG_WARN, "admin: %s%s%s: %s%s%s",
            job_names[j->kind], j->dest[0] ? " to " : "", j->dest,
-           varve_ok(j->status) ? "done" : varve_code_name(j->status.code), j->err.text[0] ? ": " : "",
-           j->err.text);
+           varve_ok(j->status)      ? "done"
+           : j->kind == JOB_PROMOTE ? "refused"
+                                    : varve_code_name(j->status.code),
+           j->err.text[0] ? ": " : "", j->err.text);
     if (!varve_ok(j->status)) {
         job_failed(j);
     } else if (j->kind == JOB_BACKUP) {
