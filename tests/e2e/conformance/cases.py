@@ -414,7 +414,9 @@ ADMIN = {
         put(b"k", b"v", "$a"),
         step("Admin/Status", {}, {"version": ANY, "role": "primary", "serving": True, "last_lsn": "$a",
                                   "durable_lsn": "$a", "io_backend": ANY, "...": True})],
-    "stats": [step("Admin/Stats", {}, {"stats": ["...", {"name": "memory_bytes", "value": ANY}]})],
+    "stats": [step("Admin/Stats", {}, {"stats": ["...", {"name": "memory_bytes", "value": ANY}]}),
+              *[step("Admin/Stats", {}, {"stats": ["...", {"name": name, "...": True}]})
+                for name in ("retry_memory_bytes", "retried_writes", "rpc_leases", "rpc_exports")]],
     "flush and compact": [
         put(b"k", b"v", "$a"), step("Admin/Flush", {}, {"flushed_lsn": "$a"}), step("Admin/Compact", {}, {}),
         step("Admin/Status", {}, {"flushed_lsn": "$a", "...": True}), get(b"k", found(b"v", "$a"))],
