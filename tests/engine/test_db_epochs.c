@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "engine/db/db_impl.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
@@ -535,4 +536,25 @@ Test(db_epochs, and_so_when_only_the_name_may_not_last) {
 
 Test(db_epochs, and_so_is_a_promise) {
     nothing_is_written_before_it_is_clear(2, promise_two);
+}
+
+Test(db_epochs, each_failed_allocation_is_reported_and_changes_nothing) {
+    fx_open();
+    fx_put("a", "1");
+    for (uint64_t n = 1;; n++) {
+        vv_alloc_fail_at(n);
+        varve_status st = varve_begin_epoch(fx_db, 2, &fx_err);
+        vv_alloc_fail_at(0);
+        if (varve_ok(st)) {
+            cr_assert_gt(n, 1);
+            break;
+        }
+        cr_assert_eq(st.code, VARVE_NO_MEMORY, "%s", varve_code_name(st.code));
+        fx_put("a", "2");
+        expect_history(1, 1, 1);
+    }
+    fx_put("a", "3");
+    cr_assert_eq(get(), 2);
+    cr_assert_eq(check_log(0), 2);
+    fx_close();
 }

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
 #include "tests/engine/db_fixture.h"
@@ -583,6 +584,35 @@ Test(db_slots, one_that_could_not_be_written_is_as_it_was) {
     cr_assert_eq(slot("a")->confirmed_lsn, 5);
     cr_assert_eq(slot("b")->confirmed_lsn, 5);
     cr_assert_null(slot("c"));
+    fx_close();
+}
+
+Test(db_slots, each_failed_allocation_leaves_them_as_they_were) {
+    open_small("4GiB");
+    fill(10);
+    create("a", 3);
+    for (uint64_t n = 1;; n++) {
+        vv_alloc_fail_at(n);
+        varve_status st = varve_slot_create(fx_db, "a", 9, &fx_err);
+        vv_alloc_fail_at(0);
+        if (varve_ok(st)) {
+            cr_assert_gt(n, 3);
+            break;
+        }
+        cr_assert_eq(st.code, VARVE_NO_MEMORY, "%s", varve_code_name(st.code));
+        cr_assert_eq(slot("a")->confirmed_lsn, 3);
+    }
+    cr_assert_eq(slot("a")->confirmed_lsn, 9);
+    for (uint64_t n = 1;; n++) {
+        vv_alloc_fail_at(n);
+        varve_status st = varve_slot_drop(fx_db, "a", &fx_err);
+        vv_alloc_fail_at(0);
+        if (varve_ok(st))
+            break;
+        cr_assert_eq(st.code, VARVE_NO_MEMORY, "%s", varve_code_name(st.code));
+        cr_assert_eq(slot("a")->confirmed_lsn, 9);
+    }
+    cr_assert_null(slot("a"));
     fx_close();
 }
 
