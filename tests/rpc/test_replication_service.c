@@ -825,3 +825,56 @@ Test(replication_service, a_drain_lets_followers_confirm_what_is_in_flight) {
     fixture_drain_end();
     client_destroy(writer);
 }
+
+/* ---- at random ---- */
+
+/* Streams that break off and go on where they were, while small writes, large ones and batches come: none has
+ * a gap, and what was applied of one of them is the same database. */
+Test(replication_service, streams_that_break_off_at_random_miss_nothing) {
+    enum { STREAMS = 3, STEPS = 600 };
+    struct drand48_data random;
+    long r;
+    srand48_r((long)vv_test_seed(), &random);
+    fixture_start();
+    open_replica();
+    client_call *calls[STREAMS] = {NULL};
+    uint64_t told[STREAMS] = {0}, lsn = 0;
+    varve_db *applies = replica;
+    for (int step = 0; step < STEPS; step++) {
+        lrand48_r(&random, &r);
+        int i = (int)(r >> 8) % STREAMS;
+        if (!calls[i]) {
+            Varve__V1__StreamWalRequest request = after(told[i]);
+            calls[i] = stream(&request);
+            expect_first(calls[i]);
+        }
+        switch (r % 8) {
+        case 0: lsn = write_batch("batch", 1 + (size_t)(r >> 12) % 200, (size_t)(r >> 20) % 300); break;
+        case 1: lsn = write_batch("large", 1, (size_t)(r >> 8) % (200 << 10)); break;
+        case 2:
+            end(calls[i]);
+            calls[i] = NULL;
+            break;
+        case 3:
+            replica = i == 0 ? applies : NULL; /* the first one's */
+            receive(calls[i], told[i], lsn);
+            replica = applies;
+            told[i] = lsn;
+            break;
+        default: lsn = put("single", "x"); break;
+        }
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        if (!calls[i]) {
+            Varve__V1__StreamWalRequest request = after(told[i]);
+            calls[i] = stream(&request);
+            expect_first(calls[i]);
+        }
+        replica = i == 0 ? applies : NULL;
+        receive(calls[i], told[i], lsn);
+        replica = applies;
+        end(calls[i]);
+    }
+    cr_assert_eq(varve_durable_lsn(replica), lsn);
+    expect_value("single", "x");
+}
