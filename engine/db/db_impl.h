@@ -503,6 +503,12 @@ const vv_manifest *vv_db_export_manifest(const varve_export *e);
 
 /* ---- restore.c ---- */
 
+/* As varve_restore(), on backends that `make` makes: one for its files, one for the database. */
+typedef vv_status (*vv_io_maker)(void *arg, vv_io_backend **out, vv_error *err);
+varve_status vv_db_restore_on(vv_io_maker make, void *arg, const char *backup_dir, const char *dest,
+                              const varve_restore_options *options, varve_restore_info *out,
+                              varve_error *err) VARVE_CHECKED;
+
 /* The directory below a restore's destination in which it is prepared; there until the destination is a
  * database. */
 #define VV_RESTORE_NAME "RESTORE"

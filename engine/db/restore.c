@@ -36,6 +36,8 @@ typedef struct restore_job {
     const varve_restore_options *o;
     varve_restore_info *out;
     vv_error *err;
+    vv_io_maker make_io;
+    void *make_arg;
     vv_io_backend *io;
     char backup[VV_DB_PATH_BYTES];
     char dest[VV_DB_PATH_BYTES];
@@ -454,11 +456,16 @@ static vv_status open_work(restore_job *j) {
     if (!o)
         return vv_fail(j->err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
     vv_status st = internal(varve_options_set(o, "WAL_SEGMENT_SIZE", SEGMENT_SIZE, &words));
+    vv_io_backend *io = NULL;
+    if (!vv_ok(st))
+        st = vv_fail(j->err, st, "%s", words.text);
     if (vv_ok(st))
-        st = internal(varve_open(j->work, o, &j->db, &words));
+        st = j->make_io(j->make_arg, &io, j->err);
+    if (vv_ok(st))
+        st = vv_db_open_on(io, j->work, o, &j->db, j->err);
     varve_options_destroy(o);
     if (!vv_ok(st))
-        return vv_fail(j->err, st, "%s", words.text);
+        return st;
     j->epoch_count = varve_epochs_get(j->db, j->epochs);
     return st;
 }
@@ -511,7 +518,7 @@ static vv_status move_up(restore_job *j) {
 /* ---- all of it ---- */
 
 static vv_status run(restore_job *j, const char *backup_dir, const char *dest) {
-    VV_TRY(vv_db_io_create(NULL, NULL, &j->io, j->err));
+    VV_TRY(j->make_io(j->make_arg, &j->io, j->err));
     VV_TRY(vv_db_dir_path(j->backup, backup_dir, j->err));
     VV_TRY(vv_db_dir_path(j->dest, dest, j->err));
     if (strlen(j->dest) + sizeof VV_RESTORE_NAME + 64 > sizeof j->work)
@@ -538,8 +545,9 @@ static void release(restore_job *j) {
     vv_free(j);
 }
 
-varve_status varve_restore(const char *backup_dir, const char *dest, const varve_restore_options *options,
-                           varve_restore_info *out, varve_error *err) {
+varve_status vv_db_restore_on(vv_io_maker make, void *arg, const char *backup_dir, const char *dest,
+                              const varve_restore_options *options, varve_restore_info *out,
+                              varve_error *err) {
     static const varve_restore_options defaults;
     varve_restore_info ignored;
     vv_error words = {""}, *to = err ? vv_private_error(err) : &words;
@@ -549,6 +557,8 @@ varve_status varve_restore(const char *backup_dir, const char *dest, const varve
     if (!j)
         return vv_public(vv_fail(to, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory"));
     j->o = options ? options : &defaults;
+    j->make_io = make;
+    j->make_arg = arg;
     j->out = out;
     j->err = to;
     vv_status st = run(j, backup_dir, dest);
@@ -563,4 +573,14 @@ varve_status varve_restore(const char *backup_dir, const char *dest, const varve
     }
     *out = (varve_restore_info){0};
     return vv_public(vv_wrap(to, st, "restore"));
+}
+
+static vv_status make_default(void *arg, vv_io_backend **out, vv_error *err) {
+    (void)arg;
+    return vv_db_io_create(NULL, NULL, out, err);
+}
+
+varve_status varve_restore(const char *backup_dir, const char *dest, const varve_restore_options *options,
+                           varve_restore_info *out, varve_error *err) {
+    return vv_db_restore_on(make_default, NULL, backup_dir, dest, options, out, err);
 }

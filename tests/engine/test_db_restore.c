@@ -530,3 +530,46 @@ Test(db_restore, without_memory_it_fails_and_leaves_nothing) {
             refused(st, VARVE_NO_MEMORY, "");
     }
 }
+
+/* ---- every operation fails once ---- */
+
+static _Atomic int ops_left; /* until one fails; below 0: none does */
+
+static vv_status fail_once(void *arg, const char *op, const char *name) {
+    (void)arg, (void)op, (void)name;
+    return atomic_fetch_sub(&ops_left, 1) == 0 ? vv_status_make(VV_NO_SPACE, VV_SUB_NONE, 0) : VV_STATUS_OK;
+}
+
+static vv_status make_faulty(void *arg, vv_io_backend **out, vv_error *err) {
+    (void)arg, (void)err;
+    *out = vv_fault_io_create(fail_once, NULL);
+    return VV_STATUS_OK;
+}
+
+Test(db_restore, whatever_fails_leaves_nothing) {
+    make_files(2);
+    for (int link = 0; link < 2; link++) {
+        varve_restore_options o = {.archive_dir = ax_dir,
+                                   .mode = link ? VARVE_BACKUP_LINK : VARVE_BACKUP_COPY};
+        int failed = 0, n = 0;
+        for (bool reached = true; reached; n++) {
+            ops_left = n;
+            varve_status st = vv_db_restore_on(make_faulty, NULL, ax_backup, ax_dest, &o, &info, &fx_err);
+            reached = ops_left < 0;
+            ops_left = -1;
+            if (varve_ok(st)) { /* done in another way, or tried again */
+                cr_assert_eq(info.lsn, 40);
+                open_dest();
+                cr_assert_eq(fx_stats().last_lsn, 40);
+                fx_close();
+                remove_dest();
+            } else {
+                cr_assert_neq(fx_err.text[0], '\0');
+                cr_assert_eq(entries(ax_dest), -1, "operation %d failed (%s), and something is left", n,
+                             fx_err.text);
+                failed++;
+            }
+        }
+        cr_assert(failed > 40, "%d of %d", failed, n);
+    }
+}
