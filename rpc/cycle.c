@@ -121,15 +121,12 @@ static bool go_on(void *arg, uint64_t done_bytes, uint64_t total_bytes) {
 
 /* The primary, asked for until there is one. False: it is to end. */
 static bool find_primary(cycle *c, vv_discovery *discovery, vv_sighting *primary) {
-    vv_address addresses[VV_SERVER_PEERS_MAX + 1];
+    vv_address addresses[VV_DISCOVERY_MAX];
     vv_error words;
     uint64_t said_ns = 0;
-    snprintf(addresses[0], sizeof addresses[0], "%s", c->config.follow);
-    for (size_t i = 0; i < c->config.peer_count; i++)
-        snprintf(addresses[i + 1], sizeof addresses[0], "%s", c->config.peers[i]);
+    size_t count = vv_discovery_addresses(&c->config, "", addresses);
     for (;;) {
-        if (vv_discovery_find(discovery, addresses, c->config.peer_count + 1, 0, FIND_TIMEOUT_NS, primary,
-                              &words) == VV_FIND_OK)
+        if (vv_discovery_find(discovery, addresses, count, 0, FIND_TIMEOUT_NS, primary, &words) == VV_FIND_OK)
             return true;
         uint64_t now = vv_clock_mono_ns();
         if (said_ns == 0 || now - said_ns >= FIND_WORDS_NS) {
@@ -229,7 +226,8 @@ static void keep_addresses(cycle *c, const vv_server *server) {
  * it. */
 static vv_status start(cycle *c, vv_server **server, vv_error *err) {
     uint64_t give_up_ns = vv_clock_mono_ns() + LISTEN_GIVE_UP_NS;
-    c->run = (vv_server_run){.no_rewind = c->run.no_rewind, .planned = plan_is_made, .arg = c};
+    c->run = (vv_server_run){
+        .no_rewind = c->run.no_rewind, .serve_first = c->run.serve_first, .planned = plan_is_made, .arg = c};
     for (;;) {
         vv_status st = vv_server_start_run(&c->config, c->o->engine, c->log, &c->run, server, err);
         if (vv_ok(st) || !c->announced || vv_clock_mono_ns() > give_up_ns)
@@ -360,12 +358,13 @@ static vv_status install_copy(cycle *c, const vv_plan *plan, vv_error *err) {
     return VV_STATUS_OK;
 }
 
-/* A failure leaves the database as it was; the server is started with it, and plans again. */
+/* A failure leaves the database as it was; the server is started with it, to let reads in, and plans again.
+ */
 static void carry_out(cycle *c) {
     vv_plan plan = c->run.plan;
     vv_error words = {""};
     vv_status st = VV_STATUS_OK;
-    c->run.no_rewind = false;
+    c->run.no_rewind = c->run.serve_first = false;
     varve_options_set_group_callback(c->o->engine, NULL, NULL); /* of the run that is over */
     varve_options_set_durable_callback(c->o->engine, NULL, NULL);
     if (plan.kind == VV_PLAN_REWIND)
@@ -375,27 +374,32 @@ static void carry_out(cycle *c) {
     if (vv_ok(st))
         return;
     vv_log(c->log, VV_LOG_ERROR, "%s", words.text);
+    c->run.serve_first = true;
     (void)pause_for(c, PLAN_AGAIN_NS);
 }
 
 /* ---- the whole ---- */
 
+/* From its start to its end. */
+static vv_status run(cycle *c, vv_server *server, vv_error *err) {
+    keep_addresses(c, server);
+    wait_for_end(c, server);
+    if (c->ended_by)
+        say_signal(c, "draining");
+    else
+        vv_log(c->log, VV_LOG_INFO, "stopping, to start again");
+    vv_status st = stop(c, server);
+    return vv_ok(st) ? st
+                     : vv_fail(err, st, "close: %s; writes that asked for no durability may be lost",
+                               vv_code_text(st.code));
+}
+
 static vv_status serve(cycle *c, vv_error *err) {
     while (!c->ended_by) {
-        vv_server *server = NULL;
-        vv_status st = start(c, &server, err);
-        if (!server)
-            return st;
-        keep_addresses(c, server);
-        wait_for_end(c, server);
-        if (c->ended_by)
-            say_signal(c, "draining");
-        else
-            vv_log(c->log, VV_LOG_INFO, "stopping, to start again");
-        st = stop(c, server);
-        if (!vv_ok(st))
-            return vv_fail(err, st, "close: %s; writes that asked for no durability may be lost",
-                           vv_code_text(st.code));
+        vv_server *server;
+        VV_TRY(start(c, &server, err));
+        if (server) /* else there is a plan already, or it is to end */
+            VV_TRY(run(c, server, err));
         if (!c->ended_by)
             carry_out(c);
     }

@@ -78,6 +78,24 @@ void vv_discovery_allow(vv_discovery *d) {
     vv_mutex_unlock(&d->mu.lock);
 }
 
+static void add_once(vv_address to[VV_DISCOVERY_MAX], size_t *count, const char *address) {
+    for (size_t i = 0; i < *count; i++)
+        if (strcmp(to[i], address) == 0)
+            return;
+    if (address[0] && *count < VV_DISCOVERY_MAX)
+        snprintf(to[(*count)++], sizeof to[0], "%s", address);
+}
+
+size_t vv_discovery_addresses(const vv_server_config *config, const char *named,
+                              vv_address to[VV_DISCOVERY_MAX]) {
+    size_t count = 0;
+    add_once(to, &count, named);
+    add_once(to, &count, config->follow);
+    for (size_t i = 0; i < config->peer_count; i++)
+        add_once(to, &count, config->peers[i]);
+    return count;
+}
+
 vv_status vv_discovery_connect(const vv_server_config *config, const char *address, vv_peer **out,
                                vv_error *err) {
     vv_peer_options options = {.address = address,
@@ -307,11 +325,6 @@ typedef struct search {
     vv_sighting sightings[VV_DISCOVERY_MAX];
 } search;
 
-static void add_address(search *s, const char *address) {
-    if (address[0] && s->count < VV_DISCOVERY_MAX && !is_among(s->addresses, s->count, address))
-        snprintf(s->addresses[s->count++], sizeof s->addresses[0], "%s", address);
-}
-
 vv_find_result vv_discovery_find(vv_discovery *d, const vv_address *addresses, size_t count,
                                  uint64_t least_epoch, uint64_t timeout_ns, vv_sighting *out,
                                  vv_error *words) {
@@ -324,7 +337,7 @@ vv_find_result vv_discovery_find(vv_discovery *d, const vv_address *addresses, s
         return VV_FIND_NONE;
     }
     for (size_t i = 0; i < count; i++)
-        add_address(s, addresses[i]);
+        add_once(s->addresses, &s->count, addresses[i]);
     size_t asked = 0;
     for (int round = 0; round < ROUNDS_MAX && asked < s->count && !best; round++) {
         size_t end = s->count;
@@ -339,7 +352,7 @@ vv_find_result vv_discovery_find(vv_discovery *d, const vv_address *addresses, s
                 append(words, seen, against);
             else if (!best || vv_sighting_epoch(seen) > vv_sighting_epoch(best))
                 best = seen;
-            add_address(s, seen->primary);
+            add_once(s->addresses, &s->count, seen->primary);
         }
     }
     vv_find_result result = best ? VV_FIND_OK : hopeless && !hope ? VV_FIND_HOPELESS : VV_FIND_NONE;

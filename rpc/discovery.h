@@ -51,6 +51,10 @@ void vv_discovery_destroy(vv_discovery *d);
 void vv_discovery_interrupt(vv_discovery *d);
 void vv_discovery_allow(vv_discovery *d);
 
+/* Whom there is to ask: `named` ("": nobody), FOLLOW, PEERS, each once. Returns how many. */
+size_t vv_discovery_addresses(const vv_server_config *config, const char *named,
+                              vv_address to[VV_DISCOVERY_MAX]);
+
 /* How to call `address`, with the credentials of the configuration. */
 vv_status vv_discovery_connect(const vv_server_config *config, const char *address, vv_peer **out,
                                vv_error *err) VV_CHECKED;

@@ -158,30 +158,11 @@ static bool has_plan(vv_follower *f) {
     return planned;
 }
 
-/* ---- whom to ask ---- */
-
-static void add(vv_address to[VV_DISCOVERY_MAX], size_t *count, const char *address) {
-    for (size_t i = 0; i < *count; i++)
-        if (strcmp(to[i], address) == 0)
-            return;
-    if (address[0] && *count < VV_DISCOVERY_MAX)
-        snprintf(to[(*count)++], sizeof to[0], "%s", address);
-}
-
-static size_t others(const vv_server_config *config, const char *named, vv_address to[VV_DISCOVERY_MAX]) {
-    size_t count = 0;
-    add(to, &count, named);
-    add(to, &count, config->follow);
-    for (size_t i = 0; i < config->peer_count; i++)
-        add(to, &count, config->peers[i]);
-    return count;
-}
-
 /* ---- as a primary ---- */
 
 static uint64_t look_for_newer(vv_follower *f) {
     vv_address addresses[VV_DISCOVERY_MAX], primary;
-    size_t count = others(f->o.config, "", addresses);
+    size_t count = vv_discovery_addresses(f->o.config, "", addresses);
     vv_mutex_lock(&f->mu.lock);
     f->mu.was_primary = true;
     vv_mutex_unlock(&f->mu.lock);
@@ -404,7 +385,7 @@ static vv_find_result find(vv_follower *f, vv_sighting *out, vv_error *words) {
     uint64_t least_epoch = VV_MAX(stats.promised_epoch, stats.epoch);
     if (!f->named[0])
         vv_replication_get_primary(f->o.replication, f->named);
-    size_t count = others(f->o.config, f->named, addresses);
+    size_t count = vv_discovery_addresses(f->o.config, f->named, addresses);
     if (count == 0) {
         snprintf(words->text, sizeof words->text, "neither FOLLOW nor PEERS says where to look");
         return VV_FIND_NONE;
@@ -498,61 +479,6 @@ void vv_follower_look(vv_follower *f) {
 
 /* ---- life ---- */
 
-static vv_status create_discovery(const vv_server_config *config, varve_db *db, const char *node,
-                                  vv_discovery **out, vv_error *err) {
-    uint8_t database_id[VARVE_DATABASE_ID_BYTES];
-    varve_database_id(db, database_id);
-    vv_status st = vv_discovery_create(config, node, database_id, out);
-    return vv_ok(st) ? st : vv_fail(err, st, "start following");
-}
-
-/* A higher epoch that somebody knows of is promised: so it is remembered when nobody answers next time. */
-static vv_status ask_before_start(const vv_server_config *config, varve_db *db, const char *node,
-                                  const vv_logger *log, vv_role *role, vv_error *err) {
-    vv_address addresses[VV_DISCOVERY_MAX], primary;
-    size_t count = others(config, "", addresses);
-    vv_discovery *discovery;
-    varve_stats stats;
-    varve_stats_get(db, &stats);
-    if (count == 0)
-        return VV_STATUS_OK;
-    VV_TRY(create_discovery(config, db, node, &discovery, err));
-    uint64_t epoch = vv_discovery_newest_epoch(discovery, addresses, count, ASK_TIMEOUT_NS, primary);
-    vv_discovery_destroy(discovery);
-    if (epoch <= stats.epoch)
-        return VV_STATUS_OK;
-    vv_log(log, VV_LOG_WARN,
-           "superseded: there is an epoch %" PRIu64 ", and this server was the primary of %" PRIu64, epoch,
-           stats.epoch);
-    varve_error words = {""};
-    varve_status st = varve_promise_epoch(db, epoch, &words);
-    if (!varve_ok(st) && st.reason != VV_SUB_EPOCH_TOO_OLD)
-        return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "%s", words.text);
-    *role = config->follow[0] ? VV_ROLE_FOLLOWER : VV_ROLE_SUPERSEDED;
-    return VV_STATUS_OK;
-}
-
-vv_status vv_follower_role(const vv_server_config *config, varve_db *db, const char *node,
-                           const vv_logger *log, vv_role *out, vv_error *err) {
-    vv_role_file file;
-    varve_stats stats;
-    varve_stats_get(db, &stats);
-    vv_error words = {""};
-    vv_status st = vv_role_file_read(config->data, &file, &words);
-    bool none = vv_is(st, VV_NOT_FOUND);
-    if (!vv_ok(st) && !none)
-        return vv_fail(err, st, "%s", words.text);
-    *out = vv_role_at_start(none ? NULL : &file, config->follow, stats.epoch, stats.promised_epoch);
-    if (*out == VV_ROLE_PRIMARY)
-        return ask_before_start(config, db, node, log, out, err);
-    if (*out == VV_ROLE_SUPERSEDED && config->peer_count == 0)
-        vv_log(
-            log, VV_LOG_WARN,
-            "this database was a follower's, or has promised to follow a newer primary, and neither FOLLOW "
-            "nor PEERS says where that is: it takes no writes until it is promoted");
-    return VV_STATUS_OK;
-}
-
 vv_status vv_follower_start(const vv_follower_options *options, vv_follower **out, vv_error *err) {
     vv_follower *f = *out = vv_alloc_zeroed(sizeof *f);
     if (!f)
@@ -567,8 +493,12 @@ vv_status vv_follower_start(const vv_follower_options *options, vv_follower **ou
                                                                .behind_since_ns = vv_clock_mono_ns()});
     if (getrandom(&f->random, sizeof f->random, 0) != (ssize_t)sizeof f->random)
         f->random = vv_clock_mono_ns(); /* for waits alone */
-    vv_status st = create_discovery(options->config, options->db, vv_replication_node(options->replication),
-                                    &f->discovery, err);
+    uint8_t database_id[VARVE_DATABASE_ID_BYTES];
+    varve_database_id(options->db, database_id);
+    vv_status st = vv_discovery_create(options->config, vv_replication_node(options->replication),
+                                       database_id, &f->discovery);
+    if (!vv_ok(st))
+        st = vv_fail(err, st, "start following");
     if (vv_ok(st)) {
         vv_promotion_hooks hooks = {.arg = f,
                                     .stop = pause_for_promotion,

@@ -51,11 +51,6 @@ typedef struct vv_follower_options {
 
 typedef struct vv_follower vv_follower;
 
-/* What a server is to begin with: DATA/ROLE, FOLLOW, its epochs and, if it would be a primary, what the
- * others say, who have a second to answer. Before there is a vv_replication. Blocks. */
-vv_status vv_follower_role(const vv_server_config *config, varve_db *db, const char *node,
-                           const vv_logger *log, vv_role *out, vv_error *err) VV_CHECKED;
-
 /* Starts its thread, and sets the replication's hooks for promotions. */
 vv_status vv_follower_start(const vv_follower_options *options, vv_follower **out, vv_error *err) VV_CHECKED;
 

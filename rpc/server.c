@@ -24,6 +24,7 @@
 #include "rpc/node.h"
 #include "rpc/replication.h"
 #include "rpc/service.h"
+#include "rpc/start_role.h"
 #include "rpc/timer.h"
 #include "rpc/tls.h"
 
@@ -226,11 +227,21 @@ static void replication_changed(void *arg) {
     vv_replicas_wake(&s->replicas); /* a primary that was superseded ends its streams */
 }
 
+/* There is something to be done before this server serves. */
+static bool has_plan(const vv_server *s) {
+    return s->run && s->run->plan.kind != VV_PLAN_NONE;
+}
+
 static vv_status start_replication(vv_server *s, vv_error *err) {
     char node[VARVE_SLOT_NAME_BYTES_MAX + 1];
     vv_role role;
     VV_TRY(vv_node_name(s->config.data, s->config.node_name, node, err));
-    VV_TRY(vv_follower_role(&s->config, s->db, node, s->log, &role, err));
+    VV_TRY(vv_start_role(&s->config, s->db, node, s->log, &role, err));
+    if (role != VV_ROLE_PRIMARY && s->run && !s->run->serve_first && !s->run->no_rewind) {
+        VV_TRY(vv_start_plan(&s->config, s->db, node, s->log, &s->run->plan, err));
+        if (has_plan(s))
+            return VV_STATUS_OK;
+    }
     vv_replication_options options = {.db = s->db,
                                       .node = node,
                                       .role = role,
@@ -520,9 +531,9 @@ vv_status vv_server_start_run(const vv_server_config *config, varve_options *eng
         st = start_archive(s, err);
     if (vv_ok(st))
         st = start_replication(s, err);
-    if (vv_ok(st))
+    if (vv_ok(st) && !has_plan(s))
         st = start_services(s, engine, err);
-    if (!vv_ok(st)) {
+    if (!vv_ok(st) || has_plan(s)) {
         varve_status closed = release(s);
         (void)closed; /* the first failure is the one to tell */
         return st;

@@ -30,12 +30,13 @@ vv_status vv_server_start(const vv_server_config *config, varve_options *engine,
  */
 typedef struct vv_server_run {
     bool no_rewind;             /* of vv_follower_options */
+    bool serve_first;           /* a plan that could be made before the start is made afterwards */
     void (*planned)(void *arg); /* stop this run, for its plan; called once at most, on any thread */
     void *arg;
     vv_plan plan; /* filled in by vv_server_stop(): what is to be done before the next */
 } vv_server_run;
 
-/* As vv_server_start(). */
+/* As vv_server_start(). OK and *out NULL: it is not started, since there is a plan already. */
 vv_status vv_server_start_run(const vv_server_config *config, varve_options *engine, const vv_logger *log,
                               vv_server_run *run, vv_server **out, vv_error *err) VV_CHECKED;
 

@@ -364,7 +364,7 @@ static void planned(void *arg) {
     vv_mutex_unlock(&plan.lock);
 }
 
-/* Start, wait for a plan, stop. */
+/* Start, wait for a plan if the start hasn't made one, stop. */
 static vv_plan run_for_plan(void) {
     vv_error err;
     vv_mutex_init(&plan.lock);
@@ -372,6 +372,8 @@ static vv_plan run_for_plan(void) {
     plan.run.planned = planned;
     vv_status st = vv_server_start_run(&fx.config, fx.engine, fx.log, &plan.run, &fx.server, &err);
     cr_assert(vv_ok(st), "%s", err.text);
+    if (!fx.server)
+        return plan.run.plan;
     vv_mutex_lock(&plan.lock);
     while (!plan.made)
         vv_cond_wait(&plan.changed, &plan.lock);
@@ -381,14 +383,24 @@ static vv_plan run_for_plan(void) {
     return plan.run.plan;
 }
 
-Test(follower, that_has_more_than_its_primary_plans_to_cut_it) {
+static void expect_plan_to_cut(bool serve_first) {
     words.durable_lsn = COMMON - 2;
     fake_primary_say(&words);
+    plan.run.serve_first = serve_first;
     vv_plan p = run_for_plan();
+    cr_assert_eq(plan.made, serve_first);
     cr_assert_eq(p.kind, VV_PLAN_REWIND);
     cr_assert_eq(p.lsn, (uint64_t)COMMON - 2);
     cr_assert(p.keep);
     cr_assert_eq(fake_primary_streams(), 0);
+}
+
+Test(follower, that_has_more_than_its_primary_plans_to_cut_it_before_it_serves) {
+    expect_plan_to_cut(false);
+}
+
+Test(follower, that_is_to_serve_first_plans_so_afterwards) {
+    expect_plan_to_cut(true);
 }
 
 Test(follower, that_is_told_so_plans_to_cut_what_it_has_more) {
