@@ -1,12 +1,11 @@
 /*
  * A process that is killed in the middle of its writes: what it acknowledged is there, whole and in order.
  */
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/engine/db_fixture.h"
+#include "tests/support/kill_round.h"
 
 static void setup(void) {
     vv_tempdir();
@@ -75,25 +74,7 @@ Test(db_crash, what_was_acknowledged_survives_a_kill_and_batches_are_whole) {
     uint64_t seed = vv_test_seed();
     uint64_t newest = 0;
     for (int round = 0; round < 8; round++) {
-        int fds[2];
-        cr_assert_eq(pipe(fds), 0);
-        pid_t pid = fork();
-        if (pid == 0) {
-            close(fds[0]);
-            write_for_ever(fds[1], newest + 1);
-        }
-        close(fds[1]);
-        uint64_t acked = newest, n;
-        uint64_t quota = 1 + vv_test_random(&seed) % 3000;
-        for (uint64_t i = 0; i < quota && read(fds[0], &n, sizeof n) == sizeof n; i++)
-            acked = n;
-        kill(pid, SIGKILL);
-        while (read(fds[0], &n, sizeof n) == sizeof n)
-            acked = n; /* acknowledged before the kill, read after it */
-        int status;
-        waitpid(pid, &status, 0);
-        close(fds[0]);
-        cr_assert(WIFSIGNALED(status), "the writer ended by itself: %d", WEXITSTATUS(status));
+        uint64_t acked = vv_kill_round(write_for_ever, newest + 1, 1 + vv_test_random(&seed) % 3000);
         fx_open();
         newest = check_state(acked);
         fx_close();

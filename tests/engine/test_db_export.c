@@ -14,6 +14,7 @@
 #include "base/compiler.h"
 #include "base/sync.h"
 #include "engine/db/db_impl.h"
+#include "tests/engine/counting_writer.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
 
@@ -177,38 +178,6 @@ Test(db_export, an_empty_database_has_no_files) {
 }
 
 /* ---- beside writers ---- */
-
-static _Atomic uint64_t acknowledged; /* keys 0 to this one, not included */
-static _Atomic bool stop_writing;
-
-static void write_in_order(void *arg) {
-    (void)arg;
-    for (uint64_t i = 0; !atomic_load(&stop_writing); i++) {
-        char key[32], value[256];
-        snprintf(key, sizeof key, "key%08" PRIu64, i);
-        snprintf(value, sizeof value, "%0200" PRIu64, i);
-        static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
-        cr_assert(varve_ok(varve_put(fx_db, key, strlen(key), value, strlen(value), &async, NULL)));
-        atomic_store(&acknowledged, i + 1);
-    }
-}
-
-/* Its keys are 0 to n - 1 for some n, which is returned. */
-static uint64_t count_without_gaps(varve_db *db) {
-    varve_iter *it;
-    uint64_t n = 0;
-    cr_assert(varve_ok(varve_iter_create(db, NULL, &it)));
-    for (varve_iter_first(it); varve_iter_valid(it); varve_iter_next(it)) {
-        varve_entry e;
-        char key[32];
-        varve_iter_entry(it, &e);
-        snprintf(key, sizeof key, "key%08" PRIu64, n++);
-        cr_assert(e.key_bytes == strlen(key) && memcmp(e.key, key, e.key_bytes) == 0, "%s is missing", key);
-    }
-    cr_assert(varve_ok(varve_iter_status(it)));
-    varve_iter_destroy(it);
-    return n;
-}
 
 Test(db_export, beside_a_writer_it_has_all_that_was_acknowledged_before) {
     pthread_t writer;

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "engine/db/db_impl.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
+#include "tests/support/kill_round.h"
 
 static void setup(void) {
     vv_tempdir();
@@ -430,25 +430,7 @@ Test(db_retry, what_was_acknowledged_before_a_kill_is_not_applied_again) {
     uint64_t newest = 0;
     bool trimmed = false;
     for (int round = 0; round < 6; round++) {
-        int fds[2];
-        cr_assert_eq(pipe(fds), 0);
-        pid_t pid = fork();
-        if (pid == 0) {
-            close(fds[0]);
-            write_names_for_ever(fds[1], newest + 1);
-        }
-        close(fds[1]);
-        uint64_t acked = newest, n;
-        uint64_t quota = 1 + vv_test_random(&seed) % 600;
-        for (uint64_t i = 0; i < quota && read(fds[0], &n, sizeof n) == sizeof n; i++)
-            acked = n;
-        kill(pid, SIGKILL);
-        while (read(fds[0], &n, sizeof n) == sizeof n)
-            acked = n;
-        int status;
-        waitpid(pid, &status, 0);
-        close(fds[0]);
-        cr_assert(WIFSIGNALED(status), "the writer ended by itself: %d", WEXITSTATUS(status));
+        uint64_t acked = vv_kill_round(write_names_for_ever, newest + 1, 1 + vv_test_random(&seed) % 600);
         fx_open();
         uint64_t last = fx_stats().last_lsn;
         trimmed |= fx_stats().flushed_lsn > 0;
