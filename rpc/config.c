@@ -493,6 +493,11 @@ static vv_status check_others(const vv_server_config *c, vv_error *err) {
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
                        "FOLLOW_TLS_CERT = %s, FOLLOW_TLS_KEY = %s: each needs the other", c->follow_tls_cert,
                        c->follow_tls_key);
+    bool others = c->follow[0] || c->peer_count > 0;
+    if (others && c->replication_timeout_us <= c->replication_heartbeat_us)
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                       "REPLICATION_TIMEOUT: allowed is more than REPLICATION_HEARTBEAT, or every primary "
+                       "that has nothing to say is lost");
     if (c->follow[0]) {
         if (listens_on(c, c->follow))
             return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "FOLLOW = %s: this server listens there itself",

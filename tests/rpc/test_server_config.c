@@ -262,6 +262,8 @@ Test(server_config, whom_nobody_can_follow) {
     expect_refusal(
         "at most 16 addresses",
         LIST("--peers=a:1,a:2,a:3,a:4,a:5,a:6,a:7,a:8,a:9,a:10,a:11,a:12,a:13,a:14,a:15,a:16,a:17"));
+    expect_refusal("REPLICATION_TIMEOUT: allowed is more than REPLICATION_HEARTBEAT",
+                   LIST("--follow=a:1", "--replication-timeout=500ms"));
     expect_refusal("each needs the other", LIST("--follow=a:1", "--follow-tls-cert=/c"));
     expect_refusal("FOLLOW = a:1: with FOLLOW_TOKEN_FILE", LIST("--follow=a:1", "--follow-token-file=/t"));
     expect_refusal("PEERS = a:1: with FOLLOW_TOKEN_FILE", LIST("--peers=a:1", "--follow-token-file=/t"));
