@@ -13,6 +13,7 @@
 #include "tests/rpc/server_fixture.h"
 #include "tests/support/tempdir.h"
 #include "varve/v1/admin.pb-c.h"
+#include "varve/v1/replication.pb-c.h"
 
 #define NOBODY "127.0.0.1:1"
 
@@ -165,11 +166,32 @@ Test(promote, a_follower_that_has_everything_takes_over) {
     varve__v1__status_response__free_unpacked(r, NULL);
 }
 
+/* Others have all slots of the first server, so that the second one is told what it has, and gets none of it.
+ */
+static void take_all_slots(void) {
+    for (int i = 0; i < VARVE_SLOTS_MAX; i++) {
+        char slot[16];
+        vv_slice first;
+        snprintf(slot, sizeof slot, "other-%d", i);
+        Varve__V1__StreamWalRequest request = VARVE__V1__STREAM_WAL_REQUEST__INIT;
+        request.slot = BYTES(slot);
+        client_call *call = client_start(fx.client, "/varve.v1.Replication/StreamWal", CLIENT_DEADLINE_MS);
+        client_send(call, client_pack(&request));
+        client_half_close(call);
+        cr_assert(client_read(call, &first));
+        client_cancel(call);
+        while (client_read(call, &first))
+            continue;
+        client_call_destroy(call);
+    }
+}
+
 Test(promote, who_has_less_than_another_is_refused_and_leaves_it_alone) {
     fixture_start();
     put("a");
     backup_as_b();
     put("b");
+    take_all_slots();
     add_peer(vv_server_address(fx.server, 0));
     start_b(NOBODY);
     client_call *call = promote(false);
