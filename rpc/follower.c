@@ -471,8 +471,6 @@ static vv_status note_promotion(void *arg, uint64_t epoch, vv_error *err) {
 void vv_follower_look(vv_follower *f) {
     vv_mutex_lock(&f->mu.lock);
     f->mu.woken = true;
-    if (vv_replication_role(f->o.replication) == VV_ROLE_PRIMARY)
-        f->mu.paused = false; /* the promotion that it was paused for is done */
     vv_cond_broadcast(&f->mu.changed);
     vv_mutex_unlock(&f->mu.lock);
 }

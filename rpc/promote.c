@@ -268,12 +268,12 @@ bool vv_promote(const vv_promote_options *o, bool force, uint64_t *epoch_out, vv
     uint64_t epoch = next_epoch(&g);
     if (hooks->stop)
         hooks->stop(hooks->arg);
-    if (take_over(o, &g, epoch, force, why)) {
-        *epoch_out = epoch;
-        vv_log(o->log, VV_LOG_INFO, "promote: this server is the primary of epoch %" PRIu64, epoch);
-        return true;
-    }
+    bool done = take_over(o, &g, epoch, force, why);
     if (hooks->resume)
         hooks->resume(hooks->arg);
-    return false;
+    if (!done)
+        return false;
+    *epoch_out = epoch;
+    vv_log(o->log, VV_LOG_INFO, "promote: this server is the primary of epoch %" PRIu64, epoch);
+    return true;
 }

@@ -145,7 +145,7 @@ void vv_replication_get_lag(vv_replication *r, vv_lag *out);
 typedef struct vv_promotion_hooks {
     void *arg;
     void (*stop)(void *arg);   /* follow nobody; when it returns, nothing is applied any more. Blocks */
-    void (*resume)(void *arg); /* it came to nothing: follow again */
+    void (*resume)(void *arg); /* it is over: go on, as whatever this server is now */
     /* Remember for the next start that this server was promoted, durably. */
     vv_status (*promoted)(void *arg, uint64_t epoch, vv_error *err);
 } vv_promotion_hooks;
