@@ -48,14 +48,29 @@ static bool do_get(vv_client *c, vv_slice key, vv_client_value *out, vv_client_e
     return true;
 }
 
+/* Nobody here would confirm what is written: it would wait for ever. */
+static bool may_write(vv_client *c, vv_client_error *err) {
+    varve_stats stats;
+    varve_stats_get(db_of(c), &stats);
+    if (stats.commit_limit == UINT64_MAX)
+        return true;
+    vv_client_fail(err, "BUSY", "REPLICAS_BEHIND",
+                   "writes to this directory wait for replicas (QUORUM): write through its server");
+    return false;
+}
+
 static bool do_put(vv_client *c, vv_slice key, vv_slice value, bool async, uint64_t *lsn_out,
                    vv_client_error *err) {
+    if (!may_write(c, err))
+        return false;
     varve_write_options options = write_options(async);
     varve_status st = varve_put(db_of(c), key.data, key.bytes, value.data, value.bytes, &options, lsn_out);
     return varve_ok(st) || fail(err, st, NULL);
 }
 
 static bool do_del(vv_client *c, vv_slice key, bool async, uint64_t *lsn_out, vv_client_error *err) {
+    if (!may_write(c, err))
+        return false;
     varve_write_options options = write_options(async);
     varve_status st = varve_delete(db_of(c), key.data, key.bytes, &options, lsn_out);
     return varve_ok(st) || fail(err, st, NULL);
@@ -69,6 +84,8 @@ static varve_status add(varve_batch *batch, const vv_client_op *op) {
 
 static bool do_write(vv_client *c, const vv_client_op *ops, size_t count, bool async, uint64_t *lsn_out,
                      vv_client_error *err) {
+    if (!may_write(c, err))
+        return false;
     varve_write_options options = write_options(async);
     varve_batch *batch = varve_batch_create();
     if (!batch)

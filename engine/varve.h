@@ -774,8 +774,8 @@ typedef struct varve_export {
  * Seal the memtable, wait for all flushes that are pending, and hold the tables that there are then: none of
  * their files is removed before varve_export_release(), whatever compaction does meanwhile, so an export that
  * is held for long costs space. Everything that was written before the call is in it, also what a commit
- * limit hides (varve_limit_commits()); it is opened without one. Writers go on all the while. No table is
- * read. On failure *out is zeroed. Blocks.
+ * limit hides (varve_limit_commits()): its manifest has the limit, so that a replica made of it hides that
+ * too. A backup has none. Writers go on all the while. No table is read. On failure *out is zeroed. Blocks.
  */
 VARVE_API varve_status varve_take_snapshot(varve_db *db, varve_export *out, varve_error *err) VARVE_CHECKED;
 /* Zeroes it; a zeroed one is fine. All exports must be released before varve_close(). */

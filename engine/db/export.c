@@ -71,14 +71,17 @@ static void leave_behind(vv_manifest *m) {
     while (m->epochs.count > 1 && m->epochs.items[m->epochs.count - 1].first_lsn > m->flushed_lsn)
         m->epochs.count--;
     m->epochs.newest_is_ours = false;
-    /* Promises, limits and slots are this directory's, and not of what it holds. */
+    /* Promises, limits (but see fill()) and slots are this directory's, and not of what it holds. */
     m->promised_epoch = vv_manifest_epoch(m);
     m->commit_limit = VV_COMMIT_LIMIT_NONE;
     m->slot_count = 0;
 }
 
 static vv_status fill(varve_db *db, export_state *s, varve_export *out) {
+    /* Before the tables are taken: what is visible by then, they have or the log behind them. */
+    uint64_t visible_lsn = atomic_load_explicit(&db->visible_lsn, memory_order_acquire);
     vv_db_state_get(db, &s->manifest, &s->version, &s->retry);
+    bool limited = s->manifest.commit_limit != VV_COMMIT_LIMIT_NONE;
     leave_behind(&s->manifest);
     size_t count = s->version->table_count, bytes;
     s->files = vv_alloc((count + 1) * sizeof *s->files);
@@ -87,7 +90,12 @@ static vv_status fill(varve_db *db, export_state *s, varve_export *out) {
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     for (size_t i = 0; i < count; i++)
         describe(s, i);
-    VV_TRY(vv_manifest_encode(&s->manifest, s->version, &s->bytes, &bytes));
+    /* Whoever makes a database of the files directly is a replica of this one: what is not confirmed yet it
+     * may not show either. A backup, which has its manifest from s, is a database of its own. */
+    vv_manifest sent = s->manifest;
+    if (limited)
+        sent.commit_limit = VV_MIN(visible_lsn, sent.flushed_lsn);
+    VV_TRY(vv_manifest_encode(&sent, s->version, &s->bytes, &bytes));
     *out = (varve_export){.lsn = s->manifest.flushed_lsn,
                           .files = s->files,
                           .file_count = count,

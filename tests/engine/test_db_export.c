@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/checksum.h"
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "base/sync.h"
 #include "engine/db/db_impl.h"
@@ -103,6 +104,39 @@ static bool file_exists(const char *name) {
     char path[600];
     snprintf(path, sizeof path, "%s/%s", vv_tempdir_path("db"), name);
     return access(path, F_OK) == 0;
+}
+
+Test(db_export, of_a_database_with_limited_commits_hides_what_is_not_confirmed) {
+    varve_export e;
+    varve_stats s;
+    varve_batch *batch = varve_batch_create();
+    varve_write_options soon = {.confirm_deadline_ns = 1};
+    fx_open_with(small());
+    fx_put("key", "confirmed");
+    cr_assert(varve_ok(varve_limit_commits(fx_db, true, &fx_err)));
+    cr_assert(varve_ok(varve_batch_put(batch, "key", 3, "not", 3)));
+    cr_assert_eq(varve_write(fx_db, batch, &soon, NULL).code, VARVE_NOT_CONFIRMED);
+    varve_batch_destroy(batch);
+    cr_assert_eq(take(&e), 2, "it is in the files");
+    copy_export(&e, vv_tempdir_path("copy"));
+    varve_export_release(fx_db, &e);
+    varve_db *copy = open_at(vv_tempdir_path("copy"));
+    varve_stats_get(copy, &s);
+    cr_assert_eq(s.commit_limit, 1);
+    expect_in(copy, "key", "confirmed");
+    varve_set_commit_limit(copy, 2);
+    for (uint64_t end = vv_clock_mono_ns() + 60 * VV_NS_PER_S; varve_visible_lsn(copy) < 2;)
+        cr_assert_lt(vv_clock_mono_ns(), end);
+    expect_in(copy, "key", "not");
+    cr_assert(varve_ok(varve_close(copy)));
+
+    cr_assert(varve_ok(varve_backup(fx_db, vv_tempdir_path("backup"), NULL, NULL, &fx_err)), "%s",
+              fx_err.text);
+    copy = open_at(vv_tempdir_path("backup"));
+    varve_stats_get(copy, &s);
+    cr_assert_eq(s.commit_limit, UINT64_MAX, "a backup is a database of its own");
+    cr_assert(varve_ok(varve_close(copy)));
+    fx_close();
 }
 
 Test(db_export, is_the_state_of_one_lsn_whatever_comes_later) {
