@@ -343,8 +343,10 @@ static bool take_history(follow_link *l) {
         st = varve_follow_epochs(o->db, l->frame.history, l->frame.history_count, &words);
         vv_replication_apply_end(o->replication);
     }
-    if (allowed && varve_ok(st))
+    if (allowed && varve_ok(st)) {
+        vv_replication_forget_followers(o->replication);
         return true;
+    }
     bool stale = !allowed || st.reason == VV_SUB_EPOCH_TOO_OLD;
     end_with(l, stale ? VV_LINK_STALE : VV_LINK_TROUBLE,
              words.text[0] ? words.text : "a higher epoch was promised");

@@ -19,7 +19,7 @@ bool vv_node_name_valid(vv_slice name) {
     bool valid = name.bytes > 0 && name.bytes <= VARVE_SLOT_NAME_BYTES_MAX;
     for (size_t i = 0; i < name.bytes && valid; i++)
         valid = isalnum((unsigned char)text[i]) || (text[i] != '\0' && strchr("._:-", text[i]));
-    return valid && !vv_slice_equal(name, vv_slice_str(VV_ARCHIVE_SLOT));
+    return valid && !vv_slice_equal(name, vv_slice_str(VARVE_ARCHIVE_SLOT));
 }
 
 /* The first line of the file. */

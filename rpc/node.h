@@ -11,9 +11,6 @@
 #include "base/status.h"
 #include "engine/varve.h"
 
-/* The archive's own (varve_archive_start()). */
-#define VV_ARCHIVE_SLOT "archive"
-
 /* 1 to 64 letters, digits and "._:-", as slots are named; and not the archive's. */
 bool vv_node_name_valid(vv_slice name);
 

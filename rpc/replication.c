@@ -350,6 +350,22 @@ size_t vv_replication_replicas(vv_replication *r, vv_replica_info out[VARVE_SLOT
     return count;
 }
 
+void vv_replication_forget_followers(vv_replication *r) {
+    varve_slot_info slots[VARVE_SLOTS_MAX];
+    size_t count = varve_slots_get(r->options.db, slots);
+    for (size_t i = 0; i < count; i++) {
+        varve_error words = {""};
+        if (strcmp(slots[i].name, VARVE_ARCHIVE_SLOT) == 0)
+            continue;
+        varve_status st = varve_slot_drop(r->options.db, slots[i].name, &words);
+        if (varve_ok(st))
+            vv_log(r->options.log, VV_LOG_INFO, "replication: nothing is kept for %s any more",
+                   slots[i].name);
+        else
+            vv_log(r->options.log, VV_LOG_WARN, "replication: %s: %s", slots[i].name, words.text);
+    }
+}
+
 /* ---- the role ---- */
 
 void vv_replication_set_role(vv_replication *r, vv_role role) {

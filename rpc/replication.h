@@ -98,6 +98,10 @@ typedef struct vv_replica_info {
 /* All slots but that of the archive. Returns how many. */
 size_t vv_replication_replicas(vv_replication *r, vv_replica_info out[VARVE_SLOTS_MAX]);
 
+/* This server follows another: what it had kept for followers of its own, log and tombstones, nobody asks for
+ * any more. Blocks. */
+void vv_replication_forget_followers(vv_replication *r);
+
 /* Somebody knows of this epoch. A primary of a lower one is superseded by that. primary: its address, or
  * NULL. Does not block; whoever may block makes it last with vv_replication_promise(). */
 void vv_replication_heard_of(vv_replication *r, uint64_t epoch, const char *primary);

@@ -47,7 +47,7 @@ bool vv_replicas_slot_name(vv_rpc_call *call, ProtobufCBinaryData name,
     else
         vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, "BAD_SLOT", 0,
                          "slot: allowed are 1 to %d letters, digits and ._:-, and not \"%s\"",
-                         VARVE_SLOT_NAME_BYTES_MAX, VV_ARCHIVE_SLOT);
+                         VARVE_SLOT_NAME_BYTES_MAX, VARVE_ARCHIVE_SLOT);
     return good;
 }
 

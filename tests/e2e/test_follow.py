@@ -323,6 +323,8 @@ def a_primary_that_still_runs_hears_of_the_newer():
         p.group.heal()
         p.ca.await_following()
         assert p.a.address == address, "where it was before"
+        slots = [s.value for s in p.ca.admin.Stats(admin_pb2.StatsRequest(), timeout=CALL_S).stats if s.name == "slots"]
+        assert slots == [0], "it keeps log for followers that follow another now"
         p.expect_equal(p.fill(p.cb, 30))
         assert p.ca.get(b"lost") is None and len(list(p.a.data.glob("diverged-*.log"))) == 1
         # And back again, without any loss this time.
