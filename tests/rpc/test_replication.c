@@ -111,6 +111,27 @@ Test(replication, a_new_session_of_a_slot_ends_the_one_before) {
     cr_assert_not(vv_replication_confirm(r, 0, 1));
 }
 
+Test(replication, what_an_earlier_primary_wrote_is_committed_only_as_a_whole) {
+    varve_error err = {""};
+    varve_write_options soon = {.confirm_deadline_ns = 1};
+    cr_assert(varve_ok(varve_limit_commits(db, true, &err)), "%s", err.text);
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(varve_put(db, "key", 3, "", 0, &soon, NULL).code, VARVE_NOT_CONFIRMED);
+    cr_assert(varve_ok(varve_begin_epoch(db, 7, &err)), "%s", err.text);
+    create(VV_ROLE_PRIMARY, 1);
+    cr_assert(varve_ok(varve_slot_create(db, "a", 0, &err)), "%s", err.text);
+    uint64_t session = vv_replication_session_begin(r, "a", "peer");
+    varve_stats stats;
+    for (uint64_t lsn = 1; lsn < 5; lsn++) {
+        cr_assert(vv_replication_confirm(r, session, lsn));
+        varve_stats_get(db, &stats);
+        cr_assert_eq(stats.commit_limit, 0, "a log that has no more may still lose");
+    }
+    cr_assert(vv_replication_confirm(r, session, 5));
+    varve_stats_get(db, &stats);
+    cr_assert_eq(stats.commit_limit, 5);
+}
+
 Test(replication, there_are_as_many_sessions_as_slots) {
     char slot[16];
     uint64_t last = 0;
