@@ -19,6 +19,8 @@
  *       nobody promoted, one that was rewound) begins an epoch before it writes: else two different logs
  *       would pass for the same.
  *   E4  The promise is never below the newest epoch, and never falls.
+ *   E5  What was written before a promise, asynchronous writes too, is durable when the promise is: the
+ * durable LSN that is told together with it leaves out nothing that was answered before.
  *
  * The history in the manifest is of the log, not of the tables: it may say where an epoch begins that lies
  * behind the flushed LSN. That is harmless: what is between is in the log, durable by E2, or, for a replica
@@ -170,6 +172,9 @@ static vv_status promise(varve_db *db, void *arg) {
     get(db, &h, &promised);
     if (c->epoch < promised)
         return too_old(c, c->epoch, promised);
+    /* E5. A log that has failed will never have more than it has now, and everybody was told. */
+    if (db->commit.unsynced)
+        vv_status_ignore(vv_db_sync_log(db, false), "latched, and said to whoever waits for it");
     VV_TRY(settle(db, c->err)); /* a promise that failed may be on disk, or not */
     if (c->epoch == promised)
         return VV_STATUS_OK;
