@@ -243,7 +243,10 @@ static const command commands[] = {
      "make a follower the primary",
      "Make the server, which follows another, a primary. It asks its PEERS first, so that the old primary "
      "can acknowledge\n"
-     "nothing any more; it refuses if one of them has newer writes, or too few answer for a quorum.\n"
+     "nothing any more; it refuses if one of them has newer writes, or too few answer for a quorum. A "
+     "primary "
+     "that is well\n"
+     "stops, and hands over what it has, without loss.\n"
      "\n"
      "  --force            in spite of that: writes that were acknowledged may be lost\n"
      "  --json             print {\"epoch\": N}\n"},

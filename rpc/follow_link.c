@@ -12,6 +12,9 @@
  * applied or confirmed, and only LSNs that varve_apply() has made durable are. Each application happens
  * between vv_replication_apply_begin() and _end(), so none slips in behind a promise of a higher epoch.
  *
+ * A candidate's link is the same without the confirmer: nothing that it has counts as confirmed. It takes
+ * over no history, since it has it; and it applies in the name of the epoch that it is a candidate for.
+ *
  * How it ends: the receiver's wait fails, since the stream ended or somebody interrupted the peer. The
  * applier, who can't go on, interrupts it too, and its reason is the one that counts.
  */
@@ -216,8 +219,9 @@ static bool apply(follow_link *l, const vv_inbox_news *news) {
     atomic_store_explicit(&l->committed_lsn, news->committed_lsn, memory_order_relaxed);
     if (news->records.bytes == 0)
         return true;
-    if (!vv_replication_apply_begin(l->o->replication, l->epoch)) {
-        snprintf(words.text, sizeof words.text, "an epoch above its %" PRIu64 " was promised", l->epoch);
+    uint64_t epoch = VV_MAX(l->epoch, l->o->candidate_epoch);
+    if (!vv_replication_apply_begin(l->o->replication, epoch)) {
+        snprintf(words.text, sizeof words.text, "an epoch above %" PRIu64 " was promised", epoch);
         return fail_apply(l, VV_LINK_STALE, st, &words);
     }
     uint64_t applied_lsn = 0;
@@ -250,7 +254,9 @@ static bool receive(follow_link *l, vv_slice *message) {
     vv_peer_error failure;
     switch (vv_peer_stream_next(l->stream, l->o->timeout_ns, message, &failure)) {
     case VV_PEER_MESSAGE: break;
-    case VV_PEER_END: end_with(l, VV_LINK_LOST, "it has ended the stream"); return false;
+    case VV_PEER_END:
+        end_with(l, l->o->candidate_epoch ? VV_LINK_END : VV_LINK_LOST, "it has ended the stream");
+        return false;
     case VV_PEER_FAILED: end_by_peer(l, &failure); return false;
     }
     if (vv_ok(vv_follow_frame_read(*message, &l->frame, &l->result->words)))
@@ -312,7 +318,10 @@ static vv_peer_stream *open_stream(follow_link *l, const varve_epoch *epochs, si
     }
     Varve__V1__StreamWalRequest request = VARVE__V1__STREAM_WAL_REQUEST__INIT;
     request.after_lsn = l->received_lsn;
-    request.slot = (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)node, .len = strlen(node)};
+    if (o->candidate_epoch)
+        request.until_end = true;
+    else
+        request.slot = (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)node, .len = strlen(node)};
     request.history = history;
     request.n_history = epoch_count;
     request.promised_epoch = VV_MAX(stats.promised_epoch, stats.epoch);
@@ -353,6 +362,12 @@ static bool take_history(follow_link *l) {
     return false;
 }
 
+/* Whose log a candidate fetches the rest of had its history taken over when it was followed. */
+static bool has_history(const follow_link *l, const varve_epoch *own, size_t own_count) {
+    const varve_epoch *theirs = &l->frame.history[l->frame.history_count - 1];
+    return own_count > 0 && own[own_count - 1].epoch == theirs->epoch && own[own_count - 1].id == theirs->id;
+}
+
 static bool begin(follow_link *l) {
     varve_epoch own[VARVE_EPOCHS_MAX];
     size_t own_count = varve_epochs_get(l->o->db, own);
@@ -371,22 +386,22 @@ static bool begin(follow_link *l) {
         return false;
     const vv_follow_frame *first = &l->frame;
     uint64_t common_lsn = 0;
-    bool sound = first->history_count > 0 && first->session != 0 &&
+    bool candidate = l->o->candidate_epoch != 0;
+    bool sound = first->history_count > 0 && (candidate || first->session != 0) &&
                  first->history[first->history_count - 1].epoch == first->epoch &&
                  varve_epochs_common_lsn(own, own_count, l->received_lsn, first->history,
                                          first->history_count, first->durable_lsn, &common_lsn) &&
-                 common_lsn == l->received_lsn;
+                 common_lsn == l->received_lsn && (!candidate || has_history(l, own, own_count));
     if (!sound) {
         end_with(l, VV_LINK_LOST, "its first frame makes no sense");
         return false;
     }
     l->epoch = first->epoch;
     l->session = first->session;
-    return check_frame(l) && take_history(l);
+    return check_frame(l) && (candidate || take_history(l));
 }
 
-static void follow(follow_link *l) {
-    pthread_t applier, confirmer;
+static void note_followed(follow_link *l) {
     const vv_follow_link_options *o = l->o;
     l->result->followed = true;
     vv_replication_set_primary(o->replication, o->address);
@@ -395,9 +410,20 @@ static void follow(follow_link *l) {
         vv_log(o->log, VV_LOG_INFO, "following %s, primary of epoch %" PRIu64 ", from LSN %" PRIu64,
                o->address, l->epoch, l->received_lsn);
     confirm_up_to(l, l->received_lsn); /* by which it counts */
-    vv_status st = vv_thread_start(&confirmer, "varve-confirm", confirm_all, l);
-    bool confirming = vv_ok(st);
-    if (confirming)
+}
+
+/* A candidate's confirmations would count for nobody. */
+static void follow(follow_link *l) {
+    pthread_t applier, confirmer;
+    const vv_follow_link_options *o = l->o;
+    vv_status st = VV_STATUS_OK;
+    bool confirming = false;
+    if (!o->candidate_epoch) {
+        note_followed(l);
+        st = vv_thread_start(&confirmer, "varve-confirm", confirm_all, l);
+        confirming = vv_ok(st);
+    }
+    if (vv_ok(st))
         st = vv_thread_start(&applier, "varve-apply", apply_all, l);
     bool applying = vv_ok(st);
     if (applying)

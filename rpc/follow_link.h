@@ -1,5 +1,6 @@
 /*
- * follow_link.h - following one primary over one stream, until that ends.
+ * follow_link.h - following one primary over one stream, until that ends; or fetching what is left of the log
+ * of one that has stopped, for a server that is to take over (promote.h).
  */
 #ifndef VV_RPC_FOLLOW_LINK_H
 #define VV_RPC_FOLLOW_LINK_H
@@ -18,13 +19,18 @@ typedef struct vv_follow_link_options {
     const char *address; /* for words */
     uint64_t timeout_ns; /* of silence */
     bool quiet;          /* don't say again that it begins */
-    /* The primary has let us in, and its history is about to be taken over. Not OK: it is not. */
+    /* 0: follow a primary. Else this server has promised the epoch to itself, and so has the superseded
+     * primary at the other side, which it has followed until now: fetch the rest of its log (END). */
+    uint64_t candidate_epoch;
+    /* The primary has let us in, and its history is about to be taken over. Not OK: it is not. Not asked by a
+     * candidate. */
     vv_status (*begin)(void *arg, vv_error *err);
     void *arg;
 } vv_follow_link_options;
 
 typedef enum vv_link_end {
     VV_LINK_LOST, /* or never reached, or it said something that makes no sense */
+    VV_LINK_END,  /* a candidate has all that there was */
     VV_LINK_INTERRUPTED,
     VV_LINK_NOT_PRIMARY, /* primary: whom it names */
     VV_LINK_STALE,       /* its epoch is lower than what was promised here */

@@ -299,6 +299,7 @@ static uint64_t after_link(vv_follower *f, const vv_sighting *primary, const vv_
         f->in_trouble = false;
     f->in_trouble |= link->end == VV_LINK_TROUBLE;
     switch (link->end) {
+    case VV_LINK_END: /* a candidate's (promote.c) */
     case VV_LINK_INTERRUPTED: break;
     case VV_LINK_LOST: say(f, VV_LOG_WARN, "lost", primary->address, link->words.text); break;
     case VV_LINK_NOT_PRIMARY:

@@ -44,6 +44,15 @@ bool vv_kv_may_write(vv_rpc_call *call);
  */
 uint64_t vv_kv_confirm_deadline(const vv_kv *kv, uint64_t call_deadline_ns);
 
+/*
+ * What to say of a write that the engine answers with st. A primary that was superseded meanwhile
+ * acknowledges nothing any more: whoever takes over has what was durable when the new epoch was promised
+ * here, and this may have come later (NOT_CONFIRMED). Why nothing slips through: the role changes before the
+ * promise passes the engine's commit lock, and this looks at the role after the write has passed it; so a
+ * write that is not covered by the promise finds the role changed.
+ */
+varve_status vv_kv_outcome(const vv_kv *kv, varve_status st);
+
 /* A write ended like this: the service stops serving when the log has failed. A call's thread. */
 void vv_kv_note_write(vv_kv *kv, varve_status st);
 

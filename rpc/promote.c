@@ -6,12 +6,19 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/sync.h"
 #include "rpc/codec.h"
+#include "rpc/discovery.h"
+#include "rpc/follow_link.h"
 #include "rpc/replication_impl.h"
 #include "rpc/status_map.h"
 
 #define HELLO_PATH "/" VV_REPLICATION_SERVICE_NAME "/Hello"
+
+/* A primary is asked to stop only if what this server lacks is here soon: nobody takes writes until then. */
+#define BEHIND_BYTES_MAX (UINT64_C(64) << 20)
+#define BEHIND_NS_MAX    (5 * VV_NS_PER_S)
 
 /* One of PEERS: a thread asks it, and join() has the answer. */
 typedef struct member {
@@ -24,7 +31,8 @@ typedef struct member {
     bool answered;
     vv_role role;
     uint64_t known_epoch;   /* promised or begun */
-    uint64_t newest_epoch;  /* of its history */
+    varve_epoch newest;     /* of its history */
+    bool hands_over;        /* once it has promised, the rest of its log can be had: see hands_over() */
     uint64_t refused_epoch; /* it has promised that to somebody else; 0: it has not refused */
     vv_log_end end;
 } member;
@@ -59,6 +67,15 @@ static vv_log_end own_end(varve_db *db) {
 
 /* ---- asking ---- */
 
+static vv_peer *connect(const vv_promote_options *o, const char *address) {
+    vv_peer *peer;
+    vv_error err = {""};
+    if (vv_ok(vv_discovery_connect(o->config, address, &peer, &err)))
+        return peer;
+    vv_log(o->log, VV_LOG_WARN, "promote: %s: %s", address, err.text);
+    return NULL;
+}
+
 static void take_answer(member *m, vv_slice bytes) {
     vv_codec_arena arena;
     ProtobufCMessage *message;
@@ -77,8 +94,8 @@ static void take_answer(member *m, vv_slice bytes) {
             m->role = VV_ROLE_PRIMARY;
         else if (strcmp(r->role, vv_role_name(VV_ROLE_FOLLOWER)) == 0)
             m->role = VV_ROLE_FOLLOWER;
-        m->newest_epoch = count > 0 ? history[count - 1].epoch : 0;
-        m->known_epoch = VV_MAX(r->promised_epoch, m->newest_epoch);
+        m->newest = count > 0 ? history[count - 1] : (varve_epoch){0};
+        m->known_epoch = VV_MAX(r->promised_epoch, m->newest.epoch);
         m->end = vv_log_end_of(history, count, r->durable_lsn);
     }
     vv_codec_arena_deinit(&arena);
@@ -107,19 +124,9 @@ static void hear(member *m, vv_peer *peer) {
 
 static void ask_one(void *arg) {
     member *m = arg;
-    const vv_server_config *c = m->options->config;
-    vv_peer *peer;
-    vv_error err = {""};
-    vv_peer_options options = {.address = m->address,
-                               .token_file = c->follow_token_file,
-                               .tls_ca = c->follow_tls_ca,
-                               .tls_cert = c->follow_tls_cert,
-                               .tls_key = c->follow_tls_key};
-    vv_status st = vv_peer_create(&options, &peer, &err);
-    if (!vv_ok(st)) {
-        vv_log(m->options->log, VV_LOG_WARN, "promote: %s: %s", m->address, err.text);
+    vv_peer *peer = connect(m->options, m->address);
+    if (!peer)
         return;
-    }
     hear(m, peer);
     vv_peer_destroy(peer);
 }
@@ -140,12 +147,64 @@ static void ask(const vv_promote_options *o, uint64_t promise_epoch, const group
             vv_thread_join(g->members[i].thread);
 }
 
+/* ---- the rest of a primary's log ---- */
+
+/*
+ * Is it a primary, or was it one, whose log this server's is the beginning of? That it is if both have the
+ * same newest epoch and this server follows: an epoch has one writer. One that still writes is left alone
+ * unless it is followed right now, with little that is not here yet.
+ */
+static bool hands_over(const vv_promote_options *o, const member *m) {
+    varve_epoch own[VARVE_EPOCHS_MAX];
+    size_t count = varve_epochs_get(o->db, own);
+    if (!m->answered || m->role == VV_ROLE_FOLLOWER || count == 0 ||
+        vv_replication_role(o->replication) != VV_ROLE_FOLLOWER || m->newest.epoch != own[count - 1].epoch ||
+        m->newest.id != own[count - 1].id)
+        return false;
+    if (m->role == VV_ROLE_SUPERSEDED || m->end.lsn <= varve_durable_lsn(o->db))
+        return true;
+    vv_lag lag;
+    vv_replication_get_lag(o->replication, &lag);
+    return lag.connected && lag.behind_bytes <= BEHIND_BYTES_MAX &&
+           (lag.behind_since_ns == 0 || vv_clock_mono_ns() - lag.behind_since_ns <= BEHIND_NS_MAX);
+}
+
+/* It has promised the epoch, as this server has, and so its log has an end. If it can't be had, the ends say
+ * so when they are compared. */
+static void fetch_rest(const vv_promote_options *o, const char *address, uint64_t epoch) {
+    vv_link_result link;
+    uint64_t begun_ns = vv_clock_mono_ns(), before_lsn = varve_durable_lsn(o->db);
+    vv_peer *peer = connect(o, address);
+    if (!peer)
+        return;
+    vv_follow_link_options options = {.db = o->db,
+                                      .replication = o->replication,
+                                      .log = o->log,
+                                      .peer = peer,
+                                      .address = address,
+                                      .timeout_ns = o->timeout_ns,
+                                      .quiet = true,
+                                      .candidate_epoch = epoch};
+    vv_follow_link_run(&options, &link);
+    vv_peer_destroy(peer);
+    uint64_t lsn = varve_durable_lsn(o->db);
+    if (link.end == VV_LINK_END)
+        vv_log(o->log, VV_LOG_INFO,
+               "promote: the rest of the log of %s is here: %" PRIu64 " LSNs, up to %" PRIu64 ", in %" PRIu64
+               " ms",
+               address, lsn - before_lsn, lsn, (vv_clock_mono_ns() - begun_ns) / VV_NS_PER_MS);
+    else
+        vv_log(o->log, VV_LOG_WARN,
+               "promote: the rest of the log of %s can't be had, behind LSN %" PRIu64 ": %s", address, lsn,
+               link.words.text);
+}
+
 /* ---- judging ---- */
 
 static bool nobody_is_newer(const group *g, vv_log_end own, vv_rpc_status *why) {
     for (size_t i = 0; i < g->count; i++) {
         const member *m = &g->members[i];
-        if (!m->answered || vv_log_end_compare(m->end, own) <= 0)
+        if (!m->answered || m->hands_over || vv_log_end_compare(m->end, own) <= 0)
             continue;
         char lsn[24];
         vv_rpc_detail details[2] = {{"peer", m->address}, {"lsn", lsn}};
@@ -164,10 +223,10 @@ static bool nobody_is_newer(const group *g, vv_log_end own, vv_rpc_status *why) 
 static bool has_primary(const group *g, const group *before, uint64_t own_epoch) {
     uint64_t newest = own_epoch;
     for (size_t i = 0; i < before->count; i++)
-        newest = VV_MAX(newest, before->members[i].newest_epoch);
+        newest = VV_MAX(newest, before->members[i].newest.epoch);
     for (size_t i = 0; i < g->count; i++)
         if (g->members[i].answered && before->members[i].answered &&
-            before->members[i].role == VV_ROLE_PRIMARY && before->members[i].newest_epoch == newest)
+            before->members[i].role == VV_ROLE_PRIMARY && before->members[i].newest.epoch == newest)
             return true;
     return false;
 }
@@ -228,30 +287,53 @@ static bool agrees(vv_status st, const vv_error *words, vv_rpc_status *why) {
     return vv_ok(st);
 }
 
-/* Nobody is followed any more. */
-static bool take_over(const vv_promote_options *o, const group *before, uint64_t epoch, bool force,
-                      vv_rpc_status *why) {
+/* Who takes no writes any more, and for nothing? */
+static void say_who_has_stopped(const group *g, const group *before, vv_rpc_status *why) {
+    for (size_t i = 0; i < g->count; i++)
+        if (g->members[i].started && before->members[i].role != VV_ROLE_FOLLOWER) {
+            vv_rpc_status_precede(
+                why, "%.100s %s no primary any more, and none is there: promote again, here or there. ",
+                g->members[i].address, g->members[i].answered ? "is" : "may be");
+            return;
+        }
+}
+
+static bool begin_epoch(const vv_promote_options *o, uint64_t epoch, vv_rpc_status *why) {
     const vv_promotion_hooks *hooks = vv_replication_hooks(o->replication);
     varve_error words = {""};
     vv_error err = {""};
+    /* Should the server die between the two, it has not become a primary: the note names an epoch that the
+     * database has not (role_file.h). */
+    return (!hooks->promoted || agrees(hooks->promoted(hooks->arg, epoch, &err), &err, why)) &&
+           engine_agrees(varve_begin_epoch(o->db, epoch, &words), &words, o->replication, why) &&
+           agrees(vv_replication_become_primary(o->replication, &err), &err, why);
+}
+
+static bool promised_by_all(const group *g, uint64_t epoch, vv_rpc_status *why) {
+    for (size_t i = 0; i < g->count; i++)
+        if (g->members[i].refused_epoch >= epoch) {
+            vv_replicas_say_epoch_too_old(why, g->members[i].refused_epoch);
+            return false;
+        }
+    return true;
+}
+
+/* Nobody is followed any more. */
+static bool take_over(const vv_promote_options *o, const group *before, uint64_t epoch, bool force,
+                      vv_rpc_status *why) {
+    varve_error words = {""};
     group g;
     if (!engine_agrees(vv_replication_promise(o->replication, epoch, &words), &words, o->replication, why))
         return false;
     ask(o, epoch, before, &g);
-    for (size_t i = 0; i < g.count; i++)
-        if (g.members[i].refused_epoch >= epoch) {
-            vv_replicas_say_epoch_too_old(why, g.members[i].refused_epoch);
-            return false;
-        }
-    if (!good(&g, before, force, why))
-        return false;
-    /* Should the server die between the two, it has not become a primary: the note names an epoch that the
-     * database has not (role_file.h). */
-    if (hooks->promoted && !agrees(hooks->promoted(hooks->arg, epoch, &err), &err, why))
-        return false;
-    if (!engine_agrees(varve_begin_epoch(o->db, epoch, &words), &words, o->replication, why))
-        return false;
-    return agrees(vv_replication_become_primary(o->replication, &err), &err, why);
+    bool done = promised_by_all(&g, epoch, why);
+    for (size_t i = 0; done && i < g.count; i++)
+        if (before->members[i].hands_over && g.members[i].answered)
+            fetch_rest(o, g.members[i].address, epoch);
+    done = done && good(&g, before, force, why) && begin_epoch(o, epoch, why);
+    if (!done)
+        say_who_has_stopped(&g, before, why);
+    return done;
 }
 
 bool vv_promote(const vv_promote_options *o, bool force, uint64_t *epoch_out, vv_rpc_status *why) {
@@ -263,6 +345,8 @@ bool vv_promote(const vv_promote_options *o, bool force, uint64_t *epoch_out, vv
         return false;
     }
     ask(o, 0, NULL, &g);
+    for (size_t i = 0; i < g.count; i++)
+        g.members[i].hands_over = hands_over(o, &g.members[i]);
     if (!good(&g, &g, force, why))
         return false;
     uint64_t epoch = next_epoch(&g);

@@ -5,8 +5,17 @@
  *           |                                                    |
  *           '--> somebody is newer, or too few: refused <--------'
  *
- * Asking first costs a round, and leaves a group alone whose primary is well: a promise makes an end of that
- * primary, also when the promotion is refused afterwards.
+ * Asking first costs a round, and leaves a group alone when the promotion would be refused: a promise makes
+ * an end of a primary, also when the promotion comes to nothing afterwards. Then it has to be promoted
+ * itself, or this one again.
+ *
+ * A primary that is well has more than its followers at any moment. One that this server follows, with little
+ * that is not here yet, hands over: when it has promised it takes no writes any more, and the rest of its log
+ * is fetched (follow_link.h) before the ends are compared. It acknowledges nothing behind its promise
+ * (vv_kv_outcome()), and what it acknowledged before is durable with it (varve_promise_epoch()); so that is
+ * all there is, also without QUORUM, and none of it is lost. This server's own promise is of the same epoch,
+ * and durable before: should another candidate get a promise of a higher one here meanwhile, nothing more is
+ * applied.
  *
  * Why no acknowledged write is lost: with QUORUM = N and F servers in PEERS, a write is acknowledged when its
  * primary and N others have it. Any F - N + 1 of the F + 1 servers, this one included, that have promised not

@@ -154,6 +154,7 @@ typedef struct vv_admin {
     vv_health *health;
     const vv_logger *log;
     vv_workers *workers;
+    vv_workers *promoter; /* one thread */
     uint64_t started_ns;
     _Atomic bool running[VV_ADMIN_LONG_KINDS];
 } vv_admin;

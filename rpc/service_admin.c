@@ -411,7 +411,8 @@ static void submit(admin_job *j) {
         return;
     }
     state_of(call)->job = j;
-    if (vv_workers_submit(j->admin->workers, &j->job))
+    /* While a promotion lasts nobody takes writes: it waits for no others, nor is it behind them. */
+    if (vv_workers_submit(j->kind == JOB_PROMOTE ? j->admin->promoter : j->admin->workers, &j->job))
         return;
     state_of(call)->job = NULL;
     if (running)
@@ -685,15 +686,23 @@ vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_
         return vv_fail(err, vv_status_errno(errno), "BACKUP_DIR = %s", dir);
     if (dir[0] && !S_ISDIR(st.st_mode))
         return vv_fail(err, vv_status_errno(ENOTDIR), "BACKUP_DIR = %s", dir);
+    vv_workers_options promoter = {.name = "varve-promote", .thread_count = 1, .queue_max = QUEUE_MAX};
     vv_status status = vv_workers_create(&workers, &admin->workers);
-    return vv_ok(status) ? status : vv_fail(err, status, "start the administration's threads");
+    if (vv_ok(status))
+        status = vv_workers_create(&promoter, &admin->promoter);
+    if (vv_ok(status))
+        return status;
+    vv_workers_destroy(admin->workers);
+    return vv_fail(err, status, "start the administration's threads");
 }
 
 void vv_admin_stop(vv_admin *admin) {
     vv_workers_stop(admin->workers);
+    vv_workers_stop(admin->promoter);
 }
 
 void vv_admin_deinit(vv_admin *admin) {
+    vv_workers_destroy(admin->promoter);
     vv_workers_destroy(admin->workers);
 }
 

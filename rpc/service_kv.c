@@ -213,6 +213,11 @@ void vv_kv_note_write(vv_kv *kv, varve_status st) {
     vv_health_set(kv->health, false);
 }
 
+varve_status vv_kv_outcome(const vv_kv *kv, varve_status st) {
+    bool lost_role = varve_ok(st) && vv_replication_role(kv->options.replication) != VV_ROLE_PRIMARY;
+    return lost_role ? (varve_status){.code = VARVE_NOT_CONFIRMED} : st;
+}
+
 bool vv_kv_may_write(vv_rpc_call *call) {
     const vv_kv *kv = call->service;
     vv_rpc_status why;
@@ -278,6 +283,7 @@ static void reply_not_applied(vv_rpc_call *call, const varve_batch *batch) {
 /* Back on the call's thread. */
 static void write_answer(vv_rpc_call *call) {
     write_state *w = state_of(call);
+    w->status = vv_kv_outcome(call->service, w->status);
     if (w->status.code == VARVE_CONDITION_FAILED)
         reply_not_applied(call, w->batch);
     varve_batch_destroy(w->batch);

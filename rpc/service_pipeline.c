@@ -350,6 +350,7 @@ static void run_finished(vv_rpc_task *task) {
     run *r = VV_CONTAINER_OF(task, run, task);
     pipeline *p = r->p;
     p->jobs--;
+    r->status = vv_kv_outcome(p->kv, r->status);
     vv_kv_note_write(p->kv, r->status);
     for (uint32_t i = 0; i < r->count; i++) {
         pending_remove(p, &r->pending[i]);

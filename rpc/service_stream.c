@@ -82,6 +82,7 @@ struct vv_wal_stream {
     uint64_t session; /* 0: none */
     uint64_t end_lsn; /* UINT64_MAX: none */
     uint64_t epoch;   /* the newest of the history that was told */
+    bool hand_over;   /* to the candidate that this superseded primary has promised to */
 
     /* What the worker brings back. */
     vv_wal_frame frame;
@@ -280,6 +281,30 @@ static bool check_promise(vv_wal_stream *w) {
     return false;
 }
 
+/*
+ * The rest of the log for the candidate that takes over (promote.c). With its promise of that epoch this
+ * server has stopped, and what it had acknowledged before is durable: the end is as far as the candidate
+ * needs it. Others ask with a lower promise, or a higher one, and are told that this is no primary.
+ */
+static bool is_hand_over(const vv_wal_stream *w) {
+    const vv_replicas_options *o = &w->service->options;
+    const Varve__V1__StreamWalRequest *r = w->request;
+    varve_stats stats;
+    if (!r->until_end || w->slot[0] || vv_replication_role(o->replication) != VV_ROLE_SUPERSEDED)
+        return false;
+    varve_stats_get(o->db, &stats);
+    return r->promised_epoch > stats.epoch && r->promised_epoch == stats.promised_epoch;
+}
+
+static bool may_begin(vv_wal_stream *w) {
+    const Varve__V1__StreamWalRequest *r = w->request;
+    w->hand_over = is_hand_over(w);
+    return (w->hand_over || vv_replication_may_write(w->service->options.replication, &w->failure)) &&
+           vv_replicas_check_database(w->service, vv_slice_make(r->database_id.data, r->database_id.len),
+                                      &w->failure) &&
+           (w->hand_over || check_promise(w));
+}
+
 static bool fails(vv_wal_stream *w, varve_status st, const varve_error *words) {
     if (varve_ok(st))
         return false;
@@ -363,9 +388,7 @@ static bool begin(vv_wal_stream *w) {
     if (!w->history)
         return !fails(w, (varve_status){.code = VARVE_NO_MEMORY}, NULL);
     size_t count = varve_epochs_get(s->options.db, w->history);
-    if (!vv_replication_may_write(s->options.replication, &w->failure) ||
-        !vv_replicas_check_database(s, vv_slice_make(r->database_id.data, r->database_id.len), &w->failure) ||
-        !check_promise(w) || !check_history(w, w->history, count) || !check_future(w) || !hold_log(w) ||
+    if (!may_begin(w) || !check_history(w, w->history, count) || !check_future(w) || !hold_log(w) ||
         !open_cursor(w) || !begin_session(w, w->history, count))
         return false;
     w->epoch = w->history[count - 1].epoch;
@@ -382,7 +405,7 @@ static bool begin(vv_wal_stream *w) {
 
 static bool still_ours(vv_wal_stream *w) {
     vv_replication *r = w->service->options.replication;
-    if (!vv_replication_may_write(r, &w->failure))
+    if (!w->hand_over && !vv_replication_may_write(r, &w->failure))
         return false;
     if (w->session == 0 || vv_replication_session_is_current(r, w->session))
         return true;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/compiler.h"
 #include "google/protobuf/any.pb-c.h"
 #include "google/protobuf/duration.pb-c.h"
 #include "google/rpc/error_details.pb-c.h"
@@ -90,6 +91,26 @@ void vv_rpc_status_set_details(vv_rpc_status *out, vv_rpc_code code, const char 
     va_start(args, fmt);
     status_set(out, code, reason, retry_ms, details, count, fmt, args);
     va_end(args);
+}
+
+void vv_rpc_status_precede(vv_rpc_status *st, const char *fmt, ...) {
+    char message[sizeof st->message];
+    va_list args;
+    va_start(args, fmt);
+    int bytes = vsnprintf(message, sizeof message, fmt, args);
+    va_end(args);
+    size_t at = VV_MIN((size_t)bytes, sizeof message - 1);
+    snprintf(message + at, sizeof message - at, "%s", st->message);
+    memcpy(st->message, message, sizeof message);
+    Google__Rpc__Status *s = google__rpc__status__unpack(NULL, st->details_bytes, st->details);
+    if (!s)
+        return;
+    char *old = s->message;
+    s->message = st->message;
+    if (google__rpc__status__get_packed_size(s) <= sizeof st->details)
+        st->details_bytes = google__rpc__status__pack(s, st->details);
+    s->message = old;
+    google__rpc__status__free_unpacked(s, NULL);
 }
 
 void vv_rpc_fail_with(vv_rpc_call *call, vv_rpc_code code, const char *reason, uint32_t retry_ms,

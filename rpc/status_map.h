@@ -30,6 +30,9 @@ void vv_rpc_status_set_details(vv_rpc_status *out, vv_rpc_code code, const char 
                                const vv_rpc_detail *details, size_t count, const char *fmt, ...)
     VV_PRINTF(7, 8);
 
+/* Put words before the message of one that is set; it is cut at the end if need be. */
+void vv_rpc_status_precede(vv_rpc_status *st, const char *fmt, ...) VV_PRINTF(2, 3);
+
 /* What a status of the engine (not OK) means to a client. */
 void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st);
 

@@ -279,6 +279,23 @@ class Chaos:
         self.await_following(self.followers())
         self.say(f"failover: {old} follows")
 
+    def switchover(self):
+        """All is well, and a follower is to take over: it does so at the first word, and its primary follows it."""
+        self.await_following(self.followers())
+        old, new = self.primary, self.rng.choice(self.followers())
+        # One that has come back just now may still be too far behind to be let in.
+        varved.until(lambda: not self.status(new).lag_lsn or self.status(new).lag_ms < 1000, f"{new} is near", SETTLE_S)
+        before = self.load.acked
+        begun = time.monotonic()
+        epoch = admin_pb2_grpc.AdminStub(self.channels[self.group[new].address]).Promote(
+            admin_pb2.PromoteRequest(), timeout=20).epoch
+        self.primary = self.load.primary = new
+        took = time.monotonic() - begun
+        varved.until(lambda: self.load.acked > before or self.load.failures, "writes go on", SETTLE_S)
+        self.say(f"switchover: {new} has epoch {epoch}, after {took * 1000:.0f} ms")
+        self.await_following(self.followers())
+        self.say(f"switchover: {old} follows")
+
     def promote_any(self, names):
         for name in names:
             if not self.group[name].runs:
@@ -295,10 +312,10 @@ class Chaos:
     def run(self, load):
         self.load = load
         faults = [self.kill_follower, self.stop_follower, self.both_followers, self.bad_link, self.bad_link,
-                  self.restart_primary, self.failover, self.failover]
+                  self.restart_primary, self.failover, self.failover, self.switchover]
         end = time.monotonic() + SECONDS
         # Each at least once, however short the run.
-        for fault in [self.failover, self.bad_link]:
+        for fault in [self.switchover, self.failover, self.bad_link]:
             self.do(fault)
         while time.monotonic() < end:
             self.do(self.rng.choice(faults))
