@@ -557,6 +557,8 @@ VARVE_API bool varve_epochs_common_lsn(const varve_epoch *a, size_t a_count, uin
  * Promise never to follow a primary of a lower epoch. OK: survives power loss, and is shown as
  * varve_stats.promised_epoch. A promise that was made already is fine. INVALID_ARGUMENT/EPOCH_TOO_OLD: a
  * higher one was. Everything that was written before is durable then, too: asynchronous writes are synced.
+ * Writes that wait for varve_limit_commits() are answered NOT_CONFIRMED at once: who was to confirm them will
+ * not.
  */
 VARVE_API varve_status varve_promise_epoch(varve_db *db, uint64_t epoch, varve_error *err) VARVE_CHECKED;
 

@@ -183,7 +183,10 @@ static vv_status promise(varve_db *db, void *arg) {
     if (!vv_ok(st)) {
         db->commit.epoch_in_doubt = true;
         db->commit.epoch_is_ours = false;
+        return st;
     }
+    /* Whoever is to confirm them follows somebody else from now on, and nobody needs to wait for that. */
+    vv_db_answer_unconfirmed(db);
     return st;
 }
 

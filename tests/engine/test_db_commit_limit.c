@@ -404,6 +404,23 @@ Test(db_commit_limit, each_has_a_deadline_of_its_own_also_one_of_another_round_o
     fx_close();
 }
 
+Test(db_commit_limit, when_a_higher_epoch_is_promised_nobody_waits_any_longer) {
+    fx_open();
+    limit(true);
+    pending *one = write_key("a", "1"), *two = write_key("b", "2");
+    wait_for_waiting(2);
+    varve_error err = {""};
+    cr_assert(varve_ok(varve_promise_epoch(fx_db, 9, &err)), "%s", err.text);
+    expect_answer(one, VARVE_NOT_CONFIRMED, 0);
+    expect_answer(two, VARVE_NOT_CONFIRMED, 0);
+    cr_assert_eq(fx_stats().unconfirmed_writes, 0);
+    fx_expect("a", NULL);
+    confirm(2); /* it may still come to be */
+    wait_until(fx_stats().last_lsn == 2);
+    fx_expect("a", "1");
+    fx_close();
+}
+
 Test(db_commit_limit, what_is_confirmed_in_time_hears_nothing_of_its_deadline) {
     fx_open();
     limit(true);
