@@ -645,7 +645,8 @@ typedef struct varve_slot_info {
 /*
  * Make a slot, or place the one of this name anew, also one that is lost. Names: 1 to 64 letters, digits and
  * "._:-". OK: survives power loss. TRIMMED: lsn + 1 is no longer in the log. INVALID_ARGUMENT: lsn is not
- * durable, or the name. BUSY: VARVE_SLOTS_MAX.
+ * durable, or the name. BUSY: there are VARVE_SLOTS_MAX, and none of them is lost; else a lost one is
+ * forgotten.
  */
 VARVE_API varve_status varve_slot_create(varve_db *db, const char *name, uint64_t lsn,
                                          varve_error *err) VARVE_CHECKED;

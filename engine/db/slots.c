@@ -166,11 +166,24 @@ static bool take(varve_db *db, const char *name, vv_slot *out) {
     return s != NULL;
 }
 
+/* Room for one of this name: of a full list one that is lost goes, whose reader begins anew whether it is
+ * known or not. False: none did. */
+static bool make_room(varve_db *db, const char *name, vv_slot *gone_out) {
+    char lost[VV_SLOT_NAME_BYTES_MAX + 1] = "";
+    vv_mutex_lock(&db->slots.lock);
+    bool full = db->slots.count == VV_SLOTS_MAX && !find(db, name);
+    for (uint32_t i = 0; full && i < db->slots.count && !lost[0]; i++)
+        if (db->slots.items[i].mark.lost)
+            memcpy(lost, db->slots.items[i].mark.name, sizeof lost);
+    vv_mutex_unlock(&db->slots.lock);
+    return lost[0] && take(db, lost, gone_out);
+}
+
 static vv_status create(varve_db *db, const char *name, uint64_t lsn, vv_error *err) {
     vv_wal_stats wal;
-    vv_slot fresh = {.mark.lsn = lsn}, old = {0};
+    vv_slot fresh = {.mark.lsn = lsn}, old = {0}, gone = {0}, none;
     vv_edit nothing = {0};
-    bool replaced;
+    bool replaced, ignored;
     VV_TRY(check_name(name, err));
     memcpy(fresh.mark.name, name, strlen(name));
     vv_wal_stats_get(db->wal, &wal);
@@ -182,6 +195,7 @@ static vv_status create(varve_db *db, const char *name, uint64_t lsn, vv_error *
         vv_wal_hold_create(db->wal, name, lsn, db->settings.wal_retention_bytes, true, &fresh.hold);
     if (!vv_ok(st))
         return vv_fail(err, st, "LSN %" PRIu64 ": %s", lsn, vv_code_text(st.code));
+    bool made_room = make_room(db, name, &gone);
     if (!put(db, &fresh, &old, &replaced)) {
         vv_wal_hold_destroy(db->wal, fresh.hold);
         return vv_fail(err, vv_status_make(VV_BUSY, VV_SUB_NONE, 0), "there are %d slots already",
@@ -195,6 +209,8 @@ static vv_status create(varve_db *db, const char *name, uint64_t lsn, vv_error *
         else
             (void)take(db, name, &failed);
         old.hold = failed.hold;
+        if (made_room)
+            (void)put(db, &gone, &none, &ignored);
     }
     vv_wal_hold_destroy(db->wal, old.hold);
     return st;

@@ -587,6 +587,37 @@ Test(db_slots, one_that_could_not_be_written_is_as_it_was) {
     fx_close();
 }
 
+/* Readers that never come back, under names of their own, don't keep others away for ever. */
+Test(db_slots, a_lost_one_makes_room_for_another) {
+    vv_error err;
+    char name[VARVE_SLOT_NAME_BYTES_MAX + 1];
+    varve_options *o = small_segments("1MiB");
+    cr_assert(vv_ok(vv_db_open_on(vv_fault_io_create(on_op, NULL), vv_tempdir_path("db"), o, &fx_db, &err)));
+    varve_options_destroy(o);
+    create("lost", 0);
+    fill(210);
+    eventually(slot("lost")->lost);
+    for (int i = 1; i < VARVE_SLOTS_MAX; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        create(name, 210);
+    }
+    create("n7", 210); /* it has a place */
+    cr_assert_not_null(slot("lost"));
+    atomic_store(&fail_manifest, true);
+    cr_assert_eq(varve_slot_create(fx_db, "new", 210, &fx_err).code, VARVE_IO);
+    atomic_store(&fail_manifest, false);
+    cr_assert_null(slot("new"));
+    cr_assert(slot("lost")->lost);
+    create("new", 210);
+    cr_assert_null(slot("lost"));
+    cr_assert_eq(varve_slot_create(fx_db, "more", 210, &fx_err).code, VARVE_BUSY, "none is lost");
+    fx_close();
+    open_small("1MiB");
+    cr_assert_null(slot("lost"));
+    cr_assert_eq(slot("new")->confirmed_lsn, 210);
+    fx_close();
+}
+
 Test(db_slots, each_failed_allocation_leaves_them_as_they_were) {
     open_small("4GiB");
     fill(10);
