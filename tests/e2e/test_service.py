@@ -1,8 +1,10 @@
 """What stands beside the data: addresses, health, reflection, and how the server ends."""
 
 import collections
+import contextlib
 import signal
 import threading
+import time
 import unittest
 
 import grpc
@@ -11,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+import h2
 import varved
 from varved import Varved, until
 from varve.v1 import kv_pb2, kv_pb2_grpc
@@ -168,6 +171,29 @@ class Service(unittest.TestCase):
         follower.join(timeout=30)
         self.assertFalse(follower.is_alive(), "the watch was never ended")
         self.assertEqual(statuses[0], health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def test_a_client_that_goes_on_asking_does_not_hold_up_the_end(self):
+        """Neither heeds it the GOAWAY, nor answers it the ping behind that; what it asks is answered in a drain, too."""
+        server = self.serve("--DRAIN_TIMEOUT=60s")
+        streams = []
+        asking = [h2.Connection(server.address) for _ in range(4)]
+
+        def ask(connection):
+            with contextlib.suppress(h2.Closed, ConnectionError):
+                while True:
+                    streams.append(connection.answers([connection.call("/varve.v1.Admin/Status", b"")
+                                                       for _ in range(20)]))
+
+        threads = [threading.Thread(target=ask, args=(connection,)) for connection in asking]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(streams) > 40, "answers")
+        start = time.monotonic()
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(time.monotonic() - start, 30)
+        for thread, connection in zip(threads, asking):
+            thread.join()
+            connection.close()
 
     def test_a_second_server_does_not_take_the_port(self):
         first = self.serve()

