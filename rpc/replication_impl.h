@@ -32,9 +32,8 @@ void vv_stream_wal_on_written(vv_rpc_call *call);
 void vv_stream_wal_on_cancelled(vv_rpc_call *call);
 void vv_stream_wal_on_drain(vv_rpc_call *call);
 
-/* The parts of vv_replicas that are its own. */
-void vv_streams_init(vv_replicas *s);
-void vv_streams_stop(vv_replicas *s);
+/* In vv_replicas_start(), once the workers are there. */
+void vv_streams_start(vv_replicas *s);
 
 /* ---- TakeSnapshot, FetchFile (a chunk_stream.h), ReleaseSnapshot ---- */
 

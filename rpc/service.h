@@ -12,6 +12,7 @@
 #include "rpc/config.h"
 #include "rpc/gate.h"
 #include "rpc/leases.h"
+#include "rpc/log_streams.h"
 #include "rpc/lsn_waiters.h"
 #include "rpc/page_token.h"
 #include "rpc/replication.h"
@@ -172,23 +173,10 @@ vv_rpc_service vv_admin_service(vv_admin *admin);
 
 #define VV_WATCH_SERVICE_NAME "varve.v1.Watch"
 
-typedef struct vv_watch vv_watch;
-
 typedef struct vv_watches {
     varve_db *db;
-    vv_timers *timers;
     vv_workers *workers;
-    uint64_t progress_interval_ns;
-    vv_job wake_job;             /* sends all that are idle to look for more */
-    vv_timer tick;               /* marks that are due */
-    _Atomic uint64_t generation; /* counts vv_watches_wake(); moved on with the lock held */
-    struct {
-        vv_mutex lock;
-        vv_watch *idle; /* have told all there is */
-        uint64_t count;
-        bool wake_queued;
-        bool ticking;
-    } mu;
+    vv_log_streams streams;
 } vv_watches;
 
 /* Before the database is opened: vv_watches_wake() is its durable callback. */
@@ -207,8 +195,6 @@ vv_rpc_service vv_watch_service(vv_watches *s);
 
 #define VV_REPLICATION_SERVICE_NAME "varve.v1.Replication"
 
-typedef struct vv_wal_stream vv_wal_stream;
-
 typedef struct vv_replicas_options {
     varve_db *db;
     vv_replication *replication;
@@ -220,17 +206,8 @@ typedef struct vv_replicas_options {
 
 typedef struct vv_replicas {
     vv_replicas_options options;
-    vv_workers *workers;         /* for streams, and for what blocks */
-    vv_job wake_job;             /* sends all that are idle to look for more */
-    vv_timer tick;               /* heartbeats that are due */
-    _Atomic uint64_t generation; /* counts vv_replicas_wake(); moved on with the lock held */
-    struct {
-        vv_mutex lock;
-        vv_wal_stream *idle; /* have told all there is */
-        uint64_t count;
-        bool wake_queued;
-        bool ticking;
-    } mu;
+    vv_workers *workers; /* for streams, and for what blocks */
+    vv_log_streams streams;
 } vv_replicas;
 
 /* Before the database is opened. */

@@ -225,24 +225,26 @@ static const vv_rpc_method methods[] = {
 
 void vv_replicas_init(vv_replicas *s) {
     *s = (vv_replicas){.workers = NULL};
-    vv_mutex_init(&s->mu.lock);
-    vv_streams_init(s);
+    vv_log_streams_init(&s->streams);
 }
 
 vv_status vv_replicas_start(vv_replicas *s, const vv_replicas_options *options) {
     s->options = *options;
     vv_workers_options o = {.name = "varve-stream", .thread_count = WORKER_COUNT, .queue_max = UINT32_MAX};
-    return vv_workers_create(&o, &s->workers);
+    vv_status st = vv_workers_create(&o, &s->workers);
+    if (vv_ok(st))
+        vv_streams_start(s);
+    return st;
 }
 
 void vv_replicas_stop(vv_replicas *s) {
-    vv_streams_stop(s);
+    vv_log_streams_stop(&s->streams);
     vv_workers_destroy(s->workers);
     s->workers = NULL;
 }
 
 void vv_replicas_deinit(vv_replicas *s) {
-    vv_mutex_deinit(&s->mu.lock);
+    vv_log_streams_deinit(&s->streams);
 }
 
 vv_rpc_service vv_replication_service(vv_replicas *s) {

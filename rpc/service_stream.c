@@ -1,22 +1,10 @@
 /*
  * service_stream.c - Replication.StreamWal: the log as it becomes durable, as bytes that varve_apply() takes.
  *
- * A stream is a log cursor and up to two frames. It has no thread; it is always in one of three hands:
- *
- *     on_call() -> WORKING --post--> HELD --frame given to the network, next turn--> WORKING
- *                   ^   |             ^ |                                               |
- *      more durable |   |             | '-- at the end of the log --> IDLE              |
- *      or visible,  |   '-- at the end of the log --> IDLE                              |
- *      or a tick    |                                  |                                |
- *                   '----------------------------------'                                |
- *                                     '--post-- packed, while the one before is on its way
- *
- * Reading happens on a worker since it may go to the disk; so does what a stream begins with, which may have
- * to be made durable. One frame is in the network and one more is packed meanwhile, so that packing costs no
- * throughput. What is written next is announced by the engine on the committing thread (vv_replicas_wake()),
- * which puts one job on the workers' queue for all idle streams together; that job packs for one of them
- * itself, which saves the way through the queue when there is one follower. One timer sends those on that owe
- * a heartbeat.
+ * A stream is a log cursor and up to two frames; log_streams.h has its life. Its worker also does what a
+ * stream begins with, which may have to be made durable. One frame is in the network and one more is packed
+ * meanwhile, so that packing costs no throughput: the call's thread sends a stream on as soon as a frame is
+ * given to the network. Who is due owes a heartbeat.
  *
  * What a slow follower costs: two frames of FRAME_BYTES, or of one batch if that is larger, and the log that
  * its slot keeps. It delays nobody else.
@@ -25,19 +13,14 @@
  *   S1  Frames have whole batches, in order and without a gap, and only what is durable.
  *   S2  The slot holds the log behind after_lsn before the cursor is opened there, so what the cursor needs
  *       is not trimmed between.
- *   S3  Who holds the stream alone touches it. `place` says who, under the lock; a stream that a worker has
- *       is asked to come back by `end_wanted`. `writing` is the call's thread's own.
- *   S4  No wake-up is lost: a worker that finds the end compares the generation with that from before it
- *       looked, under the lock under which vv_replicas_wake() moves it on and takes those who are idle.
+ *   S3  Who holds the stream alone touches it (log_streams.h, L1). `writing` is the call's thread's own.
  */
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/alloc.h"
-#include "base/assert.h"
 #include "base/clock.h"
 #include "rpc/access.h"
 #include "rpc/node.h"
@@ -62,15 +45,10 @@
 
 #define RETRY_MS 1000
 
-typedef enum place { WORKING, IDLE, HELD } place;
-
-struct vv_wal_stream {
+typedef struct vv_wal_stream {
     vv_replicas *service;
     vv_rpc_call *call;
-    vv_job job;
-    place place;                 /* under the service's lock */
-    vv_wal_stream *next, **link; /* while idle, under the lock too */
-    _Atomic bool end_wanted;
+    vv_log_stream turn;
     bool draining, writing; /* the call's thread's */
     uint64_t drain_ns;      /* nothing was written since, or since the server began to drain; the same */
 
@@ -93,12 +71,10 @@ struct vv_wal_stream {
     bool done;   /* nothing comes behind it */
     bool failed; /* the same, and why */
     vv_rpc_status failure;
-    bool at_end; /* of the log, as of `generation` */
-    uint64_t generation;
+    bool at_end; /* of the log, when it was looked at last */
 
-    uint64_t told_ns; /* when the last frame was sent */
     uint64_t told_committed_lsn;
-};
+} vv_wal_stream;
 
 typedef struct call_state {
     vv_wal_stream *stream;
@@ -114,113 +90,8 @@ static uint64_t unix_us(void) {
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* ---- handing on: S3 ---- */
-
-static void set_place(vv_wal_stream *w, place to) {
-    vv_mutex_lock(&w->service->mu.lock);
-    w->place = to;
-    vv_mutex_unlock(&w->service->mu.lock);
-}
-
-/* With or without the lock; who calls holds the stream, and place is WORKING. */
-static void submit(vv_wal_stream *w) {
-    bool accepted = vv_workers_submit(w->service->workers, &w->job);
-    VV_ASSERT(accepted); /* the queue has no bound, and the pool outlives the calls */
-}
-
-/* With the lock. */
-static void unlink_idle(vv_wal_stream *w, place to) {
-    *w->link = w->next;
-    if (w->next)
-        w->next->link = w->link;
-    w->link = NULL;
-    w->place = to;
-}
-
-/* At the end of the log: wait for more, unless there is more (S4), or somebody wants it back. */
-static bool settle(vv_wal_stream *w) {
-    vv_replicas *s = w->service;
-    vv_mutex_lock(&s->mu.lock);
-    bool idle = atomic_load_explicit(&s->generation, memory_order_relaxed) == w->generation &&
-                !atomic_load_explicit(&w->end_wanted, memory_order_relaxed);
-    if (idle) {
-        w->place = IDLE;
-        w->next = s->mu.idle;
-        w->link = &s->mu.idle;
-        if (w->next)
-            w->next->link = &w->next;
-        s->mu.idle = w;
-    }
-    vv_mutex_unlock(&s->mu.lock);
-    return idle;
-}
-
-/* Take those who are idle and have sent nothing since `before_ns`; a list by `next`. With the lock. */
-static vv_wal_stream *take_idle(vv_replicas *s, uint64_t before_ns) {
-    vv_wal_stream *taken = NULL;
-    for (vv_wal_stream *w = s->mu.idle, *next; w; w = next) {
-        next = w->next;
-        if (w->told_ns > before_ns)
-            continue;
-        unlink_idle(w, WORKING);
-        w->next = taken;
-        taken = w;
-    }
-    return taken;
-}
-
-/* ---- what sends them on ---- */
-
 void vv_replicas_wake(vv_replicas *s) {
-    vv_mutex_lock(&s->mu.lock);
-    atomic_fetch_add_explicit(&s->generation, 1, memory_order_release);
-    if (s->mu.idle && !s->mu.wake_queued)
-        s->mu.wake_queued = vv_workers_submit(s->workers, &s->wake_job);
-    vv_mutex_unlock(&s->mu.lock);
-}
-
-static void wake_all(vv_job *job) {
-    vv_replicas *s = VV_CONTAINER_OF(job, vv_replicas, wake_job);
-    vv_mutex_lock(&s->mu.lock);
-    s->mu.wake_queued = false;
-    vv_wal_stream *first = take_idle(s, UINT64_MAX);
-    vv_mutex_unlock(&s->mu.lock);
-    if (!first)
-        return;
-    for (vv_wal_stream *w = first->next, *next; w; w = next) {
-        next = w->next; /* once submitted it may be gone */
-        submit(w);
-    }
-    first->job.run(&first->job);
-}
-
-static uint64_t tick_ns(const vv_replicas *s) {
-    return s->options.heartbeat_us * VV_NS_PER_US / TICKS_PER_HEARTBEAT;
-}
-
-/* With the lock. */
-static void set_tick(vv_replicas *s) {
-    s->mu.ticking =
-        s->mu.count > 0 && vv_ok(vv_timers_set(s->options.timers, &s->tick, vv_clock_mono_ns() + tick_ns(s)));
-}
-
-/* Sent so long ago that it is due now: at the next tick it would be late. */
-static uint64_t due_before_ns(const vv_replicas *s) {
-    uint64_t now_ns = vv_clock_mono_ns(), patience_ns = (TICKS_PER_HEARTBEAT - 1) * tick_ns(s);
-    return now_ns > patience_ns ? now_ns - patience_ns : 0;
-}
-
-static void tick(vv_timer *timer) {
-    vv_replicas *s = VV_CONTAINER_OF(timer, vv_replicas, tick);
-    uint64_t before_ns = due_before_ns(s);
-    vv_mutex_lock(&s->mu.lock);
-    vv_wal_stream *list = take_idle(s, before_ns);
-    set_tick(s);
-    vv_mutex_unlock(&s->mu.lock);
-    for (vv_wal_stream *w = list, *next; w; w = next) {
-        next = w->next;
-        submit(w);
-    }
+    vv_log_streams_wake(&s->streams);
 }
 
 /* ---- the worker: how it begins ---- */
@@ -417,13 +288,13 @@ static bool still_ours(vv_wal_stream *w) {
 /* Until the frame is full or nothing is left. False: it fails. */
 static bool gather(vv_wal_stream *w) {
     w->at_end = false;
-    while (w->frame.bytes < FRAME_BYTES && !atomic_load_explicit(&w->end_wanted, memory_order_relaxed)) {
+    while (w->frame.bytes < FRAME_BYTES && !vv_log_stream_end_wanted(&w->turn)) {
         varve_wal_batch batch;
         if (varve_wal_cursor_lsn(w->cursor) >= w->end_lsn) {
             w->done = true;
             return true;
         }
-        w->generation = atomic_load_explicit(&w->service->generation, memory_order_acquire);
+        vv_log_stream_look(&w->turn);
         varve_status st = varve_wal_cursor_next(w->cursor, &batch);
         if (st.code == VARVE_END) {
             w->at_end = true;
@@ -450,7 +321,7 @@ static bool gather(vv_wal_stream *w) {
 
 /* Is there something to say beside records? What is visible moves without them when followers confirm. */
 static bool has_news(const vv_wal_stream *w) {
-    return vv_clock_mono_ns() - w->told_ns >= (TICKS_PER_HEARTBEAT - 1) * tick_ns(w->service) ||
+    return vv_log_stream_is_due(&w->turn) ||
            vv_replication_committed_lsn(w->service->options.replication) != w->told_committed_lsn;
 }
 
@@ -474,19 +345,19 @@ static void turn(vv_wal_stream *w) {
 }
 
 static void work(vv_job *job) {
-    vv_wal_stream *w = VV_CONTAINER_OF(job, vv_wal_stream, job);
+    vv_wal_stream *w = VV_CONTAINER_OF(job, vv_wal_stream, turn.job);
     for (;;) {
-        if (!atomic_load(&w->end_wanted)) {
+        if (!vv_log_stream_end_wanted(&w->turn)) {
             if (!w->begun)
                 w->failed = !begin(w);
             else
                 turn(w);
         }
-        if (w->packed || w->failed || w->done || atomic_load(&w->end_wanted)) {
+        if (w->packed || w->failed || w->done || vv_log_stream_end_wanted(&w->turn)) {
             vv_rpc_post_and_wake(w->call);
             return;
         }
-        if (w->at_end && settle(w))
+        if (w->at_end && vv_log_stream_settle(&w->turn))
             return; /* w may be gone by now */
     }
 }
@@ -503,9 +374,7 @@ static void destroy(vv_wal_stream *w) {
     vv_free(w->history);
     vv_codec_arena_deinit(&w->arena);
     vv_free(w);
-    vv_mutex_lock(&s->mu.lock);
-    s->mu.count--;
-    vv_mutex_unlock(&s->mu.lock);
+    vv_log_streams_remove(&s->streams);
 }
 
 static void release_records(void *data) {
@@ -518,9 +387,9 @@ static void send_frame(vv_wal_stream *w) {
     size_t head_bytes = vv_wal_frame_head(&w->frame, &w->info, head);
     vv_rpc_body body = {.head = vv_slice_make(head, head_bytes),
                         .tail = vv_slice_make(w->frame.records, w->frame.bytes)};
-    w->told_ns = vv_clock_mono_ns();
+    w->turn.told_ns = vv_clock_mono_ns();
     if (w->frame.bytes > 0)
-        w->drain_ns = w->told_ns;
+        w->drain_ns = w->turn.told_ns;
     w->told_committed_lsn = w->info.committed_lsn;
     w->packed = false;
     w->writing = true;
@@ -578,41 +447,28 @@ static void step(vv_wal_stream *w) {
         send_frame(w);
     if (w->packed || w->failed || w->done)
         return; /* until the one before is through */
-    if (w->at_end && settle(w))
+    if (w->at_end && vv_log_stream_settle(&w->turn))
         return;
-    set_place(w, WORKING);
-    submit(w);
-}
-
-/* Take it from the idle, if it is to be ended. True: the call's thread holds it. */
-static bool take_back(vv_wal_stream *w, bool to_end) {
-    vv_mutex_lock(&w->service->mu.lock);
-    if (to_end)
-        atomic_store_explicit(&w->end_wanted, true, memory_order_relaxed);
-    if (w->place == IDLE && atomic_load_explicit(&w->end_wanted, memory_order_relaxed))
-        unlink_idle(w, HELD);
-    bool held = w->place == HELD;
-    vv_mutex_unlock(&w->service->mu.lock);
-    return held;
+    vv_log_stream_work(&w->turn);
 }
 
 void vv_stream_wal_on_posted(vv_rpc_call *call) {
     vv_wal_stream *w = stream_of(call);
-    set_place(w, HELD);
+    vv_log_stream_hold(&w->turn);
     step(w);
 }
 
 void vv_stream_wal_on_written(vv_rpc_call *call) {
     vv_wal_stream *w = stream_of(call);
     w->writing = false;
-    if (take_back(w, false))
+    if (vv_log_stream_take_back(&w->turn, false))
         step(w);
 }
 
 void vv_stream_wal_on_cancelled(vv_rpc_call *call) {
     vv_wal_stream *w = stream_of(call);
     w->writing = false; /* nothing is under way any more */
-    if (take_back(w, true))
+    if (vv_log_stream_take_back(&w->turn, true))
         step(w);
 }
 
@@ -621,7 +477,7 @@ void vv_stream_wal_on_drain(vv_rpc_call *call) {
     w->draining = true;
     w->drain_ns = vv_clock_mono_ns();
     /* With QUORUM it goes on, and ends with a heartbeat. */
-    if (take_back(w, drained(w)))
+    if (vv_log_stream_take_back(&w->turn, drained(w)))
         step(w);
 }
 
@@ -641,27 +497,18 @@ void vv_stream_wal_on_call(vv_rpc_call *call, vv_slice bytes) {
     }
     w->service = s;
     w->call = call;
-    w->job.run = work;
-    w->place = WORKING;
     vv_rpc_peer(call, w->peer, sizeof w->peer);
     ((call_state *)(void *)call->state)->stream = w;
-    vv_mutex_lock(&s->mu.lock);
-    s->mu.count++;
-    if (!s->mu.ticking)
-        set_tick(s);
-    vv_mutex_unlock(&s->mu.lock);
-    submit(w);
+    vv_log_streams_add(&s->streams, &w->turn, work);
 }
 
 /* ---- life ---- */
 
-void vv_streams_init(vv_replicas *s) {
-    s->wake_job.run = wake_all;
-    vv_timer_init(&s->tick, tick);
-}
-
-void vv_streams_stop(vv_replicas *s) {
-    VV_ASSERT(s->mu.count == 0);
-    if (s->options.timers)
-        vv_timers_unset(s->options.timers, &s->tick);
+void vv_streams_start(vv_replicas *s) {
+    uint64_t tick_ns = s->options.heartbeat_us * VV_NS_PER_US / TICKS_PER_HEARTBEAT;
+    vv_log_streams_options o = {.workers = s->workers,
+                                .timers = s->options.timers,
+                                .patience_ns = (TICKS_PER_HEARTBEAT - 1) * tick_ns,
+                                .tick_ns = tick_ns};
+    vv_log_streams_start(&s->streams, &o);
 }

@@ -1,20 +1,8 @@
 /*
  * service_watch.c - varve.v1.Watch: what is written, as soon as it is durable.
  *
- * A watch is a log cursor and a message. It has no thread; it is always in one of three hands:
- *
- *                  .--------- more to read: submit <----------.
- *                  v                                          |
- *     on_call() -> WORKING --post--> on_posted() -> WRITING -> on_written()
- *                  a worker reads    the call's    the        |
- *                  and packs         thread        network    |
- *                  ^   |                                      |
- *   commit or tick |   '--at the end--> IDLE <-- at the end --'
- *                  '---------------------'
- *
- * Reading happens on a worker since it may go to the disk. What is written next is announced by the engine on
- * the committing thread (vv_watches_wake()), which puts one job on the workers' queue for all idle watches
- * together, and none when nobody is idle. One timer sends those on that are due to say how far they are.
+ * A watch is a log cursor and a message; log_streams.h has its life. The call's thread keeps it until the
+ * message is written. Who is due is told how far the watch is, by a message without events: a mark.
  *
  * What a slow consumer costs: one message of MESSAGE_BYTES, or of one batch if that is larger, and its
  * cursor; what the cursors have read is bounded for all together (varve_wal_cursor_rest()). It delays nobody
@@ -23,18 +11,13 @@
  * Invariants
  *   W1  `lsn` of a message is durable, and every operation up to it that the watch is about was in this
  *       message or one before. Messages hold whole batches.
- *   W2  Who holds the watch alone touches it. `place` says who, under the lock; a watch that a worker has is
- *       asked to come back by `end_wanted`.
- *   W3  No wake-up is lost: a worker that finds the end compares the generation with that from before it
- *       looked, under the lock under which vv_watches_wake() moves it on and takes those who are idle.
+ *   W2  Who holds the watch alone touches it (log_streams.h, L1). `writing` is the call's thread's own.
  */
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/assert.h"
 #include "base/clock.h"
 #include "rpc/access.h"
 #include "rpc/codec.h"
@@ -60,16 +43,11 @@
 /* Of the interval: how late a mark may be. */
 #define TICKS_PER_INTERVAL 4
 
-typedef enum place { WORKING, IDLE, WRITING } place;
-
-struct vv_watch {
+typedef struct vv_watch {
     vv_watches *service;
     vv_rpc_call *call;
-    vv_job job;
-    place place;            /* under the service's lock */
-    vv_watch *next, **link; /* while idle, under the lock too */
-    _Atomic bool end_wanted;
-    bool draining; /* the call's thread */
+    vv_log_stream turn;
+    bool draining, writing; /* the call's thread's */
 
     vv_watch_range range; /* bytes behind the struct */
     uint64_t from_lsn;    /* as asked for */
@@ -81,14 +59,12 @@ struct vv_watch {
     uint64_t lsn; /* W1, with these events */
     bool begun;   /* the first mark is sent */
     bool tell;    /* send events, or a mark */
-    bool at_end;  /* of the log, as of `generation` */
-    uint64_t generation;
+    bool at_end;  /* of the log, when it was looked at last */
     varve_status status;
     uint64_t oldest_lsn; /* of TRIMMED */
-    uint64_t told_ns;    /* when the last message was sent */
 
     uint8_t bytes[];
-};
+} vv_watch;
 
 typedef struct call_state {
     vv_watch *watch;
@@ -98,100 +74,15 @@ static vv_watch *watch_of(vv_rpc_call *call) {
     return ((call_state *)(void *)call->state)->watch;
 }
 
-/* ---- handing on: W2 ---- */
-
-/* With or without the lock; who calls holds the watch, and place is WORKING. */
-static void submit(vv_watch *w) {
-    bool accepted = vv_workers_submit(w->service->workers, &w->job);
-    VV_ASSERT(accepted); /* the queue has no bound, and the pool outlives the calls */
-}
-
-/* With the lock. */
-static void unlink_idle(vv_watch *w) {
-    *w->link = w->next;
-    if (w->next)
-        w->next->link = w->link;
-    w->link = NULL;
-    w->place = WORKING;
-}
-
-/* At the end of the log: wait for more, unless there is more (W3), or somebody wants it back. */
-static bool settle(vv_watch *w) {
-    vv_watches *s = w->service;
-    vv_watch_message_clear(&w->events, IDLE_BYTES);
-    vv_mutex_lock(&s->mu.lock);
-    bool idle = atomic_load_explicit(&s->generation, memory_order_relaxed) == w->generation &&
-                !atomic_load_explicit(&w->end_wanted, memory_order_relaxed);
-    if (idle) {
-        w->place = IDLE;
-        w->next = s->mu.idle;
-        w->link = &s->mu.idle;
-        if (w->next)
-            w->next->link = &w->next;
-        s->mu.idle = w;
-    } else {
-        w->place = WORKING;
-    }
-    vv_mutex_unlock(&s->mu.lock);
-    return idle;
-}
-
-/* Take those who are idle and were told of something before `before_ns`; a list by `next`. With the lock. */
-static vv_watch *take_idle(vv_watches *s, uint64_t before_ns) {
-    vv_watch *taken = NULL;
-    for (vv_watch *w = s->mu.idle, *next; w; w = next) {
-        next = w->next;
-        if (w->told_ns > before_ns)
-            continue;
-        unlink_idle(w);
-        w->next = taken;
-        taken = w;
-    }
-    return taken;
-}
-
-static void submit_all(vv_watch *list) {
-    for (vv_watch *w = list, *next; w; w = next) {
-        next = w->next; /* once submitted it may be gone */
-        submit(w);
-    }
-}
-
-/* ---- what sends them on ---- */
-
 void vv_watches_wake(void *watches) {
     vv_watches *s = watches;
-    vv_mutex_lock(&s->mu.lock);
-    atomic_fetch_add_explicit(&s->generation, 1, memory_order_release);
-    if (s->mu.idle && !s->mu.wake_queued)
-        s->mu.wake_queued = vv_workers_submit(s->workers, &s->wake_job);
-    vv_mutex_unlock(&s->mu.lock);
+    vv_log_streams_wake(&s->streams);
 }
 
-static void wake_all(vv_job *job) {
-    vv_watches *s = VV_CONTAINER_OF(job, vv_watches, wake_job);
-    vv_mutex_lock(&s->mu.lock);
-    s->mu.wake_queued = false;
-    vv_watch *list = take_idle(s, UINT64_MAX);
-    vv_mutex_unlock(&s->mu.lock);
-    submit_all(list);
-}
-
-/* With the lock. */
-static void set_tick(vv_watches *s) {
-    uint64_t at_ns = vv_clock_mono_ns() + s->progress_interval_ns / TICKS_PER_INTERVAL;
-    s->mu.ticking = s->mu.count > 0 && vv_ok(vv_timers_set(s->timers, &s->tick, at_ns));
-}
-
-static void tick(vv_timer *timer) {
-    vv_watches *s = VV_CONTAINER_OF(timer, vv_watches, tick);
-    uint64_t now_ns = vv_clock_mono_ns();
-    uint64_t before_ns = now_ns > s->progress_interval_ns ? now_ns - s->progress_interval_ns : 0;
-    vv_mutex_lock(&s->mu.lock);
-    vv_watch *list = take_idle(s, before_ns);
-    set_tick(s);
-    vv_mutex_unlock(&s->mu.lock);
-    submit_all(list);
+/* At the end of the log: wait for more. False: there is more. */
+static bool settle(vv_watch *w) {
+    vv_watch_message_clear(&w->events, IDLE_BYTES);
+    return vv_log_stream_settle(&w->turn);
 }
 
 /* ---- the worker: read and pack ---- */
@@ -223,9 +114,9 @@ static void gather(vv_watch *w) {
     uint64_t read_bytes = 0, now_unix_ms = vv_clock_unix_ms();
     w->at_end = false;
     while (w->events.bytes < MESSAGE_BYTES && read_bytes < TURN_BYTES &&
-           !atomic_load_explicit(&w->end_wanted, memory_order_relaxed)) {
+           !vv_log_stream_end_wanted(&w->turn)) {
         varve_wal_batch batch;
-        w->generation = atomic_load_explicit(&w->service->generation, memory_order_acquire);
+        vv_log_stream_look(&w->turn);
         w->status = varve_wal_cursor_next(w->cursor, &batch);
         if (w->status.code == VARVE_END) {
             w->status = (varve_status){0};
@@ -245,25 +136,21 @@ static void gather(vv_watch *w) {
     }
 }
 
-static bool mark_is_due(const vv_watch *w) {
-    return !w->begun || vv_clock_mono_ns() - w->told_ns >= w->service->progress_interval_ns;
-}
-
 static void work(vv_job *job) {
-    vv_watch *w = VV_CONTAINER_OF(job, vv_watch, job);
+    vv_watch *w = VV_CONTAINER_OF(job, vv_watch, turn.job);
     if (!w->cursor)
         begin(w); /* and say so, before anything is read */
     else
         gather(w);
     /* Whatever ended the reading, what was read before is told first. */
-    w->tell = w->events.bytes > 0 || (varve_ok(w->status) && mark_is_due(w));
+    w->tell = w->events.bytes > 0 || (varve_ok(w->status) && (!w->begun || vv_log_stream_is_due(&w->turn)));
     if (w->cursor)
         varve_wal_cursor_rest(w->cursor);
-    bool wanted_back = w->tell || !varve_ok(w->status) || atomic_load(&w->end_wanted);
+    bool wanted_back = w->tell || !varve_ok(w->status) || vv_log_stream_end_wanted(&w->turn);
     if (!wanted_back && w->at_end && settle(w))
         return;
-    if (!wanted_back && !atomic_load(&w->end_wanted))
-        submit(w); /* behind those who wait for their turn */
+    if (!wanted_back && !vv_log_stream_end_wanted(&w->turn))
+        vv_log_stream_work(&w->turn); /* behind those who wait for their turn */
     else
         vv_rpc_post_and_wake(w->call);
 }
@@ -275,9 +162,7 @@ static void destroy(vv_watch *w) {
     varve_wal_cursor_close(w->cursor);
     vv_watch_message_clear(&w->events, 0);
     vv_free(w);
-    vv_mutex_lock(&s->mu.lock);
-    s->mu.count--;
-    vv_mutex_unlock(&s->mu.lock);
+    vv_log_streams_remove(&s->streams);
 }
 
 static void fail_status(vv_rpc_status *out, const vv_watch *w) {
@@ -305,7 +190,7 @@ static void fail_status(vv_rpc_status *out, const vv_watch *w) {
     }
 }
 
-/* The watch is in the hands of its call's thread: end it, if there is a reason. */
+/* The call's thread holds the watch: is there a reason to end it, and may it be ended? */
 static bool ended(vv_watch *w) {
     vv_rpc_call *call = w->call;
     vv_rpc_status status;
@@ -317,6 +202,8 @@ static bool ended(vv_watch *w) {
         fail_status(&status, w);
     else if (vv_access_check(call, VV_RPC_READ, &status)) /* still: a watch may last for days */
         return false;
+    if (w->writing)
+        return true; /* in on_written() */
     destroy(w);
     vv_rpc_fail(call, &status);
     return true;
@@ -333,10 +220,8 @@ static void tell(vv_watch *w) {
     vv_rpc_body body = {.head = vv_slice_make(rest_bytes, bytes),
                         .tail = vv_slice_make(w->events.data, w->events.bytes)};
     w->begun = true;
-    w->told_ns = vv_clock_mono_ns();
-    vv_mutex_lock(&w->service->mu.lock);
-    w->place = WRITING;
-    vv_mutex_unlock(&w->service->mu.lock);
+    w->turn.told_ns = vv_clock_mono_ns();
+    w->writing = true;
     if (w->events.bytes >= HAND_OVER_BYTES) {
         body.release = release_events;
         body.release_arg = w->events.data;
@@ -351,42 +236,31 @@ static void tell(vv_watch *w) {
 
 static void on_posted(vv_rpc_call *call) {
     vv_watch *w = watch_of(call);
+    vv_log_stream_hold(&w->turn);
     if (!ended(w))
         tell(w);
 }
 
 static void on_written(vv_rpc_call *call) {
     vv_watch *w = watch_of(call);
-    w->tell = false;
+    w->tell = w->writing = false;
     if (ended(w) || (w->at_end && settle(w)))
         return;
-    vv_mutex_lock(&w->service->mu.lock);
-    w->place = WORKING;
-    vv_mutex_unlock(&w->service->mu.lock);
-    submit(w);
-}
-
-/* Get the watch back from wherever it is, to be ended: at once if it is idle or, if that is said, in the
- * network's hands; else when a worker has posted it, or the message is written. */
-static void want_end(vv_rpc_call *call, bool also_writing) {
-    vv_watch *w = watch_of(call);
-    vv_mutex_lock(&w->service->mu.lock);
-    atomic_store_explicit(&w->end_wanted, true, memory_order_relaxed);
-    bool ours = w->place == IDLE || (w->place == WRITING && also_writing);
-    if (w->place == IDLE)
-        unlink_idle(w);
-    vv_mutex_unlock(&w->service->mu.lock);
-    if (ours)
-        (void)ended(w);
+    vv_log_stream_work(&w->turn);
 }
 
 static void on_cancelled(vv_rpc_call *call) {
-    want_end(call, true); /* nothing is being written any more */
+    vv_watch *w = watch_of(call);
+    w->writing = false; /* nothing is under way any more */
+    if (vv_log_stream_take_back(&w->turn, true))
+        (void)ended(w);
 }
 
 static void on_drain(vv_rpc_call *call) {
-    watch_of(call)->draining = true;
-    want_end(call, false);
+    vv_watch *w = watch_of(call);
+    w->draining = true;
+    if (vv_log_stream_take_back(&w->turn, true))
+        (void)ended(w);
 }
 
 static vv_slice keep(uint8_t **to, ProtobufCBinaryData bytes) {
@@ -404,7 +278,6 @@ static vv_watch *create(vv_watches *s, vv_rpc_call *call, const Varve__V1__Watch
     uint8_t *to = w->bytes;
     w->service = s;
     w->call = call;
-    w->job.run = work;
     w->from_lsn = request->from_lsn;
     w->range.start = keep(&to, request->start);
     w->range.end = keep(&to, request->end);
@@ -434,12 +307,7 @@ static void on_watch(vv_rpc_call *call, vv_slice bytes) {
         vv_watch *w = create(s, call, request);
         if (w) {
             ((call_state *)(void *)call->state)->watch = w;
-            vv_mutex_lock(&s->mu.lock);
-            s->mu.count++;
-            if (!s->mu.ticking)
-                set_tick(s);
-            vv_mutex_unlock(&s->mu.lock);
-            submit(w);
+            vv_log_streams_add(&s->streams, &w->turn, work);
         } else {
             vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "NO_MEMORY", 1000, "out of memory");
         }
@@ -461,29 +329,32 @@ static const vv_rpc_method methods[] = {
 /* ---- life ---- */
 
 void vv_watches_init(vv_watches *s) {
-    *s = (vv_watches){.wake_job = {.run = wake_all}};
-    vv_timer_init(&s->tick, tick);
-    vv_mutex_init(&s->mu.lock);
+    *s = (vv_watches){.workers = NULL};
+    vv_log_streams_init(&s->streams);
 }
 
 vv_status vv_watches_start(vv_watches *s, varve_db *db, vv_timers *timers, uint64_t progress_interval_us) {
-    s->db = db;
-    s->timers = timers;
-    s->progress_interval_ns = progress_interval_us * VV_NS_PER_US;
+    uint64_t interval_ns = progress_interval_us * VV_NS_PER_US;
     vv_workers_options o = {.name = "varve-watch", .thread_count = WORKER_COUNT, .queue_max = UINT32_MAX};
-    return vv_workers_create(&o, &s->workers);
+    vv_status st = vv_workers_create(&o, &s->workers);
+    if (!vv_ok(st))
+        return st;
+    s->db = db;
+    vv_log_streams_start(&s->streams, &(vv_log_streams_options){.workers = s->workers,
+                                                                .timers = timers,
+                                                                .patience_ns = interval_ns,
+                                                                .tick_ns = interval_ns / TICKS_PER_INTERVAL});
+    return st;
 }
 
 void vv_watches_stop(vv_watches *s) {
-    VV_ASSERT(s->mu.count == 0);
-    if (s->timers)
-        vv_timers_unset(s->timers, &s->tick);
+    vv_log_streams_stop(&s->streams);
     vv_workers_destroy(s->workers);
     s->workers = NULL;
 }
 
 void vv_watches_deinit(vv_watches *s) {
-    vv_mutex_deinit(&s->mu.lock);
+    vv_log_streams_deinit(&s->streams);
 }
 
 vv_rpc_service vv_watch_service(vv_watches *s) {
