@@ -7,6 +7,7 @@
 
 #define CHUNK_BYTES ((size_t)64 << 10)
 #define ALIGNMENT   16
+#define RETRY_MS    1000
 
 struct vv_arena_chunk {
     vv_arena_chunk *next;
@@ -87,6 +88,18 @@ ProtobufCMessage *vv_codec_request(vv_rpc_call *call, vv_codec_arena *arena,
         vv_rpc_fail_with(call, VV_RPC_INVALID_ARGUMENT, vv_sub_name(VV_SUB_MALFORMED), 0,
                          "request is not a valid %s", type->name);
     return NULL;
+}
+
+void vv_codec_reply(vv_rpc_call *call, const ProtobufCMessage *message) {
+    size_t bytes = protobuf_c_message_get_packed_size(message);
+    uint8_t *packed = vv_alloc(bytes + 1);
+    if (!packed) {
+        vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "NO_MEMORY", RETRY_MS, "out of memory");
+        return;
+    }
+    protobuf_c_message_pack(message, packed);
+    vv_rpc_reply(call, vv_rpc_body_copy(packed, bytes));
+    vv_free(packed);
 }
 
 void vv_codec_pack_small(const ProtobufCMessage *message, vv_codec_small *out) {

@@ -47,6 +47,9 @@ vv_status vv_codec_decode(vv_codec_arena *arena, const ProtobufCMessageDescripto
 ProtobufCMessage *vv_codec_request(vv_rpc_call *call, vv_codec_arena *arena,
                                    const ProtobufCMessageDescriptor *type, vv_slice bytes);
 
+/* Answer a unary call with a message of any size; with RESOURCE_EXHAUSTED when there is no memory. */
+void vv_codec_reply(vv_rpc_call *call, const ProtobufCMessage *message);
+
 /* Pack a small message: at most VV_CODEC_SMALL_BYTES. */
 #define VV_CODEC_SMALL_BYTES 512
 typedef struct vv_codec_small {

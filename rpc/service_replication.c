@@ -56,18 +56,6 @@ void vv_replicas_say_too_many(vv_rpc_status *why) {
                       "there are %d slots already", VARVE_SLOTS_MAX);
 }
 
-static void reply(vv_rpc_call *call, const ProtobufCMessage *message) {
-    size_t bytes = protobuf_c_message_get_packed_size(message);
-    uint8_t *packed = vv_alloc(bytes + 1);
-    if (!packed) {
-        vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "NO_MEMORY", RETRY_MS, "out of memory");
-        return;
-    }
-    protobuf_c_message_pack(message, packed);
-    vv_rpc_reply(call, vv_rpc_body_copy(packed, bytes));
-    vv_free(packed);
-}
-
 /* ---- Confirm ---- */
 
 static void on_confirm(vv_rpc_call *call, vv_slice request) {
@@ -144,7 +132,7 @@ static void reply_hello(vv_rpc_call *call, vv_replicas *s) {
     m.durable_lsn = stats.durable_lsn;
     m.node = bytes_of(vv_replication_node(r));
     m.primary = bytes_of(primary);
-    reply(call, &m.base);
+    vv_codec_reply(call, &m.base);
 }
 
 static void run_hello(vv_job *job) {
