@@ -3,22 +3,8 @@
 #include <inttypes.h>
 
 #include "base/checksum.h"
+#include "rpc/wal_frame_fields.h"
 #include "rpc/wire.h"
-
-/* Fields of varve.v1.WalFrame and Epoch. */
-enum {
-    FRAME_EPOCH = 1,
-    FRAME_FIRST_LSN = 2,
-    FRAME_LAST_LSN = 3,
-    FRAME_RECORDS = 4,
-    FRAME_CHECKSUM = 5,
-    FRAME_COMMITTED_LSN = 6,
-    FRAME_DURABLE_LSN = 7,
-    FRAME_BEHIND_BYTES = 8,
-    FRAME_SESSION = 10,
-    FRAME_HISTORY = 11
-};
-enum { EPOCH_EPOCH = 1, EPOCH_FIRST_LSN = 2, EPOCH_ID = 3 };
 
 static bool read_epoch(vv_slice message, varve_epoch *out) {
     *out = (varve_epoch){0};
