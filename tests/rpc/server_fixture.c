@@ -142,3 +142,46 @@ void expect_end(client_call *call, grpc_status_code code, const char *reason) {
         cr_assert_str_eq(client_reason(call), reason, "%s: %s", client_reason(call), client_message(call));
     client_call_destroy(call);
 }
+
+uint64_t fixture_lsn_of(client_call *call) {
+    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
+    vv_slice bytes = client_response(call);
+    Varve__V1__WriteResponse *r = varve__v1__write_response__unpack(NULL, bytes.bytes, bytes.data);
+    uint64_t lsn = r->lsn;
+    varve__v1__write_response__free_unpacked(r, NULL);
+    client_call_destroy(call);
+    return lsn;
+}
+
+uint64_t fixture_put(const char *key, const char *value) {
+    return fixture_lsn_of(call_put(key, value));
+}
+
+uint64_t fixture_write_batch(const char *key, size_t count, size_t value_bytes) {
+    Varve__V1__Op *ops = calloc(count, sizeof *ops), **list = calloc(count, sizeof *list);
+    Varve__V1__PutOp *puts = calloc(count, sizeof *puts);
+    char(*keys)[32] = calloc(count, sizeof *keys);
+    uint8_t *value = malloc(value_bytes + 1);
+    memset(value, 'v', value_bytes);
+    for (size_t i = 0; i < count; i++) {
+        varve__v1__op__init(&ops[i]);
+        varve__v1__put_op__init(&puts[i]);
+        snprintf(keys[i], sizeof keys[i], "%s%zu", key, i);
+        puts[i].key = BYTES(keys[i]);
+        puts[i].value = (ProtobufCBinaryData){value_bytes, value};
+        ops[i].op_case = VARVE__V1__OP__OP_PUT;
+        ops[i].put = &puts[i];
+        list[i] = &ops[i];
+    }
+    Varve__V1__WriteRequest write = VARVE__V1__WRITE_REQUEST__INIT;
+    write.ops = list;
+    write.n_ops = count;
+    uint64_t lsn = fixture_lsn_of(
+        client_start_unary(fx.client, "/varve.v1.KV/Write", client_pack(&write), CLIENT_DEADLINE_MS));
+    free(value);
+    free(keys);
+    free(puts);
+    free(list);
+    free(ops);
+    return lsn;
+}

@@ -49,6 +49,12 @@ client_call *start_put(const char *key, const char *value, int64_t deadline_ms);
 /* The value of a key, NULL if it is not there; valid until the next call of this. */
 const char *get(const char *key);
 
+/* Wait for the answer of a call that writes, and destroy it: the LSN that it says. */
+uint64_t fixture_lsn_of(client_call *call);
+uint64_t fixture_put(const char *key, const char *value);
+/* One atomic write of `count` puts KEY0, KEY1, ... of `value_bytes` each. */
+uint64_t fixture_write_batch(const char *key, size_t count, size_t value_bytes);
+
 /* Wait for the call, check its code and reason (NULL: any), destroy it. */
 void expect_end(client_call *call, grpc_status_code code, const char *reason);
 

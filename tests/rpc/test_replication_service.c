@@ -32,50 +32,6 @@ static void set(const char *key, const char *value) {
     cr_assert(varve_ok(varve_options_set(fx.engine, key, value, &words)), "%s", words.text);
 }
 
-static uint64_t lsn_of(client_call *call) {
-    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
-    vv_slice bytes = client_response(call);
-    Varve__V1__WriteResponse *r = varve__v1__write_response__unpack(NULL, bytes.bytes, bytes.data);
-    uint64_t lsn = r->lsn;
-    varve__v1__write_response__free_unpacked(r, NULL);
-    client_call_destroy(call);
-    return lsn;
-}
-
-static uint64_t put(const char *key, const char *value) {
-    return lsn_of(call_put(key, value));
-}
-
-/* One atomic write of `count` puts KEY0, KEY1, ... of `value_bytes` each. */
-static uint64_t write_batch(const char *key, size_t count, size_t value_bytes) {
-    Varve__V1__Op *ops = calloc(count, sizeof *ops), **list = calloc(count, sizeof *list);
-    Varve__V1__PutOp *puts = calloc(count, sizeof *puts);
-    char(*keys)[32] = calloc(count, sizeof *keys);
-    uint8_t *value = malloc(value_bytes + 1);
-    memset(value, 'v', value_bytes);
-    for (size_t i = 0; i < count; i++) {
-        varve__v1__op__init(&ops[i]);
-        varve__v1__put_op__init(&puts[i]);
-        snprintf(keys[i], sizeof keys[i], "%s%zu", key, i);
-        puts[i].key = BYTES(keys[i]);
-        puts[i].value = (ProtobufCBinaryData){value_bytes, value};
-        ops[i].op_case = VARVE__V1__OP__OP_PUT;
-        ops[i].put = &puts[i];
-        list[i] = &ops[i];
-    }
-    Varve__V1__WriteRequest write = VARVE__V1__WRITE_REQUEST__INIT;
-    write.ops = list;
-    write.n_ops = count;
-    uint64_t lsn =
-        lsn_of(client_start_unary(fx.client, "/varve.v1.KV/Write", client_pack(&write), CLIENT_DEADLINE_MS));
-    free(value);
-    free(keys);
-    free(puts);
-    free(list);
-    free(ops);
-    return lsn;
-}
-
 /* ---- Hello ---- */
 
 static client_call *hello_call(uint64_t promise_epoch, const char *id) {
@@ -202,7 +158,7 @@ static void end(client_call *call) {
 
 Test(replication_service, hello_says_what_a_server_is) {
     fixture_start();
-    uint64_t lsn = put("a", "1");
+    uint64_t lsn = fixture_put("a", "1");
     Varve__V1__HelloResponse *r = hello(0);
     cr_assert_str_eq(r->role, "primary");
     cr_assert_eq(r->database_id.len, VARVE_DATABASE_ID_BYTES);
@@ -217,9 +173,9 @@ Test(replication_service, hello_says_what_a_server_is) {
 Test(replication_service, what_is_there_comes_in_order_and_can_be_applied) {
     fixture_start();
     open_replica();
-    put("a", "1");
-    write_batch("b", 100, 20);
-    uint64_t lsn = put("a", "2");
+    fixture_put("a", "1");
+    fixture_write_batch("b", 100, 20);
+    uint64_t lsn = fixture_put("a", "2");
     Varve__V1__StreamWalRequest request = after(0);
     request.until_end = true;
     client_call *call = stream(&request);
@@ -241,7 +197,7 @@ Test(replication_service, what_is_written_is_sent_at_once) {
     for (uint64_t i = 1; i <= 200; i++) {
         char value[16];
         snprintf(value, sizeof value, "%" PRIu64, i);
-        cr_assert_eq(put("key", value), i);
+        cr_assert_eq(fixture_put("key", value), i);
         receive(call, i - 1, i);
     }
     expect_value("key", "200");
@@ -256,7 +212,7 @@ Test(replication_service, what_is_written_while_a_stream_comes_to_the_end_is_not
     expect_first(call);
     for (uint64_t lsn = 1; lsn <= 40; lsn += 2) {
         engine_tap_write_at_end("late");
-        put("early", "1");
+        fixture_put("early", "1");
         receive(call, lsn - 1, lsn + 1);
     }
     end(call);
@@ -265,11 +221,11 @@ Test(replication_service, what_is_written_while_a_stream_comes_to_the_end_is_not
 Test(replication_service, a_stream_can_begin_behind_every_lsn) {
     fixture_start();
     for (uint64_t i = 1; i <= 10; i++)
-        put("single", "x");
-    uint64_t first = 11, last = write_batch("batch", 5, 8);
+        fixture_put("single", "x");
+    uint64_t first = 11, last = fixture_write_batch("batch", 5, 8);
     cr_assert_eq(last, 15);
     for (uint64_t i = 16; i <= 20; i++)
-        put("single", "x");
+        fixture_put("single", "x");
     for (uint64_t k = 0; k <= 20; k++) {
         Varve__V1__StreamWalRequest request = after(k);
         request.until_end = true;
@@ -290,7 +246,7 @@ Test(replication_service, a_stream_can_begin_behind_every_lsn) {
 Test(replication_service, an_idle_stream_sends_heartbeats) {
     fx.config.replication_heartbeat_us = 20000;
     fixture_start();
-    uint64_t lsn = put("a", "1");
+    uint64_t lsn = fixture_put("a", "1");
     Varve__V1__StreamWalRequest request = after(lsn);
     client_call *call = stream(&request);
     expect_first(call);
@@ -316,9 +272,9 @@ Test(replication_service, a_slow_reader_gets_everything) {
     expect_first(call);
     uint64_t lsn = 0;
     for (int i = 0; i < 60; i++)
-        lsn = write_batch("large", 1, 1 << 20);
+        lsn = fixture_write_batch("large", 1, 1 << 20);
     for (int i = 0; i < 2000; i++)
-        lsn = put("small", "v");
+        lsn = fixture_put("small", "v");
     receive(call, 0, lsn);
     end(call);
     client_destroy(other);
@@ -335,7 +291,7 @@ Test(replication_service, many_streams_are_woken_together) {
         expect_first(calls[i]);
     }
     for (uint64_t lsn = 1; lsn <= PUTS; lsn++) {
-        put("a", "1");
+        fixture_put("a", "1");
         for (int i = 0; i < STREAMS; i++)
             receive(calls[i], lsn - 1, lsn);
     }
@@ -348,7 +304,7 @@ Test(replication_service, what_is_trimmed_says_so) {
     set("MEMTABLE_SIZE", "1MiB");
     fixture_start();
     for (int i = 0; i < 20; i++)
-        write_batch("b", 1, 256 << 10);
+        fixture_write_batch("b", 1, 256 << 10);
     Varve__V1__FlushRequest flush = VARVE__V1__FLUSH_REQUEST__INIT;
     expect_end(
         client_start_unary(fx.client, "/varve.v1.Admin/Flush", client_pack(&flush), CLIENT_DEADLINE_MS),
@@ -377,8 +333,8 @@ Test(replication_service, another_database_is_refused) {
 
 Test(replication_service, a_log_that_has_parted_hears_where) {
     fixture_start();
-    put("a", "1");
-    put("a", "2");
+    fixture_put("a", "1");
+    fixture_put("a", "2");
     Varve__V1__HelloResponse *us = hello(0);
     Varve__V1__Epoch other = VARVE__V1__EPOCH__INIT;
     Varve__V1__Epoch *history[2] = {us->history[0], &other};
@@ -423,7 +379,7 @@ Test(replication_service, a_log_that_has_parted_hears_where) {
 
 Test(replication_service, a_primary_that_hears_of_a_higher_epoch_is_superseded) {
     fixture_start();
-    put("a", "1");
+    fixture_put("a", "1");
     uint64_t epoch = own_epoch();
     Varve__V1__StreamWalRequest request = after(0);
     client_call *other = stream(&request);
@@ -564,7 +520,7 @@ Test(replication_service, a_slot_holds_the_log_and_moves_with_confirmations) {
     uint64_t session, lsn = 0;
     client_call *call = follow("f1", 0, &session);
     for (int i = 0; i < 20; i++)
-        lsn = write_batch("b", 1, 256 << 10);
+        lsn = fixture_write_batch("b", 1, 256 << 10);
     receive(call, 0, 3);
     confirm(session, 3);
     expect_replica(true, 3);
@@ -590,7 +546,7 @@ Test(replication_service, a_newer_stream_takes_the_slot) {
     while ((f = next(older)) != NULL)
         drop(f);
     expect_end(older, GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
-    uint64_t lsn = put("a", "1");
+    uint64_t lsn = fixture_put("a", "1");
     receive(newer, 0, lsn);
     expect_end(confirm_call(first, lsn), GRPC_STATUS_FAILED_PRECONDITION, "SESSION_UNKNOWN");
     confirm(second, lsn);
@@ -608,7 +564,7 @@ Test(replication_service, a_slot_that_was_lost_ends_the_session) {
     uint64_t session;
     client_call *call = follow("f1", 0, &session);
     for (int i = 0; i < 40; i++)
-        write_batch("b", 1, 256 << 10);
+        fixture_write_batch("b", 1, 256 << 10);
     Varve__V1__FlushRequest flush = VARVE__V1__FLUSH_REQUEST__INIT;
     expect_end(
         client_start_unary(fx.client, "/varve.v1.Admin/Flush", client_pack(&flush), CLIENT_DEADLINE_MS),
@@ -688,7 +644,7 @@ static void check_quorum(uint64_t quorum) {
             if (n + 1 < quorum)
                 cr_assert_lt(committed, lsn);
         }
-        cr_assert_eq(lsn_of(write), lsn);
+        cr_assert_eq(fixture_lsn_of(write), lsn);
         cr_assert_str_eq(get(key), "v");
         for (int i = 0; i < FOLLOWERS; i++)
             await_committed(calls[i], lsn);
@@ -726,7 +682,7 @@ Test(replication_service, a_follower_counts_once) {
     cr_assert_null(get("a"));
     client_call *call = follow("f2", 0, &session); /* the first one's confirmation counts still */
     confirm(session, 1);
-    cr_assert_eq(lsn_of(write), 1);
+    cr_assert_eq(fixture_lsn_of(write), 1);
     end(call);
 }
 
@@ -817,7 +773,7 @@ Test(replication_service, a_drain_lets_followers_confirm_what_is_in_flight) {
     while (strcmp(health(), "SERVING") == 0)
         continue;
     confirm(session, 1);
-    cr_assert_eq(lsn_of(write), 1);
+    cr_assert_eq(fixture_lsn_of(write), 1);
     frame *f;
     while ((f = next(call)) != NULL)
         drop(f);
@@ -849,8 +805,10 @@ Test(replication_service, streams_that_break_off_at_random_miss_nothing) {
             expect_first(calls[i]);
         }
         switch (r % 8) {
-        case 0: lsn = write_batch("batch", 1 + (size_t)(r >> 12) % 200, (size_t)(r >> 20) % 300); break;
-        case 1: lsn = write_batch("large", 1, (size_t)(r >> 8) % (200 << 10)); break;
+        case 0:
+            lsn = fixture_write_batch("batch", 1 + (size_t)(r >> 12) % 200, (size_t)(r >> 20) % 300);
+            break;
+        case 1: lsn = fixture_write_batch("large", 1, (size_t)(r >> 8) % (200 << 10)); break;
         case 2:
             end(calls[i]);
             calls[i] = NULL;
@@ -861,7 +819,7 @@ Test(replication_service, streams_that_break_off_at_random_miss_nothing) {
             replica = applies;
             told[i] = lsn;
             break;
-        default: lsn = put("single", "x"); break;
+        default: lsn = fixture_put("single", "x"); break;
         }
     }
     for (int i = 0; i < STREAMS; i++) {

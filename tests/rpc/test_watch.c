@@ -77,48 +77,8 @@ static const char *told_until(client_call *call, uint64_t lsn) {
     return text;
 }
 
-static uint64_t put(const char *key, const char *value) {
-    client_call *call = call_put(key, value);
-    cr_assert_eq(client_wait(call), GRPC_STATUS_OK, "%s", client_message(call));
-    vv_slice bytes = client_response(call);
-    Varve__V1__WriteResponse *r = varve__v1__write_response__unpack(NULL, bytes.bytes, bytes.data);
-    uint64_t lsn = r->lsn;
-    varve__v1__write_response__free_unpacked(r, NULL);
-    client_call_destroy(call);
-    return lsn;
-}
-
 static void del(const char *key) {
     expect_end(call_delete(key), GRPC_STATUS_OK, NULL);
-}
-
-/* One atomic write of `count` puts KEY0, KEY1, ... of `value_bytes` each. */
-static void write_batch(const char *key, size_t count, size_t value_bytes) {
-    Varve__V1__Op *ops = calloc(count, sizeof *ops), **list = calloc(count, sizeof *list);
-    Varve__V1__PutOp *puts = calloc(count, sizeof *puts);
-    char(*keys)[32] = calloc(count, sizeof *keys);
-    uint8_t *value = malloc(value_bytes + 1);
-    memset(value, 'v', value_bytes);
-    for (size_t i = 0; i < count; i++) {
-        varve__v1__op__init(&ops[i]);
-        varve__v1__put_op__init(&puts[i]);
-        snprintf(keys[i], sizeof keys[i], "%s%zu", key, i);
-        puts[i].key = BYTES(keys[i]);
-        puts[i].value = (ProtobufCBinaryData){value_bytes, value};
-        ops[i].op_case = VARVE__V1__OP__OP_PUT;
-        ops[i].put = &puts[i];
-        list[i] = &ops[i];
-    }
-    Varve__V1__WriteRequest write = VARVE__V1__WRITE_REQUEST__INIT;
-    write.ops = list;
-    write.n_ops = count;
-    expect_end(client_start_unary(fx.client, "/varve.v1.KV/Write", client_pack(&write), CLIENT_DEADLINE_MS),
-               GRPC_STATUS_OK, NULL);
-    free(value);
-    free(keys);
-    free(puts);
-    free(list);
-    free(ops);
 }
 
 static void end(client_call *call) {
@@ -131,14 +91,14 @@ static void end(client_call *call) {
 
 Test(watch, what_is_written_from_now_on_is_told) {
     fixture_start();
-    put("before", "1");
+    fixture_put("before", "1");
     client_call *call = watch("", 0);
     expect_mark(call, 1);
-    put("a", "1");
+    fixture_put("a", "1");
     del("a");
     cr_assert_str_eq(told_until(call, 3), "a=1 a- ");
     for (uint64_t i = 0; i < 50; i++) {
-        put("b", "2");
+        fixture_put("b", "2");
         cr_assert_str_eq(told_until(call, 4 + i), "b=2 ");
     }
     end(call);
@@ -149,7 +109,7 @@ Test(watch, an_empty_store_is_watched_from_its_beginning) {
     client_call *now = watch("", 0), *first = watch("", 1);
     expect_mark(now, 0);
     expect_mark(first, 0);
-    put("a", "1");
+    fixture_put("a", "1");
     cr_assert_str_eq(told_until(now, 1), "a=1 ");
     cr_assert_str_eq(told_until(first, 1), "a=1 ");
     end(now);
@@ -159,7 +119,7 @@ Test(watch, an_empty_store_is_watched_from_its_beginning) {
 Test(watch, a_watch_goes_on_where_another_ended) {
     fixture_start();
     for (int i = 0; i < 10; i++)
-        put("k", "v");
+        fixture_put("k", "v");
     client_call *call = watch("", 1);
     uint64_t told = 0;
     size_t events = 0;
@@ -174,7 +134,7 @@ Test(watch, a_watch_goes_on_where_another_ended) {
         told = r->lsn;
         varve__v1__watch_response__free_unpacked(r, NULL);
         if (round % 2)
-            put("k", "v");
+            fixture_put("k", "v");
         end(call);
         call = watch("", told + 1);
     }
@@ -189,10 +149,10 @@ Test(watch, only_the_range_is_told_and_the_rest_moves_the_lsn_on) {
     client_call *prefix = watch("b", 0), *range = start_on(fx.client, "b", "c", "", 0);
     expect_mark(prefix, 0);
     expect_mark(range, 0);
-    put("a", "1");
-    put("b", "2");
-    put("bb", "3");
-    put("c", "4");
+    fixture_put("a", "1");
+    fixture_put("b", "2");
+    fixture_put("bb", "3");
+    fixture_put("c", "4");
     cr_assert_str_eq(told_until(prefix, 4), "b=2 bb=3 ", "lsn 4 comes with a mark");
     cr_assert_str_eq(told_until(range, 4), "b=2 bb=3 ");
     end(prefix);
@@ -202,7 +162,7 @@ Test(watch, only_the_range_is_told_and_the_rest_moves_the_lsn_on) {
 Test(watch, marks_come_while_nothing_happens) {
     fx.config.watch_progress_interval_us = 20000;
     fixture_start();
-    put("a", "1");
+    fixture_put("a", "1");
     client_call *call = watch("", 0);
     uint64_t start_ns = vv_clock_mono_ns();
     for (int i = 0; i < 5; i++)
@@ -220,7 +180,7 @@ Test(watch, a_batch_is_one_message_however_large) {
     static const size_t sizes[] = {10, 1000, 100000, 3000000};
     uint64_t lsn = 0;
     for (size_t i = 0; i < 4; i++) {
-        write_batch("k", 5, sizes[i]);
+        fixture_write_batch("k", 5, sizes[i]);
         Varve__V1__WatchResponse *r = next(call);
         cr_assert_not_null(r);
         cr_assert_eq(r->n_events, 5);
@@ -243,7 +203,7 @@ Test(watch, a_batch_is_one_message_however_large) {
 Test(watch, batches_are_not_cut_where_messages_end) {
     fixture_start();
     for (int i = 0; i < 60; i++)
-        write_batch("k", 7, 1000);
+        fixture_write_batch("k", 7, 1000);
     client_call *call = watch("", 1);
     uint64_t lsn = 0;
     int messages = 0;
@@ -264,7 +224,7 @@ Test(watch, batches_are_not_cut_where_messages_end) {
 
 Test(watch, what_makes_no_sense_is_refused) {
     fixture_start();
-    put("a", "1");
+    fixture_put("a", "1");
     client_call *call = start_on(fx.client, "c", "b", "", 0);
     cr_assert_null(next(call));
     expect_end(call, GRPC_STATUS_INVALID_ARGUMENT, "BAD_RANGE");
@@ -288,7 +248,7 @@ static void small_log(void) {
 
 static void write_megabytes(size_t megabytes) {
     for (size_t i = 0; i < megabytes * 10; i++)
-        write_batch("k", 10, 10000);
+        fixture_write_batch("k", 10, 10000);
 }
 
 static void expect_trimmed(client_call *call, uint64_t resume_lsn) {
@@ -341,10 +301,10 @@ Test(watch, a_reader_that_falls_behind_is_told_what_it_missed_and_holds_back_nob
     client_call *slow = watch("", 0), *fast = start_on(other, "", "", "x", 0);
     expect_mark(fast, 0);
     write_megabytes(6);
-    uint64_t newest = put("x", "1");
+    uint64_t newest = fixture_put("x", "1");
     cr_assert_str_eq(told_until(fast, newest), "x=1 ");
     write_megabytes(30);
-    newest = put("x", "2");
+    newest = fixture_put("x", "2");
     cr_assert_str_eq(told_until(fast, newest), "x=2 ");
     uint64_t lsn = 0;
     for (Varve__V1__WatchResponse *r; (r = next(slow)) != NULL;) {
@@ -369,7 +329,7 @@ Test(watch, what_is_written_as_a_watch_turns_idle_is_not_overlooked) {
     expect_mark(call, 0);
     cr_assert_str_eq(told_until(call, 1), "late=late ");
     engine_tap_write_at_end("later"); /* the same while a message is under way */
-    put("k", "v");
+    fixture_put("k", "v");
     cr_assert_str_eq(told_until(call, 3), "k=v later=later ");
     end(call);
 }
@@ -383,7 +343,7 @@ Test(watch, many_watches_all_see_everything) {
     for (int i = 0; i < WATCHES; i++)
         expect_mark(calls[i], 0);
     for (int i = 0; i < PUTS; i++)
-        put("k", "v");
+        fixture_put("k", "v");
     for (int i = 0; i < WATCHES; i++)
         cr_assert_eq(strlen(told_until(calls[i], PUTS)), PUTS * strlen("k=v "));
     for (int i = 0; i < WATCHES; i++)
@@ -399,7 +359,7 @@ Test(watch, watches_are_cancelled_wherever_they_are) {
             if (i % 4 == 0)
                 client_cancel(calls[i]);
         }
-        write_batch("k", 10, 20000);
+        fixture_write_batch("k", 10, 20000);
         for (int i = 0; i < 40; i++)
             end(calls[i]);
     }
