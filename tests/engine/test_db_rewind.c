@@ -3,6 +3,7 @@
  * cut short.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -312,17 +313,21 @@ Test(db_rewind, forgets_epochs_that_began_behind) {
 /* ---- cut short ---- */
 
 /* From the n-th operation on everything fails: as if the process had died there. */
-static int step_count, dies_at;
+static _Atomic int step_count, dies_at;
+static pthread_mutex_t steps_lock = PTHREAD_MUTEX_INITIALIZER; /* the log's own thread has steps too */
 static char steps[1 << 16];
 
 static vv_status on_step(void *arg, const char *op, const char *name) {
-    size_t used = strlen(steps);
     (void)arg;
-    step_count++;
-    if (dies_at != 0 && step_count >= dies_at)
+    int step = atomic_fetch_add(&step_count, 1) + 1;
+    if (dies_at != 0 && step >= dies_at)
         return vv_status_errno(EIO);
-    if (strcmp(op, "read") != 0 && strcmp(op, "open") != 0 && strcmp(op, "write") != 0)
+    if (strcmp(op, "read") != 0 && strcmp(op, "open") != 0 && strcmp(op, "write") != 0) {
+        pthread_mutex_lock(&steps_lock);
+        size_t used = strlen(steps);
         snprintf(steps + used, sizeof steps - used, "%s %s, ", op, strstr(name, "wal-") ? "segment" : name);
+        pthread_mutex_unlock(&steps_lock);
+    }
     return VV_STATUS_OK;
 }
 
