@@ -214,7 +214,9 @@ void vv_kv_note_write(vv_kv *kv, varve_status st) {
 }
 
 varve_status vv_kv_outcome(const vv_kv *kv, varve_status st) {
-    bool lost_role = varve_ok(st) && vv_replication_role(kv->options.replication) != VV_ROLE_PRIMARY;
+    /* A condition that failed was judged by writes that may be cut, too. */
+    bool decided = varve_ok(st) || st.code == VARVE_CONDITION_FAILED;
+    bool lost_role = decided && vv_replication_role(kv->options.replication) != VV_ROLE_PRIMARY;
     return lost_role ? (varve_status){.code = VARVE_NOT_CONFIRMED} : st;
 }
 

@@ -93,6 +93,7 @@ vv_status vv_db_slots_hold(varve_db *db) {
 
 void vv_db_slots_lost(void *arg) {
     varve_db *db = arg;
+    bool any = false;
     vv_mutex_lock(&db->slots.lock);
     for (uint32_t i = 0; i < db->slots.count; i++) {
         vv_slot *s = &db->slots.items[i];
@@ -102,8 +103,11 @@ void vv_db_slots_lost(void *arg) {
         s->hold = NULL;
         s->mark.lost = true;
         db->slots.lost++;
+        any = true;
     }
     vv_mutex_unlock(&db->slots.lock);
+    if (!any)
+        return;
     vv_mutex_lock(&db->state.lock);
     db->state.slots_stale = true;
     vv_cond_signal(&db->state.flush_wanted);
@@ -201,6 +205,8 @@ static vv_status create(varve_db *db, const char *name, uint64_t lsn, vv_error *
         return vv_fail(err, vv_status_make(VV_BUSY, VV_SUB_NONE, 0), "there are %d slots already",
                        VV_SLOTS_MAX);
     }
+    /* A hold that was lost while its slot was in no list was told to nobody. */
+    vv_db_slots_lost(db);
     st = vv_db_file_failure(vv_db_install(db, &nothing, err));
     if (!vv_ok(st)) {
         vv_slot failed = {0};
@@ -211,6 +217,7 @@ static vv_status create(varve_db *db, const char *name, uint64_t lsn, vv_error *
         old.hold = failed.hold;
         if (made_room)
             (void)put(db, &gone, &none, &ignored);
+        vv_db_slots_lost(db);
     }
     vv_wal_hold_destroy(db->wal, old.hold);
     return st;
@@ -238,6 +245,7 @@ varve_status varve_slot_drop(varve_db *db, const char *name, varve_error *err) {
             vv_wal_hold_destroy(db->wal, old.hold);
         else
             (void)put(db, &old, &ignored, &replaced);
+        vv_db_slots_lost(db); /* as in create() */
     }
     vv_mutex_unlock(&db->slots.change);
     vv_db_compaction_hint(db);
