@@ -12,30 +12,13 @@
 #include "base/alloc.h"
 #include "base/compiler.h"
 #include "engine/db/db_impl.h"
-#include "tests/engine/db_fixture.h"
+#include "tests/engine/dir_fixture.h"
 #include "tests/support/fault_io.h"
 
-static char db[512], pristine[512];
-
-static void setup(void) {
-    vv_tempdir();
-    snprintf(db, sizeof db, "%s", vv_tempdir_path("db"));
-    snprintf(pristine, sizeof pristine, "%s", vv_tempdir_path("pristine"));
-}
-
-TestSuite(db_install, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 250);
+TestSuite(db_install, .init = fx_dirs, .fini = vv_tempdir_cleanup, .timeout = 250);
 
 static varve_options *options(void) {
     return fx_options("WAL_SEGMENT_SIZE", "256KiB", "COMPACTION_THRESHOLD", "16", NULL);
-}
-
-__attribute__((format(printf, 1, 2))) static void shell(const char *fmt, ...) {
-    char command[2000];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(command, sizeof command, fmt, args);
-    va_end(args);
-    cr_assert_eq(system(command), 0, "%s", command);
 }
 
 static void open_dir(const char *path) {
@@ -43,12 +26,6 @@ static void open_dir(const char *path) {
     varve_status st = varve_open(path, o, &fx_db, &fx_err);
     varve_options_destroy(o);
     cr_assert(varve_ok(st), "%s", fx_err.text);
-}
-
-static bool there(const char *name) {
-    char path[700];
-    snprintf(path, sizeof path, "%s/%s", db, name);
-    return access(path, F_OK) == 0;
 }
 
 /* Two tables, and more in the log; table numbers and LSNs of the two are the same in part. */
@@ -73,19 +50,20 @@ static void prepare(void) {
     fill("new", NEW_COUNT);
     fx_close();
     char next[600];
-    open_dir(db);
+    open_dir(fx_dir);
     fill("old", OLD_COUNT);
     fx_close();
-    snprintf(next, sizeof next, "%s/next", db);
+    snprintf(next, sizeof next, "%s/next", fx_dir);
     open_dir(vv_tempdir_path("source"));
     varve_backup_info info;
     cr_assert(varve_ok(varve_backup(fx_db, next, NULL, &info, &fx_err)), "%s", fx_err.text);
     fx_close();
-    shell("echo mine >'%s/precious' && echo mine >'%s/cafe.sst' && cp -a '%s' '%s'", db, db, db, pristine);
+    fx_shell("echo mine >'%s/precious' && echo mine >'%s/cafe.sst' && cp -a '%s' '%s'", fx_dir, fx_dir,
+             fx_dir, fx_pristine);
 }
 
 static void restore(void) {
-    shell("rm -rf '%s' && cp -a '%s' '%s'", db, pristine, db);
+    fx_shell("rm -rf '%s' && cp -a '%s' '%s'", fx_dir, fx_pristine, fx_dir);
 }
 
 static void expect_who(const char *who, const char *not_who) {
@@ -103,7 +81,7 @@ static void expect_who(const char *who, const char *not_who) {
 
 static varve_status install(const char *aside) {
     varve_options *o = options();
-    varve_status st = varve_install(db, "next", aside, o, &fx_err);
+    varve_status st = varve_install(fx_dir, "next", aside, o, &fx_err);
     varve_options_destroy(o);
     return st;
 }
@@ -111,7 +89,7 @@ static varve_status install(const char *aside) {
 /* Open db and say whether it is the new one; whichever it is, it is that alone. */
 static bool open_either(void) {
     varve_value v;
-    open_dir(db);
+    open_dir(fx_dir);
     cr_assert(varve_ok(varve_get(fx_db, "who", 3, &v)));
     bool is_new = memcmp(v.data, "new", 3) == 0;
     varve_value_release(&v);
@@ -120,15 +98,15 @@ static bool open_either(void) {
     cr_assert(varve_ok(varve_verify(fx_db, NULL, &result, NULL)));
     cr_assert_eq(result.damage_count, 0);
     fx_close();
-    cr_assert(!there("INSTALL") && !there("INSTALL.tmp"));
-    cr_assert_eq(there("next"), !is_new);
-    cr_assert(there("precious") && there("cafe.sst"));
+    cr_assert(!fx_there("INSTALL") && !fx_there("INSTALL.tmp"));
+    cr_assert_eq(fx_there("next"), !is_new);
+    cr_assert(fx_there("precious") && fx_there("cafe.sst"));
     return is_new;
 }
 
 static void expect_aside(void) {
     char path[600];
-    snprintf(path, sizeof path, "%s/old", db);
+    snprintf(path, sizeof path, "%s/old", fx_dir);
     open_dir(path);
     expect_who("old", "new");
     fx_close();
@@ -138,12 +116,12 @@ Test(db_install, puts_the_new_database_in_the_place_of_the_old_one) {
     prepare();
     cr_assert(varve_ok(install(NULL)), "%s", fx_err.text);
     cr_assert_str_eq(fx_err.text, "");
-    cr_assert(!there("next"), "gone at once, not with the next opening");
+    cr_assert(!fx_there("next"), "gone at once, not with the next opening");
     cr_assert(open_either());
-    open_dir(db);
+    open_dir(fx_dir);
     fx_put("who", "goes on");
     fx_close();
-    open_dir(db);
+    open_dir(fx_dir);
     fx_expect("who", "goes on");
     fx_close();
 }
@@ -151,22 +129,22 @@ Test(db_install, puts_the_new_database_in_the_place_of_the_old_one) {
 Test(db_install, keeps_the_old_one_aside_if_asked) {
     char next[600], old[600];
     prepare();
-    snprintf(next, sizeof next, "%s//next/", db);
-    snprintf(old, sizeof old, "%s/old", db);
-    varve_status st = varve_install(db, next, old, NULL, &fx_err); /* as paths */
+    snprintf(next, sizeof next, "%s//next/", fx_dir);
+    snprintf(old, sizeof old, "%s/old", fx_dir);
+    varve_status st = varve_install(fx_dir, next, old, NULL, &fx_err); /* as paths */
     cr_assert(varve_ok(st), "%s", fx_err.text);
     cr_assert(open_either());
     expect_aside();
-    cr_assert(there("precious") && !there("old/precious"));
+    cr_assert(fx_there("precious") && !fx_there("old/precious"));
 }
 
 Test(db_install, where_there_was_none) {
     bool exists;
     prepare();
-    shell("cd '%s' && rm -f MANIFEST *.sst wal-* LOCK && touch cafe.sst", db);
-    cr_assert(varve_ok(varve_exists(db, &exists, &fx_err)) && !exists);
+    fx_shell("cd '%s' && rm -f MANIFEST *.sst wal-* LOCK && touch cafe.sst", fx_dir);
+    cr_assert(varve_ok(varve_exists(fx_dir, &exists, &fx_err)) && !exists);
     cr_assert(varve_ok(install(NULL)), "%s", fx_err.text);
-    cr_assert(varve_ok(varve_exists(db, &exists, &fx_err)) && exists);
+    cr_assert(varve_ok(varve_exists(fx_dir, &exists, &fx_err)) && exists);
     cr_assert(open_either());
 }
 
@@ -175,8 +153,8 @@ Test(db_install, what_was_imported) {
     varve_import *m;
     char next[600];
     prepare();
-    shell("rm -r '%s/next'", db);
-    snprintf(next, sizeof next, "%s/next", db);
+    fx_shell("rm -r '%s/next'", fx_dir);
+    snprintf(next, sizeof next, "%s/next", fx_dir);
     open_dir(vv_tempdir_path("source"));
     cr_assert(varve_ok(varve_take_snapshot(fx_db, &e, &fx_err)));
     cr_assert(varve_ok(varve_import_begin(next, NULL, e.files, e.file_count, &m, &fx_err)), "%s",
@@ -210,52 +188,53 @@ Test(db_install, what_was_imported) {
     varve_export_release(fx_db, &e);
     fx_close();
     cr_assert(varve_ok(install(NULL)), "%s", fx_err.text);
-    cr_assert(!there("IMPORT"));
+    cr_assert(!fx_there("IMPORT"));
     cr_assert(open_either());
 }
 
 Test(db_install, refuses_without_changing_anything) {
     char path[700], name[64];
     prepare();
-    cr_assert_eq(varve_install(db, "nothing", NULL, NULL, &fx_err).code, VARVE_NOT_FOUND);
+    cr_assert_eq(varve_install(fx_dir, "nothing", NULL, NULL, &fx_err).code, VARVE_NOT_FOUND);
     static const char *const bad[] = {"",   ".",      "..",       "../next", "a/b",
                                       "/x", "./next", "MANIFEST", "INSTALL", "0000000000000001.sst"};
     for (size_t i = 0; i < VV_ARRAY_COUNT(bad); i++) {
-        cr_assert_eq(varve_install(db, bad[i], NULL, NULL, &fx_err).code, VARVE_INVALID_ARGUMENT, "%s",
+        cr_assert_eq(varve_install(fx_dir, bad[i], NULL, NULL, &fx_err).code, VARVE_INVALID_ARGUMENT, "%s",
                      bad[i]);
         cr_assert_eq(install(bad[i]).code, VARVE_INVALID_ARGUMENT, "%s", bad[i]);
     }
     cr_assert_eq(install("precious").code, VARVE_EXISTS);
     cr_assert_eq(install("next").code, VARVE_EXISTS);
 
-    open_dir(db);
+    open_dir(fx_dir);
     cr_assert_eq(install(NULL).code, VARVE_LOCKED);
     fx_close();
-    snprintf(path, sizeof path, "%s/next", db);
-    shell("cp -a '%s' '%s/used'", path, db);
-    snprintf(path, sizeof path, "%s/used", db);
+    snprintf(path, sizeof path, "%s/next", fx_dir);
+    fx_shell("cp -a '%s' '%s/used'", path, fx_dir);
+    snprintf(path, sizeof path, "%s/used", fx_dir);
     open_dir(path);
-    varve_status st = varve_install(db, "used", NULL, NULL, &fx_err);
+    varve_status st = varve_install(fx_dir, "used", NULL, NULL, &fx_err);
     cr_assert_eq(st.code, VARVE_LOCKED);
     fx_close();
 
-    shell("touch '%s/next/foreign'", db);
+    fx_shell("touch '%s/next/foreign'", fx_dir);
     cr_assert_eq(install(NULL).code, VARVE_INVALID_ARGUMENT);
     cr_assert_not_null(strstr(fx_err.text, "foreign"), "%s", fx_err.text);
-    shell("cd '%s/next' && rm foreign && ls *.sst | head -1 >'%s/name'", db, db);
-    snprintf(path, sizeof path, "%s/name", db);
+    fx_shell("cd '%s/next' && rm foreign && ls *.sst | head -1 >'%s/name'", fx_dir, fx_dir);
+    snprintf(path, sizeof path, "%s/name", fx_dir);
     FILE *f = fopen(path, "r");
     cr_assert_eq(fscanf(f, "%63s", name), 1);
     fclose(f);
-    shell("cd '%s/next' && mv %s ../saved", db, name);
+    fx_shell("cd '%s/next' && mv %s ../saved", fx_dir, name);
     cr_assert_eq(install(NULL).code, VARVE_CORRUPTION, "a table is missing");
     cr_assert_not_null(strstr(fx_err.text, name), "%s", fx_err.text);
-    shell("cd '%s/next' && cp ../saved %s && truncate -s 100 %s", db, name, name);
+    fx_shell("cd '%s/next' && cp ../saved %s && truncate -s 100 %s", fx_dir, name, name);
     cr_assert_eq(install(NULL).code, VARVE_CORRUPTION, "a table is too short");
-    shell("cd '%s/next' && mv ../saved %s && cp MANIFEST ../saved && truncate -s 50 MANIFEST", db, name);
+    fx_shell("cd '%s/next' && mv ../saved %s && cp MANIFEST ../saved && truncate -s 50 MANIFEST", fx_dir,
+             name);
     cr_assert_eq(install(NULL).code, VARVE_CORRUPTION);
-    cr_assert(!there("INSTALL"));
-    shell("cd '%s/next' && mv ../saved MANIFEST", db);
+    cr_assert(!fx_there("INSTALL"));
+    fx_shell("cd '%s/next' && mv ../saved MANIFEST", fx_dir);
     cr_assert(!open_either(), "the old one all the while");
     cr_assert(varve_ok(install(NULL)), "%s", fx_err.text);
     cr_assert(open_either());
@@ -263,11 +242,11 @@ Test(db_install, refuses_without_changing_anything) {
 
 Test(db_install, what_was_promised_holds) {
     prepare();
-    open_dir(db);
+    open_dir(fx_dir);
     cr_assert(varve_ok(varve_promise_epoch(fx_db, 7, &fx_err)), "%s", fx_err.text);
     fx_close();
     cr_assert(varve_ok(install(NULL)), "%s", fx_err.text);
-    open_dir(db);
+    open_dir(fx_dir);
     cr_assert_eq(fx_stats().promised_epoch, 7);
     expect_who("new", "old");
     fx_close();
@@ -298,7 +277,8 @@ static vv_status install_until(int n, const char *aside) {
     step_count = 0;
     dies_at = n;
     steps[0] = '\0';
-    return vv_db_install_on(vv_fault_io_create(on_step, NULL), db, "next", aside, NULL, (vv_error *)&fx_err);
+    return vv_db_install_on(vv_fault_io_create(on_step, NULL), fx_dir, "next", aside, NULL,
+                            (vv_error *)&fx_err);
 }
 
 /* How many steps it took; less than n: it was not cut short. */
@@ -306,7 +286,7 @@ static int open_until(int n) {
     varve_options *o = options();
     step_count = 0;
     dies_at = n;
-    vv_status st = vv_db_open_on(vv_fault_io_create(on_step, NULL), db, o, &fx_db, (vv_error *)&fx_err);
+    vv_status st = vv_db_open_on(vv_fault_io_create(on_step, NULL), fx_dir, o, &fx_db, (vv_error *)&fx_err);
     int count = step_count;
     varve_options_destroy(o);
     if (vv_ok(st))
@@ -324,7 +304,7 @@ static void cut_short_everywhere(const char *aside) {
         bool reached = step_count >= n;
         dies_at = 0;
         cr_assert(reached || vv_ok(st), "%s", fx_err.text);
-        bool marked = there("INSTALL");
+        bool marked = fx_there("INSTALL");
         bool is_new = open_either();
         cr_assert(is_new || !marked, "step %d: what was begun was completed", n);
         cr_assert(is_new || !vv_ok(st));
@@ -362,7 +342,7 @@ Test(db_install, cut_short_again_while_it_is_completed) {
         for (int m = 1;; m += 1 + (int)(vv_test_random(&seed) % 7)) {
             restore();
             vv_status_ignore(install_until(n, "old"), "it dies");
-            bool marked = there("INSTALL");
+            bool marked = fx_there("INSTALL");
             if (!marked)
                 break; /* nothing to complete, as above */
             bool reached = open_until(m) >= m;
@@ -406,18 +386,18 @@ Test(db_install, a_damaged_marker_is_not_guessed_around) {
     char path[700];
     uint8_t byte;
     prepare();
-    for (int n = 1; !there("INSTALL"); n++) {
+    for (int n = 1; !fx_there("INSTALL"); n++) {
         restore();
         vv_status_ignore(install_until(n, NULL), "it dies");
     }
     dies_at = 0;
-    snprintf(path, sizeof path, "%s/INSTALL", db);
+    snprintf(path, sizeof path, "%s/INSTALL", fx_dir);
     for (off_t at = 0; at < 40; at += 3) {
         int fd = open(path, O_RDWR);
         cr_assert_eq(pread(fd, &byte, 1, at), 1);
         byte ^= 0x40;
         cr_assert_eq(pwrite(fd, &byte, 1, at), 1);
-        varve_status st = varve_open(db, NULL, &fx_db, &fx_err);
+        varve_status st = varve_open(fx_dir, NULL, &fx_db, &fx_err);
         cr_assert(st.code == VARVE_CORRUPTION || st.code == VARVE_UNSUPPORTED, "%s", fx_err.text);
         cr_assert_not_null(strstr(fx_err.text, "INSTALL"), "%s", fx_err.text);
         byte ^= 0x40;
@@ -425,14 +405,14 @@ Test(db_install, a_damaged_marker_is_not_guessed_around) {
         close(fd);
     }
     bool exists;
-    cr_assert(varve_ok(varve_exists(db, &exists, NULL)) && exists, "nobody makes a new one here");
-    snprintf(path, sizeof path, "%s/next", db);
+    cr_assert(varve_ok(varve_exists(fx_dir, &exists, NULL)) && exists, "nobody makes a new one here");
+    snprintf(path, sizeof path, "%s/next", fx_dir);
     varve_import *m;
     cr_assert_eq(varve_import_begin(path, NULL, NULL, 0, &m, &fx_err).code, VARVE_BUSY);
     /* What the marker names is gone: the old one is not removed for it. */
-    shell("mv '%s/next' '%s-away'", db, db);
-    cr_assert_eq(varve_open(db, NULL, &fx_db, &fx_err).code, VARVE_CORRUPTION);
-    shell("mv '%s-away' '%s/next'", db, db);
+    fx_shell("mv '%s/next' '%s-away'", fx_dir, fx_dir);
+    cr_assert_eq(varve_open(fx_dir, NULL, &fx_db, &fx_err).code, VARVE_CORRUPTION);
+    fx_shell("mv '%s-away' '%s/next'", fx_dir, fx_dir);
     cr_assert(open_either());
 }
 
@@ -442,7 +422,7 @@ Test(db_install, fails_whatever_allocation_does) {
     for (uint64_t n = 1;; n++) {
         restore();
         vv_alloc_fail_at(n);
-        varve_status st = varve_install(db, "next", "old", NULL, NULL);
+        varve_status st = varve_install(fx_dir, "next", "old", NULL, NULL);
         vv_alloc_fail_at(0);
         if (varve_ok(st))
             break;

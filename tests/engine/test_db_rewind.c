@@ -11,18 +11,10 @@
 #include "base/compiler.h"
 #include "engine/db/archive_file.h"
 #include "engine/db/db_impl.h"
-#include "tests/engine/db_fixture.h"
+#include "tests/engine/dir_fixture.h"
 #include "tests/support/fault_io.h"
 
-static char db[512], pristine[512];
-
-static void setup(void) {
-    vv_tempdir();
-    snprintf(db, sizeof db, "%s", vv_tempdir_path("db"));
-    snprintf(pristine, sizeof pristine, "%s", vv_tempdir_path("pristine"));
-}
-
-TestSuite(db_rewind, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 250);
+TestSuite(db_rewind, .init = fx_dirs, .fini = vv_tempdir_cleanup, .timeout = 250);
 
 static varve_options *options(void) {
     return fx_options("WAL_SEGMENT_SIZE", "256KiB", NULL);
@@ -32,24 +24,9 @@ static void open_db(void) {
     fx_open_with(options());
 }
 
-__attribute__((format(printf, 1, 2))) static void shell(const char *fmt, ...) {
-    char command[2000];
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(command, sizeof command, fmt, args);
-    va_end(args);
-    cr_assert_eq(system(command), 0, "%s", command);
-}
-
-static bool there(const char *name) {
-    char path[700];
-    snprintf(path, sizeof path, "%s/%s", db, name);
-    return access(path, F_OK) == 0;
-}
-
 static varve_status rewind_to(uint64_t lsn, uint64_t *cut_out) {
     varve_options *o = options();
-    varve_status st = varve_rewind(db, o, lsn, "tail", cut_out, &fx_err);
+    varve_status st = varve_rewind(fx_dir, o, lsn, "tail", cut_out, &fx_err);
     varve_options_destroy(o);
     return st;
 }
@@ -80,7 +57,7 @@ static void expect_tail(uint64_t first, uint64_t last) {
     vv_archive_frame frame;
     vv_error err;
     uint64_t n = first;
-    snprintf(path, sizeof path, "%s/tail", db);
+    snprintf(path, sizeof path, "%s/tail", fx_dir);
     cr_assert(vv_ok(vv_io_backend_create(VV_IO_CHOICE_POSIX, NULL, &io, &err)));
     cr_assert(vv_ok(vv_archive_reader_open(io, path, &r, &err)), "%s", err.text);
     cr_assert_eq(vv_archive_reader_head(r)->first_lsn, first);
@@ -118,16 +95,16 @@ Test(db_rewind, keeps_what_is_up_to_the_lsn_and_puts_the_rest_into_a_file) {
     cr_assert_str_eq(fx_err.text, "");
     cr_assert_eq(cut, 15);
     expect_tail(36, 50);
-    cr_assert(!there("CUT") && !there("tail.tmp"));
+    cr_assert(!fx_there("CUT") && !fx_there("tail.tmp"));
     open_db();
     expect_numbers(35, 50);
     /* Other records take the place of those that were cut, also after a crash: the old log is gone. */
     for (uint64_t n = 36; n <= 45; n++)
         cr_assert_eq(fx_put("other", "record"), n);
-    shell("rm -rf '%s' && cp -a '%s' '%s' && rm -rf '%s' && cp -a '%s' '%s'", pristine, db, pristine,
-          vv_tempdir_path("second"), db, vv_tempdir_path("second"));
+    fx_shell("rm -rf '%s' && cp -a '%s' '%s' && rm -rf '%s' && cp -a '%s' '%s'", fx_pristine, fx_dir,
+             fx_pristine, vv_tempdir_path("second"), fx_dir, vv_tempdir_path("second"));
     fx_close();
-    shell("rm -rf '%s' && cp -a '%s' '%s'", db, pristine, db);
+    fx_shell("rm -rf '%s' && cp -a '%s' '%s'", fx_dir, fx_pristine, fx_dir);
     open_db();
     expect_numbers(45, 0);
     fx_expect("00036", NULL);
@@ -144,11 +121,11 @@ Test(db_rewind, to_the_end_of_the_tables_or_of_the_log) {
     fx_close();
     cr_assert(varve_ok(rewind_to(30, &cut)), "%s", fx_err.text);
     cr_assert_eq(cut, 0);
-    cr_assert(!there("tail"), "nothing was cut");
+    cr_assert(!fx_there("tail"), "nothing was cut");
     open_db();
     expect_numbers(30, 30);
     fx_close();
-    shell("rm -rf '%s'", db);
+    fx_shell("rm -rf '%s'", fx_dir);
 
     open_db();
     put_numbers(1, 20);
@@ -161,7 +138,7 @@ Test(db_rewind, to_the_end_of_the_tables_or_of_the_log) {
     open_db();
     expect_numbers(20, 30);
     fx_close();
-    shell("rm -rf '%s'", db);
+    fx_shell("rm -rf '%s'", fx_dir);
 
     /* Everything. */
     open_db();
@@ -191,7 +168,7 @@ Test(db_rewind, flushes_what_stays_bit_by_bit) {
     fx_close();
     varve_options *o =
         fx_options("MEMTABLE_SIZE", "256KiB", "MAX_IMMUTABLE_COUNT", "1", "WAL_SEGMENT_SIZE", "256KiB", NULL);
-    varve_status st = varve_rewind(db, o, 2500, "tail", &cut, &fx_err);
+    varve_status st = varve_rewind(fx_dir, o, 2500, "tail", &cut, &fx_err);
     varve_options_destroy(o);
     cr_assert(varve_ok(st), "%s", fx_err.text);
     cr_assert_eq(cut, 1500);
@@ -229,20 +206,20 @@ Test(db_rewind, refuses_without_changing_anything) {
     }
     static const char *const bad[] = {"", "..", "../tail", "a/tail", "MANIFEST", "/tail", "LOCK"};
     for (size_t i = 0; i < VV_ARRAY_COUNT(bad); i++)
-        cr_assert_eq(varve_rewind(db, NULL, 25, bad[i], NULL, &fx_err).code, VARVE_INVALID_ARGUMENT);
-    shell("echo mine >'%s/tail'", db);
+        cr_assert_eq(varve_rewind(fx_dir, NULL, 25, bad[i], NULL, &fx_err).code, VARVE_INVALID_ARGUMENT);
+    fx_shell("echo mine >'%s/tail'", fx_dir);
     cr_assert_eq(rewind_to(25, NULL).code, VARVE_EXISTS);
-    shell("grep -q mine '%s/tail' && rm '%s/tail'", db, db);
+    fx_shell("grep -q mine '%s/tail' && rm '%s/tail'", fx_dir, fx_dir);
     cr_assert_eq(varve_rewind(vv_tempdir_path("none"), NULL, 0, "tail", NULL, &fx_err).code, VARVE_NOT_FOUND);
     cr_assert_eq(access(vv_tempdir_path("none"), F_OK), -1);
-    cr_assert(!there("CUT") && !there("tail") && !there("tail.tmp"));
+    cr_assert(!fx_there("CUT") && !fx_there("tail") && !fx_there("tail.tmp"));
     open_db();
     cr_assert_eq(fx_stats().last_lsn, 35);
     cr_assert_eq(fx_stats().flushed_lsn, 20);
     fx_close();
-    snprintf(path, sizeof path, "%s/tail", db);
+    snprintf(path, sizeof path, "%s/tail", fx_dir);
     uint64_t cut;
-    varve_status st = varve_rewind(db, NULL, 30, path, &cut, &fx_err);
+    varve_status st = varve_rewind(fx_dir, NULL, 30, path, &cut, &fx_err);
     cr_assert(varve_ok(st), "%s", fx_err.text);
     cr_assert_eq(cut, 5);
     open_db();
@@ -288,13 +265,13 @@ Test(db_rewind, forgets_epochs_that_began_behind) {
     cr_assert(varve_ok(varve_slot_create(fx_db, "ahead", 28, &fx_err)), "%s", fx_err.text);
     cr_assert(varve_ok(varve_slot_create(fx_db, "behind", 15, &fx_err)), "%s", fx_err.text);
     fx_close();
-    shell("cp -a '%s' '%s'", db, pristine);
+    fx_shell("cp -a '%s' '%s'", fx_dir, fx_pristine);
 
     cr_assert(varve_ok(rewind_to(30, NULL)), "%s", fx_err.text); /* nothing but an epoch without records */
     open_db();
     cr_assert_eq(varve_epochs_get(fx_db, after), 3);
     fx_close();
-    shell("rm -rf '%s' && cp -a '%s' '%s'", db, pristine, db);
+    fx_shell("rm -rf '%s' && cp -a '%s' '%s'", fx_dir, fx_pristine, fx_dir);
     cr_assert(varve_ok(rewind_to(20, NULL)), "%s", fx_err.text); /* the end of 2: 3 goes */
     open_db();
     cr_assert_eq(varve_epochs_get(fx_db, after), 2);
@@ -306,7 +283,7 @@ Test(db_rewind, forgets_epochs_that_began_behind) {
         cr_assert_eq(slots[i].confirmed_lsn, strcmp(slots[i].name, "ahead") == 0 ? 20 : 15);
     expect_numbers(20, 30);
     fx_close();
-    shell("mv '%s/tail' '%s/older'", db, db);
+    fx_shell("mv '%s/tail' '%s/older'", fx_dir, fx_dir);
     cr_assert_eq(rewind_to(15, NULL).code, VARVE_TRIMMED, "what stayed has gone into tables");
 }
 
@@ -344,11 +321,11 @@ static void prepare(void) {
     open_db();
     put_numbers(51, 60);
     fx_close();
-    shell("cp -a '%s' '%s'", db, pristine);
+    fx_shell("cp -a '%s' '%s'", fx_dir, fx_pristine);
 }
 
 static void restore(void) {
-    shell("rm -rf '%s' && cp -a '%s' '%s'", db, pristine, db);
+    fx_shell("rm -rf '%s' && cp -a '%s' '%s'", fx_dir, fx_pristine, fx_dir);
 }
 
 static vv_status rewind_until(int n) {
@@ -358,7 +335,7 @@ static vv_status rewind_until(int n) {
     dies_at = n;
     steps[0] = '\0';
     vv_status st =
-        vv_db_rewind_on(vv_fault_io_create(on_step, NULL), db, o, 40, "tail", &cut, (vv_error *)&fx_err);
+        vv_db_rewind_on(vv_fault_io_create(on_step, NULL), fx_dir, o, 40, "tail", &cut, (vv_error *)&fx_err);
     varve_options_destroy(o);
     return st;
 }
@@ -367,7 +344,7 @@ static bool open_until(int n) {
     varve_options *o = options();
     step_count = 0;
     dies_at = n;
-    vv_status st = vv_db_open_on(vv_fault_io_create(on_step, NULL), db, o, &fx_db, (vv_error *)&fx_err);
+    vv_status st = vv_db_open_on(vv_fault_io_create(on_step, NULL), fx_dir, o, &fx_db, (vv_error *)&fx_err);
     bool reached = step_count >= n;
     varve_options_destroy(o);
     if (vv_ok(st))
@@ -382,8 +359,8 @@ static bool open_either(void) {
     bool was_cut = fx_stats().last_lsn == 40;
     expect_numbers(was_cut ? 40 : 60, 60);
     fx_close();
-    cr_assert(!there("CUT") && !there("CUT.tmp"));
-    cr_assert_eq(there("tail"), was_cut);
+    cr_assert(!fx_there("CUT") && !fx_there("CUT.tmp"));
+    cr_assert_eq(fx_there("tail"), was_cut);
     if (was_cut)
         expect_tail(41, 60);
     return was_cut;
@@ -398,8 +375,8 @@ Test(db_rewind, cut_short_anywhere_is_all_or_nothing) {
         bool reached = step_count >= n;
         dies_at = 0;
         cr_assert(reached || vv_ok(st), "%s", fx_err.text);
-        bool marked = there("CUT");
-        if (!marked && !vv_ok(st) && !there("tail")) {
+        bool marked = fx_there("CUT");
+        if (!marked && !vv_ok(st) && !fx_there("tail")) {
             /* Not begun: it may be tried again at once. */
             uint64_t cut;
             cr_assert(varve_ok(rewind_to(40, &cut)), "step %d: %s", n, fx_err.text);
@@ -432,7 +409,7 @@ Test(db_rewind, cut_short_again_while_it_is_completed) {
         for (int m = 1;; m += 1 + (int)(vv_test_random(&seed) % 12)) {
             restore();
             vv_status_ignore(rewind_until(n), "it dies");
-            if (!there("CUT"))
+            if (!fx_there("CUT"))
                 break; /* nothing to complete, as above */
             bool reached = open_until(m);
             if (m % 2 == 0)
@@ -470,33 +447,33 @@ Test(db_rewind, a_segment_that_comes_back_is_not_read) {
         restore();
         vv_status_ignore(rewind_until(n), "it dies");
         dies_at = 0;
-        if (strstr(steps, "unlink segment, ") && there("CUT"))
+        if (strstr(steps, "unlink segment, ") && fx_there("CUT"))
             break;
     }
-    shell("cp '%s'/wal-*.log '%s'", pristine, db);
+    fx_shell("cp '%s'/wal-*.log '%s'", fx_pristine, fx_dir);
     cr_assert(open_either());
 }
 
 Test(db_rewind, a_cut_that_is_begun_goes_along_with_an_install) {
     char next[600];
     prepare();
-    for (int n = 1; !there("CUT"); n++) {
+    for (int n = 1; !fx_there("CUT"); n++) {
         restore();
         vv_status_ignore(rewind_until(n), "it dies");
         dies_at = 0;
     }
     varve_db *other;
-    snprintf(next, sizeof next, "%s/next", db);
+    snprintf(next, sizeof next, "%s/next", fx_dir);
     cr_assert(varve_ok(varve_open(next, NULL, &other, &fx_err)));
     cr_assert(varve_ok(varve_put(other, "who", 3, "next", 4, NULL, NULL)));
     cr_assert(varve_ok(varve_close(other)));
-    cr_assert(varve_ok(varve_install(db, "next", "old", NULL, &fx_err)), "%s", fx_err.text);
+    cr_assert(varve_ok(varve_install(fx_dir, "next", "old", NULL, &fx_err)), "%s", fx_err.text);
     open_db();
     fx_expect("who", "next");
     cr_assert_eq(fx_stats().last_lsn, 1);
     fx_close();
     /* The old one, where it is now, is cut when it is opened. */
-    snprintf(next, sizeof next, "%s/old", db);
+    snprintf(next, sizeof next, "%s/old", fx_dir);
     cr_assert(varve_ok(varve_open(next, NULL, &fx_db, &fx_err)), "%s", fx_err.text);
     expect_numbers(40, 60);
     fx_close();
@@ -509,7 +486,7 @@ Test(db_rewind, fails_whatever_allocation_does) {
         restore();
         varve_options *o = options();
         vv_alloc_fail_at(n);
-        varve_status st = varve_rewind(db, o, 40, "tail", NULL, NULL);
+        varve_status st = varve_rewind(fx_dir, o, 40, "tail", NULL, NULL);
         vv_alloc_fail_at(0);
         varve_options_destroy(o);
         if (varve_ok(st))
