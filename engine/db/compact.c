@@ -140,6 +140,8 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
     if (vv_is(st, VV_BUSY) && db->compaction.no_room)
         st = vv_fail(err, vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC),
                      "compaction: the space that is left is needed for flushes");
+    if (vv_is(st, VV_NO_SPACE))
+        atomic_store_explicit(&db->compaction.wanted_bytes, plan->input_bytes, memory_order_relaxed);
     if (vv_ok(st)) {
         count(db, plan, &r);
         st = install(db, plan, &o, &r, err);
@@ -211,6 +213,10 @@ static vv_status work(varve_db *db, vv_io_queue **queue, bool full) {
     return st;
 }
 
+static bool room_came(varve_db *db) {
+    return atomic_load_explicit(&db->compaction.wanted_bytes, memory_order_relaxed) == VV_DB_ROOM_CAME;
+}
+
 void vv_db_compactor(void *arg) {
     varve_db *db = arg;
     vv_io_queue *queue = NULL;
@@ -226,6 +232,7 @@ void vv_db_compactor(void *arg) {
         uint64_t asked = db->compaction.full_asked;
         db->compaction.hint = false;
         vv_mutex_unlock(&db->compaction.lock);
+        atomic_store_explicit(&db->compaction.wanted_bytes, 0, memory_order_relaxed);
         vv_status st = work(db, &queue, full);
         (void)vv_db_space_look(db);
         vv_mutex_lock(&db->compaction.lock);
@@ -237,14 +244,16 @@ void vv_db_compactor(void *arg) {
             retry_ns = RETRY_NS;
             continue;
         }
-        /* Hints don't end the wait, or each flush on a full disk would have a merge fail. */
+        /* Hints don't end the wait, or each flush on a full disk would have a merge fail. Room does. */
         uint64_t deadline_ns = vv_clock_mono_ns() + retry_ns;
         retry_ns = VV_MIN(retry_ns * 2, RETRY_NS_MAX);
         db->compaction.hint = true;
         while (!atomic_load_explicit(&db->compaction.stop, memory_order_relaxed) &&
-               db->compaction.full_asked == db->compaction.full_done &&
+               db->compaction.full_asked == db->compaction.full_done && !room_came(db) &&
                vv_cond_wait_until(&db->compaction.wanted, &db->compaction.lock, deadline_ns))
             continue;
+        if (room_came(db))
+            retry_ns = RETRY_NS;
     }
     vv_mutex_unlock(&db->compaction.lock);
     vv_db_flush_queue_destroy(db, queue);

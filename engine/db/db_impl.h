@@ -260,6 +260,9 @@ struct varve_db {
         uint64_t full_done;
         vv_status full_status; /* of the newest of those */
         bool no_room;          /* the thread's own: the merge under way gave up for a flush's sake */
+        /* What that merge takes at most, and waits for; 0: nobody waits. Set by the thread. Who finds it free
+         * stores VV_DB_ROOM_CAME, with the lock (space.c). */
+        _Atomic uint64_t wanted_bytes;
         vv_picker_cursor cursors[VV_LEVELS_MAX];
         uint64_t runs; /* figures since open */
         uint64_t read_bytes;
@@ -483,9 +486,12 @@ vv_status vv_db_snapshot_lsns(varve_db *db, uint64_t **out, size_t *count_out,
 
 /* ---- space.c ---- */
 
-/* Look how much room the disk has; true if puts are refused from here on. Does I/O, one system call. Any
- * thread, without state.lock. */
+/* Look how much room the disk has; true if puts are refused from here on. Does I/O, one system call or two.
+ * Any thread, without state.lock and compaction.lock. */
 bool vv_db_space_look(varve_db *db);
+
+/* See wanted_bytes: there was room, so that the merge need not wait. */
+#define VV_DB_ROOM_CAME UINT64_MAX
 
 /* May a merge take more, or does what is left belong to the memtables that have to be flushed? As above. */
 bool vv_db_space_for_merge(varve_db *db);

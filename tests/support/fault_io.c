@@ -9,6 +9,8 @@ typedef struct fault_backend {
     vv_io_backend *inner;
     vv_fault_fn fn;
     void *arg;
+    vv_fault_space_fn space; /* NULL: the disk's own */
+    void *space_arg;
 } fault_backend;
 
 typedef struct fault_file {
@@ -158,6 +160,11 @@ static vv_status dir_list(vv_io_backend *b, const char *path, vv_list_fn fn, voi
 }
 
 static vv_status dir_free_bytes(vv_io_backend *b, const char *path, uint64_t *bytes_out, vv_error *err) {
+    fault_backend *f = (fault_backend *)b;
+    if (f->space) {
+        *bytes_out = f->space(f->space_arg);
+        return VV_STATUS_OK;
+    }
     return vv_dir_free_bytes(inner_backend(b), path, bytes_out, err);
 }
 
@@ -278,4 +285,10 @@ vv_io_backend *vv_fault_io_create(vv_fault_fn fn, void *arg) {
     b->fn = fn;
     b->arg = arg;
     return &b->head;
+}
+
+void vv_fault_io_set_space(vv_io_backend *b, vv_fault_space_fn fn, void *arg) {
+    fault_backend *f = (fault_backend *)b;
+    f->space = fn;
+    f->space_arg = arg;
 }

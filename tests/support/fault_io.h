@@ -20,4 +20,8 @@ typedef vv_status (*vv_fault_fn)(void *arg, const char *op, const char *name);
 /* Owned by the caller; destroyed like any backend. Never fails: aborts. */
 vv_io_backend *vv_fault_io_create(vv_fault_fn fn, void *arg);
 
+/* How many bytes are free, in place of the disk's own word; from any thread. Before the backend is used. */
+typedef uint64_t (*vv_fault_space_fn)(void *arg);
+void vv_fault_io_set_space(vv_io_backend *b, vv_fault_space_fn fn, void *arg);
+
 #endif
