@@ -46,10 +46,12 @@ size_t sim_key(uint32_t key, char *out) {
 }
 
 void sim_value(uint64_t lsn, uint32_t value_bytes, char *out) {
-    uint32_t x = (uint32_t)lsn * 2654435761u + 1;
-    for (uint32_t i = 0; i < value_bytes; i++) {
-        x = x * 1664525 + 1013904223;
-        out[i] = (char)((x >> 24) & (lsn % 3 ? 0x0f : 0xff)); /* some compress well */
+    uint64_t x = lsn * 0x9E3779B97F4A7C15u + 1;
+    uint64_t mask = lsn % 3 ? 0x0f0f0f0f0f0f0f0fu : UINT64_MAX; /* some compress well */
+    for (uint32_t i = 0; i < value_bytes; i += sizeof x) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        uint64_t word = (x ^ x >> 29) & mask;
+        memcpy(out + i, &word, value_bytes - i < sizeof word ? value_bytes - i : sizeof word);
     }
 }
 

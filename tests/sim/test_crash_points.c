@@ -83,9 +83,9 @@ CRASHES(tiered_merges, tiered, 131) {
 }
 
 /* Segments of 256 KiB are filled, freed by flushes, and used again. */
-CRASHES(recycled_segments, leveled, 201) {
-    for (int i = 0; i < 30; i++) {
-        sim_put(w, (uint32_t)sim_random(w, SIM_KEYS), 30000, true);
+CRASHES(recycled_segments, leveled, 601) {
+    for (int i = 0; i < 24; i++) {
+        sim_put(w, (uint32_t)sim_random(w, 8), 30000, true);
         if (i % 8 == 7)
             sim_flush(w);
     }
