@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/db/db_impl.h"
+#include "tests/sim/sched.h"
 
 #define FAR_FUTURE_MS UINT64_C(4000000000000)
 
@@ -130,7 +131,7 @@ static void images_begin(images *all, vv_sim_disk *disk, uint64_t seed) {
     pthread_mutex_init(&all->lock, NULL);
     all->disk = disk;
     all->seed = seed;
-    vv_sim_disk_set_hooks(disk, &(vv_sim_hooks){.arg = all, .after = take_images});
+    vv_sim_disk_set_hooks(disk, &(vv_sim_hooks){.arg = all, .after = take_images, .point = vv_sched_point});
 }
 
 static void images_end(images *all) {
@@ -268,7 +269,18 @@ static void recover_with_crashes(const crash_run *r, const image *i, sim_crash_t
 
 /* ---- the whole ---- */
 
-sim_crash_totals sim_crash_everywhere(const sim_workload *workload, uint64_t seed, uint32_t stride) {
+typedef struct whole_run {
+    const sim_workload *workload;
+    uint64_t seed;
+    uint32_t stride;
+    sim_crash_totals totals;
+} whole_run;
+
+static void run_all(void *arg) {
+    whole_run *whole = arg;
+    const sim_workload *workload = whole->workload;
+    uint64_t seed = whole->seed;
+    uint32_t stride = whole->stride;
     sim_world w = {.rng = seed};
     images all = {.world = &w};
     sim_crash_totals totals = {0};
@@ -297,7 +309,20 @@ sim_crash_totals sim_crash_everywhere(const sim_workload *workload, uint64_t see
     images_end(&all);
     vv_sim_disk_destroy(w.disk);
     sim_model_deinit(&w.model);
-    return totals;
+    whole->totals = totals;
+}
+
+sim_crash_totals sim_crash_everywhere(const sim_workload *workload, uint64_t seed, uint32_t stride) {
+    whole_run whole = {.workload = workload, .seed = seed, .stride = stride};
+    vv_sched_options o = {.seed = seed,
+                          .policy = seed % 2 ? VV_SCHED_RANDOM : VV_SCHED_PRIORITY,
+                          .preempt_permille = 20,
+                          .change_steps = 200,
+                          .spurious_permille = 5,
+                          .tick_ns_max = 2000};
+    vv_sched_run(&o, run_all, &whole);
+    whole.totals.trace_hash = vv_sched_trace_hash();
+    return whole.totals;
 }
 
 /* ---- for workloads ---- */

@@ -40,6 +40,7 @@ typedef struct sim_crash_totals {
     uint64_t images;          /* recovered from */
     uint64_t recovery_events; /* crash points in recoveries */
     uint64_t recovery_images; /* recovered from */
+    uint64_t trace_hash;      /* of all of it: the same seed gives the same */
 } sim_crash_totals;
 
 /*

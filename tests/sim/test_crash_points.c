@@ -25,8 +25,8 @@ static void check(const char *name, const char *const *options, void (*run)(sim_
         sim_crash_everywhere(&workload, vv_test_seed(), wanted ? (uint32_t)atoi(wanted) : stride);
     fprintf(stderr,
             "%s: %" PRIu64 " crash points, %" PRIu64 " images; in recoveries %" PRIu64
-            " crash points, %" PRIu64 " images\n",
-            name, t.events, t.images, t.recovery_events, t.recovery_images);
+            " crash points, %" PRIu64 " images; trace %016" PRIx64 "\n",
+            name, t.events, t.images, t.recovery_events, t.recovery_images, t.trace_hash);
     cr_assert_gt(t.events, 10u);
 }
 
