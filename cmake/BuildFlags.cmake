@@ -12,12 +12,17 @@ target_compile_options(vv_flags INTERFACE
     -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual
     -Wwrite-strings -Wformat=2 -Wundef -Wvla -Walloca -Wdouble-promotion -Wnull-dereference -Wconversion
     -Wno-sign-conversion -Wimplicit-fallthrough -Wredundant-decls -Wold-style-definition -Wnested-externs
-    -Wlogical-op -Wduplicated-cond -Wtrampolines -Wdate-time -Winit-self
-    -Wframe-larger-than=65536
-    -Wno-format-truncation # words of errors are cut on purpose
+    -Wdate-time -Winit-self -Wframe-larger-than=65536
     -fno-strict-aliasing -fno-common
     -fmacro-prefix-map=${CMAKE_SOURCE_DIR}/= # a failed assertion names base/x.c, whoever built it
 )
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(vv_flags INTERFACE -Wlogical-op -Wduplicated-cond -Wtrampolines
+        -Wno-format-truncation) # words of errors are cut on purpose
+else() # clang, for the fuzzers: the code is written to gcc's warnings
+    target_compile_options(vv_flags INTERFACE -Wno-unknown-warning-option -Wno-conversion -Wno-cast-qual
+        -Wno-null-dereference)
+endif()
 if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
     target_compile_options(vv_flags INTERFACE -march=x86-64-v2)
 endif()
@@ -28,6 +33,9 @@ if(VARVE_SANITIZE)
         # gcc loses track of values in instrumented code; the other builds warn truthfully.
         -Wno-null-dereference -Wno-maybe-uninitialized)
     target_link_options(vv_flags INTERFACE -fsanitize=${VARVE_SANITIZE})
+    if(VARVE_FUZZ)
+        target_compile_options(vv_flags INTERFACE -fsanitize=fuzzer-no-link)
+    endif()
 else()
     target_compile_options(vv_flags INTERFACE
         -fstack-protector-strong -fstack-clash-protection
