@@ -38,6 +38,13 @@ static void report_block(walk *w, uint64_t i, vv_status st) {
     report(w, slot.handle.offset, slot.handle.bytes, first_key_of(w, i), slot.last_key, st);
 }
 
+/* Does a dense index lead to this entry, the n-th of block i? A sparse one has no part in it. */
+static bool index_knows(const vv_sst_index *x, uint64_t i, uint32_t n, const vv_entry *e) {
+    uint32_t position;
+    return x->head.type != VV_INDEX_DENSE ||
+           (vv_sst_index_find_position(x, i, e->key, e->lsn, &position) && position == n);
+}
+
 /* The entries of a ready block against what index and filter say of them. */
 static vv_status check_promises(walk *w, uint64_t i, const void *block) {
     vv_sst_index_slot slot = vv_sst_index_slot_at(&w->reader->index, i);
@@ -48,7 +55,7 @@ static vv_status check_promises(walk *w, uint64_t i, const void *block) {
         if (!vv_sst_filter_may_contain(&w->reader->filter, vv_hash_key(e.key.data, e.key.bytes)))
             return vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
         bool follows = n > 0 || i == 0 || vv_slice_compare(first_key_of(w, i), e.key) <= 0;
-        if (!follows)
+        if (!follows || !index_knows(&w->reader->index, i, n, &e))
             return vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
     }
     if (!vv_slice_equal(e.key, slot.last_key) || e.lsn != slot.last_lsn)
