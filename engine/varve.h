@@ -406,7 +406,8 @@ VARVE_API void varve_iter_next(varve_iter *it);
 VARVE_API void varve_iter_prev(varve_iter *it);
 
 /* False at either end and after a failure; varve_iter_status() tells which: OK, or CORRUPTION, IO, NO_MEMORY,
- * BUSY. */
+ * BUSY. A cursor never passes over what can't be read; after CORRUPTION or IO it may be placed elsewhere,
+ * behind the damage for one, and goes on from there. */
 VARVE_API bool varve_iter_valid(const varve_iter *it);
 VARVE_API varve_status varve_iter_status(const varve_iter *it);
 

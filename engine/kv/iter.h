@@ -27,9 +27,11 @@ typedef struct vv_iter_ops {
 /* The common head of every implementation. */
 struct vv_iter {
     const vv_iter_ops *ops;
-    bool valid;       /* `entry` is the current entry */
-    vv_status status; /* why the iterator is not valid: OK at the end, else the failure, which is final */
-    vv_entry entry;   /* borrowed until the next call on the iterator */
+    bool valid; /* `entry` is the current entry */
+    /* Why the iterator is not valid: OK at the end, else the failure. Seeking begins anew, and may do better
+     * elsewhere; but a scan of a merge (sst/scan.h) stays failed. */
+    vv_status status;
+    vv_entry entry; /* borrowed until the next call on the iterator */
 };
 
 static inline void vv_iter_destroy(vv_iter *it) {

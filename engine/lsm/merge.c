@@ -49,9 +49,11 @@ static void show(merge_iter *m) {
         m->base.entry = m->heap[0]->entry;
 }
 
-/* All children have been placed: those with an entry make the heap. */
+/* All children have been placed anew: those with an entry make the heap. What one of them met before, at
+ * another place, does not count any more. */
 static void build(merge_iter *m) {
     m->heap_count = 0;
+    m->base.status = VV_STATUS_OK;
     for (uint32_t i = 0; i < m->child_count; i++) {
         vv_iter *child = m->children[i];
         if (child->valid)

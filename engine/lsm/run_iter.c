@@ -74,10 +74,16 @@ static void destroy(vv_iter *it) {
     vv_free(r);
 }
 
+/* Whatever failed before is over: another table, or another block, may be readable. */
+static void start(vv_iter *it) {
+    it->valid = false;
+    it->status = VV_STATUS_OK;
+}
+
 static void seek_first(vv_iter *it) {
     run_iter *r = (run_iter *)it;
-    it->valid = false;
-    if (!vv_ok(it->status) || !open_table(r, 0))
+    start(it);
+    if (!open_table(r, 0))
         return;
     vv_iter_seek_first(r->inner);
     settle_forward(r);
@@ -85,8 +91,8 @@ static void seek_first(vv_iter *it) {
 
 static void seek_last(vv_iter *it) {
     run_iter *r = (run_iter *)it;
-    it->valid = false;
-    if (!vv_ok(it->status) || !open_table(r, r->run->table_count - 1))
+    start(it);
+    if (!open_table(r, r->run->table_count - 1))
         return;
     vv_iter_seek_last(r->inner);
     settle_backward(r);
@@ -108,8 +114,8 @@ static size_t tables_before(const run_iter *r, vv_slice key) {
 static void seek(vv_iter *it, vv_slice key, uint64_t lsn) {
     run_iter *r = (run_iter *)it;
     size_t index = tables_before(r, key);
-    it->valid = false;
-    if (!vv_ok(it->status) || index == r->run->table_count || !open_table(r, index))
+    start(it);
+    if (index == r->run->table_count || !open_table(r, index))
         return;
     vv_iter_seek(r->inner, key, lsn);
     settle_forward(r);
@@ -118,12 +124,12 @@ static void seek(vv_iter *it, vv_slice key, uint64_t lsn) {
 static void seek_back(vv_iter *it, vv_slice key, uint64_t lsn) {
     run_iter *r = (run_iter *)it;
     size_t index = tables_before(r, key);
-    it->valid = false;
+    start(it);
     /* The table whose range holds the key, else the one before it. */
     if (index == r->run->table_count ||
         (index > 0 && vv_slice_compare(vv_table_first_key(r->run->tables[index]), key) > 0))
         index--;
-    if (!vv_ok(it->status) || !open_table(r, index))
+    if (!open_table(r, index))
         return;
     vv_iter_seek_back(r->inner, key, lsn);
     settle_backward(r);

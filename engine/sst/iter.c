@@ -45,7 +45,8 @@ static vv_status read_ahead(sst_iter *it, vv_block_handle h) {
     vv_status st = vv_sst_readahead_copy(it->readahead, h, b->data);
     if (!vv_ok(st)) {
         vv_block_cache_discard(it->cache, b);
-        return st;
+        /* Perhaps it is another block of the piece that can't be read. */
+        return vv_block_cache_fetch(it->cache, it->reader, h, &it->block, NULL);
     }
     return vv_block_cache_complete(it->cache, it->reader, b, h.bytes, &it->block, NULL);
 }
@@ -80,17 +81,23 @@ static void iter_destroy(vv_iter *base) {
     vv_free(it);
 }
 
+/* Whatever failed before, here or in the readahead, is over: another place may be readable. */
+static void start(vv_iter *base) {
+    base->valid = false;
+    base->status = VV_STATUS_OK;
+}
+
 static void iter_seek_first(vv_iter *base) {
     sst_iter *it = (sst_iter *)base;
-    base->valid = false;
-    if (vv_ok(base->status) && pin(it, 0))
+    start(base);
+    if (pin(it, 0))
         show(it, 0);
 }
 
 static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
     sst_iter *it = (sst_iter *)base;
-    base->valid = false;
-    if (!vv_ok(base->status) || !pin(it, vv_sst_index_find(&it->reader->index, key, lsn)))
+    start(base);
+    if (!pin(it, vv_sst_index_find(&it->reader->index, key, lsn)))
         return;
     uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
     if (index == vv_sst_block_count(it->block->data)) {
@@ -120,20 +127,20 @@ static void show_before(sst_iter *it, uint32_t index) {
 
 static void iter_seek_last(vv_iter *base) {
     sst_iter *it = (sst_iter *)base;
-    base->valid = false;
-    if (vv_ok(base->status) && pin(it, vv_sst_reader_block_count(it->reader) - 1))
+    start(base);
+    if (pin(it, vv_sst_reader_block_count(it->reader) - 1))
         show(it, vv_sst_block_count(it->block->data) - 1);
 }
 
 static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
     sst_iter *it = (sst_iter *)base;
-    base->valid = false;
+    start(base);
     uint64_t block_index = vv_sst_index_find(&it->reader->index, key, lsn);
     if (block_index == vv_sst_reader_block_count(it->reader)) {
         iter_seek_last(base);
         return;
     }
-    if (!vv_ok(base->status) || !pin(it, block_index))
+    if (!pin(it, block_index))
         return;
     uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
     if (index < vv_sst_block_count(it->block->data)) {
