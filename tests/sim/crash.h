@@ -10,30 +10,7 @@
 #ifndef VV_TESTS_SIM_CRASH_H
 #define VV_TESTS_SIM_CRASH_H
 
-#include "io/sim/io_sim.h"
-#include "tests/sim/model.h"
-
-#define SIM_DB "/db"
-
-typedef struct sim_world sim_world;
-
-typedef struct sim_workload {
-    const char *name;
-    const char *const *options; /* key, value, ..., NULL: on top of small memtables and segments */
-    void (*run)(sim_world *w);  /* the database is open; it is closed and the disk compared afterwards */
-} sim_workload;
-
-struct sim_world {
-    sim_model model;
-    varve_db *db;
-    vv_sim_disk *disk;
-    uint64_t rng;
-    /* What must also be there after a crash, set by the run once it was acknowledged. */
-    _Atomic uint64_t promised_epoch;
-    _Atomic uint64_t safe_lsn;
-    _Atomic bool has_slot, told_slot; /* the slot "s": acknowledged, and asked for */
-    _Atomic uint64_t backup_lsn;      /* of the database at "/backup" */
-};
+#include "tests/sim/world.h"
 
 typedef struct sim_crash_totals {
     uint64_t events;          /* of the run: each is a crash point */
@@ -48,19 +25,5 @@ typedef struct sim_crash_totals {
  * its recovery crashed after each event; the others are recovered from once.
  */
 sim_crash_totals sim_crash_everywhere(const sim_workload *workload, uint64_t seed, uint32_t stride);
-
-/* ---- for workloads ---- */
-
-/* A number below n, from the seed. */
-uint64_t sim_random(sim_world *w, uint64_t n);
-/* One write, or a batch of `count` to random keys; durable, or durable some time. Aborts the test if it
- * fails. */
-void sim_put(sim_world *w, uint32_t key, uint32_t value_bytes, bool sync);
-void sim_delete(sim_world *w, uint32_t key, bool sync);
-void sim_batch(sim_world *w, uint32_t count, uint32_t value_bytes, bool sync);
-/* A put whose time to live is over before anybody can read it, or is far from over. */
-void sim_put_expiring(sim_world *w, uint32_t key, uint32_t value_bytes, bool over);
-void sim_flush(sim_world *w);
-void sim_compact(sim_world *w);
 
 #endif

@@ -1,0 +1,25 @@
+/*
+ * workloads.h - the small workloads that are crashed and failed at every I/O.
+ */
+#ifndef VV_TESTS_SIM_WORKLOADS_H
+#define VV_TESTS_SIM_WORKLOADS_H
+
+#include "tests/sim/world.h"
+
+/* name, which of `stride` recoveries is crashed in the short mode, and which of the faults. */
+#define SIM_WORKLOADS(X)                                                                                     \
+    X(writes, 61, 5)                                                                                         \
+    X(batches_and_async, 41, 5)                                                                              \
+    X(flushes, 97, 7)                                                                                        \
+    X(leveled_merges, 131, 11)                                                                               \
+    X(tiered_merges, 131, 11)                                                                                \
+    X(recycled_segments, 601, 31)                                                                            \
+    X(expiry, 97, 7)                                                                                         \
+    X(manifest_changes, 61, 5)                                                                               \
+    X(snapshot_export, 151, 11)
+
+#define X(name, recovery_stride, fault_stride) extern const sim_workload sim_workload_##name;
+SIM_WORKLOADS(X)
+#undef X
+
+#endif
