@@ -199,6 +199,28 @@ static vv_status check_header(recovery *r, uint64_t seq, bool first, vv_wal_segm
     return VV_STATUS_OK;
 }
 
+/*
+ * Read the same bytes again, before what was read passes for the end of the log: what went wrong on the way
+ * from the medium, and not on it, would else cut acknowledged records away. IO: the two differ. Opening fails
+ * then with nothing changed, and the next one will find what is there.
+ */
+static vv_status read_again(recovery *r, uint64_t at, vv_slice seen) {
+    if (seen.bytes == 0)
+        return VV_STATUS_OK;
+    uint64_t align = r->file->align_bytes, from = at / align * align;
+    uint64_t bytes = (at + seen.bytes - from + align - 1) / align * align;
+    uint8_t *again = vv_alloc_aligned(VV_IO_ALIGN_BYTES, bytes);
+    if (!again)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    size_t got = 0;
+    vv_status st = vv_file_read(r->file, again, bytes, from, &got);
+    if (vv_ok(st) &&
+        (got < at - from + seen.bytes || memcmp(again + (at - from), seen.data, seen.bytes) != 0))
+        st = vv_status_make(VV_IO, VV_SUB_NONE, 0);
+    vv_free(again);
+    return vv_ok(st) ? st : vv_fail(r->err, st, "%s: read twice at %" PRIu64 ", not the same", r->path, at);
+}
+
 /* The head of a frame at this offset, if there is one. */
 static vv_status frame_at(recovery *r, const vv_wal_segment *s, uint64_t at, bool *valid_out,
                           vv_wal_frame_head *out) {
@@ -211,6 +233,13 @@ static vv_status frame_at(recovery *r, const vv_wal_segment *s, uint64_t at, boo
     return VV_STATUS_OK;
 }
 
+/* There is no frame at this offset, and there is none when one looks again. */
+static vv_status head_again(recovery *r, uint64_t at) {
+    vv_slice bytes;
+    VV_TRY(window(r, at, VV_WAL_FRAME_HEAD_BYTES, &bytes));
+    return read_again(r, at, bytes);
+}
+
 static vv_status read_head(recovery *r, size_t i) {
     found_segment *f = &r->found[i];
     f->seq = r->logs.items[i];
@@ -221,6 +250,8 @@ static vv_status read_head(recovery *r, size_t i) {
     VV_TRY(check_header(r, f->seq, i == r->first_needed, &f->segment->head));
     f->segment->seed = vv_wal_segment_seed(&f->segment->head);
     VV_TRY(frame_at(r, f->segment, f->segment->head.block_bytes, &f->has_frame, &f->first));
+    if (!f->has_frame)
+        VV_TRY(head_again(r, f->segment->head.block_bytes));
     return close_file(r);
 }
 
@@ -343,16 +374,21 @@ static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_e
         vv_wal_frame_head head;
         bool valid;
         VV_TRY(frame_at(r, s, at, &valid, &head));
+        if (!valid && at <= s->head.segment_bytes - s->head.block_bytes)
+            VV_TRY(head_again(r, at));
         if (!valid || head.frame_seq >= frame_end ||
             head.payload_bytes > s->head.segment_bytes - at - VV_WAL_FRAME_HEAD_BYTES)
             break;
-        vv_slice payload;
-        VV_TRY(window(r, at, VV_WAL_FRAME_HEAD_BYTES + head.payload_bytes, &payload));
-        if (payload.bytes == 0)
+        vv_slice frame;
+        VV_TRY(window(r, at, VV_WAL_FRAME_HEAD_BYTES + head.payload_bytes, &frame));
+        if (frame.bytes == 0)
             break;
-        payload = vv_slice_make((const uint8_t *)payload.data + VV_WAL_FRAME_HEAD_BYTES, head.payload_bytes);
-        if (vv_checksum(payload.data, payload.bytes, s->seed) != head.payload_checksum)
+        vv_slice payload =
+            vv_slice_make((const uint8_t *)frame.data + VV_WAL_FRAME_HEAD_BYTES, head.payload_bytes);
+        if (vv_checksum(payload.data, payload.bytes, s->seed) != head.payload_checksum) {
+            VV_TRY(read_again(r, at, frame));
             break;
+        }
         VV_TRY(check_order(r, s, &head, at));
         VV_TRY(replay_payload(r, at, &head, payload));
         r->next_lsn = head.last_lsn + 1;

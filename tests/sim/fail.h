@@ -5,7 +5,8 @@
  * it, the run is repeated up to there, by the same seed, and that event has that fault. What goes on
  * afterwards is the workload's own; calls may fail as their comments in varve.h say. In the end everything
  * that can be read is compared with the model; the power is cut before the database is closed, and the image
- * recovered from without failures.
+ * recovered from without failures. Then each event of an opening after such a cut fails in the same way, and
+ * the next opening must find everything.
  */
 #ifndef VV_TESTS_SIM_FAIL_H
 #define VV_TESTS_SIM_FAIL_H
@@ -13,7 +14,7 @@
 #include "tests/sim/world.h"
 
 typedef struct sim_fail_totals {
-    uint64_t events;
+    uint64_t events;                     /* of the run and of an opening */
     uint64_t faults[VV_SIM_FAULT_COUNT]; /* runs with each */
 } sim_fail_totals;
 
