@@ -517,10 +517,13 @@ static vv_status clear_unneeded(recovery *r) {
     return VV_STATUS_OK;
 }
 
-/* Raw files: one of the right size is kept, the rest goes. */
+/* Raw files: one of the right size is kept, the rest goes. Among those that were listed may be one whose name
+ * a segment that was retired since then has taken. */
 static vv_status clear_raws(recovery *r) {
     vv_wal *w = r->w;
     for (size_t i = 0; i < r->raws.count; i++) {
+        if (r->raws.items[i] == w->raw_seq)
+            continue;
         vv_wal_path(w, r->raws.items[i], ".tmp", r->path);
         uint64_t bytes = 0;
         if (w->raw_seq == 0) {

@@ -127,6 +127,8 @@ vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out
     vv_status st = vv_file_open(w->backend, from,
                                 recycled ? flags : flags | VV_OPEN_CREATE | VV_OPEN_TRUNCATE, &s->file, err);
     if (!vv_ok(st)) {
+        if (!recycled)
+            vv_status_ignore(vv_path_unlink(w->backend, from, NULL), "may have been made, or not");
         vv_free(s);
         return st;
     }

@@ -368,3 +368,28 @@ Test(db_faults, opening_fails_cleanly_at_every_failed_allocation) {
         }
     }
 }
+
+Test(db_faults, a_raw_file_left_beside_a_log_segment_of_its_number_does_no_harm) {
+    /* A segment whose file was made and could not be opened, and was then made of another file. */
+    fx_open();
+    fx_put("a", "1");
+    fx_close();
+    unsigned made = 0;
+    for (unsigned seq = 1; seq < 8; seq++) {
+        char log[64], raw[64];
+        snprintf(log, sizeof log, "db/wal-%016x.log", seq);
+        snprintf(raw, sizeof raw, "db/wal-%016x.tmp", seq);
+        if (access(vv_tempdir_path(log), F_OK) != 0)
+            continue;
+        FILE *out = fopen(vv_tempdir_path(raw), "w");
+        cr_assert(out);
+        fclose(out);
+        made++;
+    }
+    cr_assert_geq(made, 2); /* the one in use, and the next */
+    for (unsigned i = 0; i < 3; i++) {
+        fx_open();
+        fx_expect("a", "1");
+        fx_close();
+    }
+}
