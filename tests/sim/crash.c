@@ -32,7 +32,7 @@ typedef struct images {
     image *list;
     size_t count, capacity;
     uint64_t events;
-    const sim_world *world;   /* of a run */
+    sim_world *world;         /* of a run */
     const sim_claims *claims; /* of a recovery */
     vv_sim_disk *disk;
     uint64_t seed;
@@ -102,13 +102,13 @@ static void crash_recovery(crash_run *r, const image *i) {
     /* The image itself stays as it is: nothing in it is unsynced. */
     vv_sim_disk *copy = vv_sim_disk_crash(i->disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_ALL});
     images_begin(&second, copy, r->seed + i->event);
-    expect(r, i, NULL, sim_recover(r->workload, &r->world.model, copy, &i->claims, false, &exact.least));
+    expect(r, i, NULL, sim_recover(r->workload, copy, &i->claims, false, &exact.least));
     exact.most = exact.least;
     for (size_t k = 0; k < second.count; k++) {
         image *s = &second.list[k];
         s->claims.least = exact.least;
         s->claims.most = exact.most;
-        expect(r, i, s, sim_recover(r->workload, &r->world.model, s->disk, &s->claims, k % 4 == 0, NULL));
+        expect(r, i, s, sim_recover(r->workload, s->disk, &s->claims, k % 4 == 0, NULL));
     }
     r->totals.recovery_events += second.events;
     r->totals.recovery_images += second.count;
@@ -133,12 +133,12 @@ static void run_and_recover(void *arg) {
     sim_claims_begin(&last.claims, w);
     sim_claims_end(&last.claims, w);
     last.claims.least = last.claims.most;
-    expect(r, &last, NULL, sim_recover(r->workload, &w->model, w->disk, &last.claims, false, NULL));
+    expect(r, &last, NULL, sim_recover(r->workload, w->disk, &last.claims, false, NULL));
     for (size_t k = 0; k < all.count; k++) {
         image *i = &all.list[k];
         if (r->stride && k % r->stride == r->seed % r->stride)
             crash_recovery(r, i);
-        expect(r, i, NULL, sim_recover(r->workload, &w->model, i->disk, &i->claims, k % 4 == 0, NULL));
+        expect(r, i, NULL, sim_recover(r->workload, i->disk, &i->claims, k % 4 == 0, NULL));
     }
     r->totals.events = all.events;
     r->totals.images = all.count;

@@ -41,6 +41,22 @@ void sim_model_acknowledge(sim_model *m, uint64_t lsn) {
         atomic_store(&m->acknowledged, lsn);
 }
 
+void sim_model_copy(sim_model *to, const sim_model *from, uint64_t lsn) {
+    *to = (sim_model){.capacity = from->capacity};
+    to->writes = malloc(to->capacity * sizeof *to->writes);
+    if (!to->writes)
+        abort();
+    memcpy(to->writes, from->writes, (lsn + 1) * sizeof *to->writes);
+    atomic_init(&to->told, lsn);
+    atomic_init(&to->acknowledged, lsn);
+}
+
+void sim_model_go_back(sim_model *m, uint64_t lsn) {
+    for (uint64_t i = lsn + 1; i < atomic_load(&m->told); i++)
+        m->writes[i].ends_batch = false;
+    atomic_store(&m->acknowledged, lsn);
+}
+
 size_t sim_key(uint32_t key, char *out) {
     return (size_t)sprintf(out, "%03u%.*s", key, (int)(key * 7 % 23), "abcdefghijklmnopqrstuvwxyz");
 }

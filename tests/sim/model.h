@@ -46,6 +46,11 @@ uint64_t sim_model_tell(sim_model *m, sim_write w);
 /* All up to lsn is durable. */
 void sim_model_acknowledge(sim_model *m, uint64_t lsn);
 
+/* A copy of the writes up to lsn, all of them acknowledged. */
+void sim_model_copy(sim_model *to, const sim_model *from, uint64_t lsn);
+/* The database is going back to what it was at lsn: it is either there, or still where it is. */
+void sim_model_go_back(sim_model *m, uint64_t lsn);
+
 /* Keys of several lengths, whose order is that of their numbers. Returns the length; room for 64 bytes. */
 size_t sim_key(uint32_t key, char *out);
 /* The value that the write of `lsn` gave; room for value_bytes. */

@@ -3,6 +3,10 @@
  */
 #include "tests/sim/workloads.h"
 
+#include <stdlib.h>
+
+#include "engine/db/db_impl.h"
+
 #define WORKLOAD(title, list)                                                                                \
     static void run_##title(sim_world *w);                                                                   \
     const sim_workload sim_workload_##title = {.name = #title, .options = list, .run = run_##title};         \
@@ -114,4 +118,118 @@ WORKLOAD(snapshot_export, leveled) {
         atomic_store(&w->backup_lsn, info.lsn);
     sim_batch(w, 6, 1000, true);
     sim_compact(w);
+}
+
+/* The log is cut at an LSN, and goes on from there. */
+WORKLOAD(rewind, leveled) {
+    vv_error err = {0};
+    uint64_t cut;
+    sim_batch(w, 6, 1000, true);
+    sim_flush(w);
+    for (int i = 0; i < 3; i++)
+        sim_put(w, (uint32_t)i, 100, true);
+    uint64_t lsn = atomic_load(&sim_present(w)->told);
+    for (int i = 0; i < 4; i++)
+        sim_batch(w, 3, 5000, true);
+    if (w->log_failed || atomic_load(&sim_present(w)->told) <= lsn)
+        return;
+    sim_close(w);
+    sim_go_back(w, lsn);
+    vv_status st = vv_db_rewind_on(vv_sim_backend_create(w->disk), SIM_DB, NULL, lsn, "tail.log", &cut, &err);
+    if (sim_ok(w, vv_public(st), err.text))
+        sim_went_back(w, lsn);
+    if (!sim_reopen(w))
+        return;
+    sim_batch(w, 3, 200, true);
+}
+
+/* A backup is put in the place of the database. */
+WORKLOAD(install, tiered) {
+    vv_error err = {0};
+    varve_backup_info info;
+    for (int i = 0; i < 4; i++)
+        sim_batch(w, 6, 1000, true);
+    if (!sim_ok(w, varve_backup(w->db, SIM_DB "/other", NULL, &info, NULL), "backup"))
+        return;
+    for (int i = 0; i < 4; i++)
+        sim_batch(w, 6, 1000, i % 2 == 0);
+    sim_flush(w);
+    sim_close(w);
+    sim_go_back(w, info.lsn);
+    vv_status st = vv_db_install_on(vv_sim_backend_create(w->disk), SIM_DB, "other", NULL, NULL, &err);
+    if (sim_ok(w, vv_public(st), err.text))
+        sim_went_back(w, info.lsn);
+    if (!sim_reopen(w))
+        return;
+    sim_batch(w, 3, 200, true);
+}
+
+static bool import_file(sim_world *w, varve_export *e, varve_import *import, size_t index) {
+    static char buffer[8192];
+    varve_import_file *file;
+    varve_export_reader *reader;
+    uint64_t offset;
+    bool ok = sim_ok(w, varve_import_open(import, index, &file, &offset, NULL), "import a file");
+    if (!ok || !file)
+        return ok;
+    ok = sim_ok(w, varve_export_open(w->db, e, e->files[index].name, &reader, NULL), "read a file");
+    while (ok && offset < e->files[index].size) {
+        size_t got;
+        ok = sim_ok(w, varve_export_read(reader, offset, buffer, sizeof buffer, &got, NULL), "read a file") &&
+             sim_ok(w, varve_import_write(file, buffer, got, NULL), "write a file");
+        offset += got;
+    }
+    varve_export_close(reader);
+    if (ok)
+        return sim_ok(w, varve_import_close(file, NULL), "close a file");
+    varve_import_abandon(file);
+    return false;
+}
+
+/* A replica is made of an export; an import that breaks off is gone on with. */
+WORKLOAD(import, leveled) {
+    varve_export e;
+    vv_error err = {0};
+    varve_import *import;
+    for (int i = 0; i < 3; i++)
+        sim_batch(w, 6, 1500, true);
+    if (!sim_ok(w, varve_take_snapshot(w->db, &e, NULL), "snapshot"))
+        return;
+    for (int turn = 0; turn < 2; turn++) {
+        vv_status st = vv_db_import_begin_on(vv_sim_backend_create(w->disk), SIM_BACKUP, NULL, e.files,
+                                             e.file_count, &import, &err);
+        if (!sim_ok(w, vv_public(st), err.text))
+            break;
+        bool ok = true;
+        for (size_t i = turn; ok && i < e.file_count; i++)
+            ok = import_file(w, &e, import, i);
+        if (turn == 1)
+            ok = ok && import_file(w, &e, import, 0);
+        if (turn == 1 && ok &&
+            sim_ok(w, varve_import_finish(import, e.manifest, e.manifest_bytes, NULL), "finish"))
+            atomic_store(&w->backup_lsn, e.lsn);
+        else
+            varve_import_end(import);
+    }
+    varve_export_release(w->db, &e);
+    sim_put(w, 1, 100, true);
+}
+
+static vv_status make_backend(void *disk, vv_io_backend **out, vv_error *err) {
+    (void)err;
+    *out = vv_sim_backend_create(disk);
+    return VV_STATUS_OK;
+}
+
+WORKLOAD(restore, leveled) {
+    varve_restore_info info;
+    for (int i = 0; i < 3; i++)
+        sim_batch(w, 6, 1500, true);
+    if (!sim_ok(w, varve_backup(w->db, "/first", NULL, NULL, NULL), "backup"))
+        return;
+    sim_put(w, 1, 100, true);
+    if (sim_ok(w, vv_db_restore_on(make_backend, w->disk, "/first", SIM_BACKUP, NULL, &info, NULL),
+               "restore"))
+        atomic_store(&w->backup_lsn, info.lsn);
+    sim_put(w, 2, 100, true);
 }

@@ -16,7 +16,11 @@
     X(recycled_segments, 601, 31)                                                                            \
     X(expiry, 97, 7)                                                                                         \
     X(manifest_changes, 61, 5)                                                                               \
-    X(snapshot_export, 151, 11)
+    X(snapshot_export, 151, 11)                                                                              \
+    X(rewind, 131, 11)                                                                                       \
+    X(install, 151, 11)                                                                                      \
+    X(import, 151, 11)                                                                                       \
+    X(restore, 151, 11)
 
 #define X(name, recovery_stride, fault_stride) extern const sim_workload sim_workload_##name;
 SIM_WORKLOADS(X)

@@ -15,13 +15,36 @@
 
 void sim_world_init(sim_world *w, const sim_workload *workload, uint64_t seed) {
     *w = (sim_world){.workload = workload, .rng = seed};
-    sim_model_init(&w->model);
+    sim_model_init(&w->models[0]);
+    atomic_init(&w->model_count, 1);
     w->disk = vv_sim_disk_create(&(vv_sim_options){.seed = seed});
 }
 
 void sim_world_deinit(sim_world *w) {
     vv_sim_disk_destroy(w->disk);
-    sim_model_deinit(&w->model);
+    for (uint32_t i = 0; i < atomic_load(&w->model_count); i++)
+        sim_model_deinit(&w->models[i]);
+}
+
+sim_model *sim_present(sim_world *w) {
+    return &w->models[atomic_load(&w->model_count) - 1];
+}
+
+static sim_model *next_model(sim_world *w, uint64_t lsn) {
+    sim_model *old = sim_present(w), *next = old + 1;
+    cr_assert_lt(next - w->models, (ptrdiff_t)VV_ARRAY_COUNT(w->models));
+    sim_model_copy(next, old, lsn);
+    return next;
+}
+
+void sim_go_back(sim_world *w, uint64_t lsn) {
+    sim_model_go_back(next_model(w, atomic_load(&sim_present(w)->told)), lsn);
+    atomic_fetch_add(&w->model_count, 1);
+}
+
+void sim_went_back(sim_world *w, uint64_t lsn) {
+    (void)next_model(w, lsn);
+    atomic_fetch_add(&w->model_count, 1);
 }
 
 void sim_schedule(uint64_t seed, vv_sched_options *out) {
@@ -60,8 +83,9 @@ vv_status sim_open(const sim_workload *workload, vv_sim_disk *disk, const char *
 
 /* ---- claims ---- */
 
-void sim_claims_begin(sim_claims *c, const sim_world *w) {
-    *c = (sim_claims){.least = atomic_load(&w->model.acknowledged),
+void sim_claims_begin(sim_claims *c, sim_world *w) {
+    *c = (sim_claims){.model = sim_present(w),
+                      .least = atomic_load(&sim_present(w)->acknowledged),
                       .promised_epoch = atomic_load(&w->promised_epoch),
                       .safe_lsn = atomic_load(&w->safe_lsn),
                       .backup_lsn = atomic_load(&w->backup_lsn),
@@ -69,8 +93,8 @@ void sim_claims_begin(sim_claims *c, const sim_world *w) {
                       .may_have_slot = atomic_load(&w->told_slot)};
 }
 
-void sim_claims_end(sim_claims *c, const sim_world *w) {
-    c->most = atomic_load(&w->model.told);
+void sim_claims_end(sim_claims *c, sim_world *w) {
+    c->most = atomic_load(&c->model->told);
     c->may_have_slot |= atomic_load(&w->told_slot);
 }
 
@@ -117,7 +141,7 @@ static const char *use_it(const sim_workload *workload, vv_sim_disk *disk, varve
     return NULL;
 }
 
-static const char *look_into_backup(const sim_workload *workload, const sim_model *model, vv_sim_disk *disk,
+static const char *look_into_backup(const sim_workload *workload, vv_sim_disk *disk,
                                     const sim_claims *claims) {
     varve_db *db;
     vv_error err = {0};
@@ -127,12 +151,12 @@ static const char *look_into_backup(const sim_workload *workload, const sim_mode
         snprintf(words, sizeof words, "backup: %s", err.text);
         return words;
     }
-    const char *found = sim_model_compare(model, db, claims->backup_lsn, claims->backup_lsn);
+    const char *found = sim_model_compare(claims->model, db, claims->backup_lsn, claims->backup_lsn);
     return found || varve_ok(varve_close(db)) ? found : "the backup is not closed";
 }
 
-const char *sim_recover(const sim_workload *workload, const sim_model *model, vv_sim_disk *disk,
-                        const sim_claims *claims, bool use, uint64_t *lsn_out) {
+const char *sim_recover(const sim_workload *workload, vv_sim_disk *disk, const sim_claims *claims, bool use,
+                        uint64_t *lsn_out) {
     varve_db *db;
     vv_error err = {0};
     if (!vv_ok(sim_open(workload, disk, SIM_DB, &db, &err))) {
@@ -141,7 +165,7 @@ const char *sim_recover(const sim_workload *workload, const sim_model *model, vv
     }
     if (lsn_out)
         *lsn_out = varve_visible_lsn(db);
-    const char *found = sim_model_compare(model, db, claims->least, claims->most);
+    const char *found = sim_model_compare(claims->model, db, claims->least, claims->most);
     if (!found)
         found = compare_claims(claims, db);
     if (!found && use)
@@ -150,7 +174,7 @@ const char *sim_recover(const sim_workload *workload, const sim_model *model, vv
         return found;
     if (!varve_ok(varve_close(db)))
         return "the database is not closed";
-    return look_into_backup(workload, model, disk, claims);
+    return look_into_backup(workload, disk, claims);
 }
 
 /* ---- for workloads ---- */
@@ -169,19 +193,19 @@ static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
 
 /* Write what was told since `before`. */
 static void write_batch(sim_world *w, const varve_batch *b, bool sync, uint64_t before) {
-    uint64_t lsn, told = atomic_load(&w->model.told);
+    uint64_t lsn, told = atomic_load(&sim_present(w)->told);
     varve_status st = varve_write(w->db, b, sync ? NULL : &async, &lsn);
     if (sim_ok(w, st, "write")) {
         cr_assert_eq(lsn, told, "LSN %" PRIu64 ", wanted %" PRIu64, lsn, told);
         if (sync)
-            sim_model_acknowledge(&w->model, told);
+            sim_model_acknowledge(sim_present(w), told);
     } else if (st.code == VARVE_WAL_FAILED) {
         if (w->log_failed) /* known to be refused */
-            atomic_store(&w->model.told, before);
+            atomic_store(&sim_present(w)->told, before);
         w->log_failed = true;
     } else {
         cr_assert(st.code == VARVE_NO_SPACE || st.code == VARVE_BUSY, "write: %s", varve_code_name(st.code));
-        atomic_store(&w->model.told, before);
+        atomic_store(&sim_present(w)->told, before);
     }
 }
 
@@ -190,7 +214,7 @@ static void add(sim_world *w, varve_batch *b, sim_write write, uint64_t expires_
     static char value[SIM_VALUE_BYTES_MAX];
     char key[64];
     size_t key_bytes = sim_key(write.key, key);
-    uint64_t lsn = sim_model_tell(&w->model, write);
+    uint64_t lsn = sim_model_tell(sim_present(w), write);
     varve_status st;
     if (write.deleted && !expires_unix_ms) {
         st = varve_batch_delete(b, key, key_bytes);
@@ -203,7 +227,7 @@ static void add(sim_world *w, varve_batch *b, sim_write write, uint64_t expires_
 
 static void write_one(sim_world *w, sim_write write, uint64_t expires_unix_ms, bool sync) {
     varve_batch *b = varve_batch_create();
-    uint64_t before = atomic_load(&w->model.told);
+    uint64_t before = atomic_load(&sim_present(w)->told);
     write.ends_batch = true;
     add(w, b, write, expires_unix_ms);
     write_batch(w, b, sync, before);
@@ -225,7 +249,7 @@ void sim_put_expiring(sim_world *w, uint32_t key, uint32_t value_bytes, bool ove
 
 void sim_batch(sim_world *w, uint32_t count, uint32_t value_bytes, bool sync) {
     varve_batch *b = varve_batch_create();
-    uint64_t before = atomic_load(&w->model.told);
+    uint64_t before = atomic_load(&sim_present(w)->told);
     for (uint32_t i = 0; i < count; i++) {
         sim_write write = {.key = (uint16_t)sim_random(w, SIM_KEYS),
                            .deleted = sim_random(w, 4) == 0,
@@ -238,11 +262,37 @@ void sim_batch(sim_world *w, uint32_t count, uint32_t value_bytes, bool sync) {
 }
 
 void sim_flush(sim_world *w) {
-    uint64_t told = atomic_load(&w->model.told);
+    uint64_t told = atomic_load(&sim_present(w)->told);
     if (sim_ok(w, varve_flush(w->db), "flush") && !w->log_failed)
-        sim_model_acknowledge(&w->model, told); /* it is in tables */
+        sim_model_acknowledge(sim_present(w), told); /* it is in tables */
 }
 
 void sim_compact(sim_world *w) {
     (void)sim_ok(w, varve_compact(w->db), "compact");
+}
+
+void sim_close(sim_world *w) {
+    uint64_t told = atomic_load(&sim_present(w)->told);
+    bool closed = sim_ok(w, varve_close(w->db), "close");
+    w->db = NULL;
+    if (closed && !w->log_failed)
+        sim_model_acknowledge(sim_present(w), told);
+}
+
+bool sim_reopen(sim_world *w) {
+    vv_error err = {0};
+    vv_status st = sim_open(w->workload, w->disk, SIM_DB, &w->db, &err);
+    cr_assert(vv_ok(st) || w->faulty, "%s", err.text);
+    if (!vv_ok(st)) {
+        w->db = NULL;
+        return false;
+    }
+    /* What was told and not acknowledged is there or not, and stays so. */
+    uint64_t lsn = varve_visible_lsn(w->db);
+    const char *found = sim_model_compare(sim_present(w), w->db, atomic_load(&sim_present(w)->acknowledged),
+                                          atomic_load(&sim_present(w)->told));
+    cr_assert(found == NULL, "reopened: %s", found);
+    atomic_store(&sim_present(w)->told, lsn);
+    w->log_failed = false;
+    return true;
 }

@@ -17,11 +17,12 @@ typedef struct sim_world sim_world;
 typedef struct sim_workload {
     const char *name;
     const char *const *options; /* key, value, ..., NULL: on top of small memtables and segments */
-    void (*run)(sim_world *w);  /* the database is open, and stays open */
+    void (*run)(sim_world *w);  /* the database is open, and stays so unless an opening fails */
 } sim_workload;
 
 /* What a recovery must find, as of some moment of a run. */
 typedef struct sim_claims {
+    const sim_model *model;
     uint64_t least, most; /* LSN: what was acknowledged, and what was told */
     uint64_t promised_epoch;
     uint64_t safe_lsn;
@@ -32,7 +33,9 @@ typedef struct sim_claims {
 
 struct sim_world {
     const sim_workload *workload;
-    sim_model model;
+    /* The last is the present one. The others are what crash images of an earlier time are compared with. */
+    sim_model models[8];
+    _Atomic uint32_t model_count;
     varve_db *db;
     vv_sim_disk *disk;
     uint64_t rng;
@@ -51,17 +54,23 @@ void sim_world_deinit(sim_world *w);
 vv_status sim_open(const sim_workload *workload, vv_sim_disk *disk, const char *path, varve_db **out,
                    vv_error *err);
 
+sim_model *sim_present(sim_world *w);
+
+/* The database is about to be taken back to lsn; and it was. */
+void sim_go_back(sim_world *w, uint64_t lsn);
+void sim_went_back(sim_world *w, uint64_t lsn);
+
 /* The claims as of now, for a crash image that is taken between these two calls. Any thread. */
-void sim_claims_begin(sim_claims *c, const sim_world *w);
-void sim_claims_end(sim_claims *c, const sim_world *w);
+void sim_claims_begin(sim_claims *c, sim_world *w);
+void sim_claims_end(sim_claims *c, sim_world *w);
 
 /*
- * Open what a crash has left, compare all of it with the model and the claims, and close it. use: it must
+ * Open what a crash has left, compare all of it with the claims, and close it. use: it must
  * take writes, and have them when it is opened again. *lsn_out (may be NULL): the LSN that was found. Returns
  * the words of what is wrong, static, or NULL. Leaves the database open if it is wrong.
  */
-const char *sim_recover(const sim_workload *workload, const sim_model *model, vv_sim_disk *disk,
-                        const sim_claims *claims, bool use, uint64_t *lsn_out);
+const char *sim_recover(const sim_workload *workload, vv_sim_disk *disk, const sim_claims *claims, bool use,
+                        uint64_t *lsn_out);
 
 /* The scheduler's options for a seed. */
 struct vv_sched_options;
@@ -81,5 +90,8 @@ void sim_batch(sim_world *w, uint32_t count, uint32_t value_bytes, bool sync);
 void sim_put_expiring(sim_world *w, uint32_t key, uint32_t value_bytes, bool over);
 void sim_flush(sim_world *w);
 void sim_compact(sim_world *w);
+/* Close the database, and open it. False: the opening failed, and w->db is NULL; there is no more to do. */
+void sim_close(sim_world *w);
+bool sim_reopen(sim_world *w);
 
 #endif
