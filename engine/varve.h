@@ -228,9 +228,10 @@ typedef struct varve_write_options {
  * OK                 done, and as durable as asked.
  * INVALID_ARGUMENT   KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_LARGE, BAD_SEQUENCE; nothing changed.
  * NO_SPACE, BUSY     nothing changed.
- * SEQUENCE_TOO_OLD   nothing changed now; see retry safety.
- * WAL_FAILED         outcome unknown; the database takes no more writes until it is opened again.
- * NOT_CONFIRMED      outcome unknown; see varve_limit_commits().
+ * IO                 nothing changed: the first write after opening could not begin its epoch in the
+ * manifest. SEQUENCE_TOO_OLD   nothing changed now; see retry safety. WAL_FAILED         outcome unknown; the
+ * database takes no more writes until it is opened again. NOT_CONFIRMED      outcome unknown; see
+ * varve_limit_commits().
  */
 VARVE_API varve_status varve_put(varve_db *db, const void *key, size_t key_bytes, const void *value,
                                  size_t value_bytes, const varve_write_options *options,
