@@ -827,8 +827,8 @@ typedef struct varve_backup_info {
  * one of low priority, or bytes_per_second, keeps it from disturbing.
  *
  * OK: every file was synced and read back and has the checksum that was noted when its table was written; the
- * names are synced, the parent's included. Otherwise everything that this call has made is removed; should
- * the process die, what it leaves has no MANIFEST, and is not mistaken for a backup.
+ * names are synced, the parent's included. Otherwise everything that this call has made is removed. What is
+ * left if the process dies, or if removing fails too, has no MANIFEST, and is not mistaken for a backup.
  *
  * EXISTS                     dest is not empty.
  * INVALID_ARGUMENT           a path can't be used, or base_dir is no backup of this database.
@@ -1031,7 +1031,8 @@ typedef struct varve_restore_info {
  *
  * INVALID_ARGUMENT    to_lsn lies before the backup's, or behind what the archive has.
  * CORRUPTION/LOG_GAP  the archive has a gap before that.
- * EXISTS and others as for varve_backup(). On failure nothing is left of dest.
+ * EXISTS and others as for varve_backup(). On failure nothing is left of dest; unless removing fails too: then
+ * varve_open() refuses it.
  */
 VARVE_API varve_status varve_restore(const char *backup_dir, const char *dest,
                                      const varve_restore_options *options, varve_restore_info *out,
