@@ -85,6 +85,11 @@ class Client:
     def promote(self, force=False):
         return self.admin.Promote(admin_pb2.PromoteRequest(force=force), timeout=CALL_S).epoch
 
+    def expect_role(self, role):
+        """As soon as it answers."""
+        told = varved.until(lambda: self.status().role, f"{self.node.name} says what it is", SETTLE_S)
+        assert told == role, f"{self.node.name} is a {told}, and no {role}"
+
     def await_following(self):
         return varved.until(lambda: (s := self.status()).role == "follower" and s.connected and s,
                             f"{self.node.name} follows", SETTLE_S)
@@ -293,7 +298,7 @@ def promote_and_come_back(with_flag, in_tables):
             p.ca.flush()
         p.a.kill()
         epoch = p.cb.promote(force=True)
-        assert p.cb.status().role == "primary"
+        p.cb.expect_role("primary")
         lsn = p.fill(p.cb, 100)
         p.group.heal()
         flags = ["--follow", p.group.link("a", "b").address] if with_flag else []
@@ -313,7 +318,7 @@ def promote_and_come_back(with_flag, in_tables):
         # Both as they were, when they are started again; b in spite of the flag that it was promoted with.
         assert p.a.stop() == 0 and p.b.stop() == 0
         p.b.start()
-        assert p.cb.status().role == "primary"
+        p.cb.expect_role("primary")
         p.a.start()
         p.expect_equal(p.fill(p.cb, 20))
 
@@ -405,7 +410,7 @@ def another_database_is_left_alone():
         p.follow(p.b, p.a)
         varved.until(lambda: "another database" in p.log(p.b), "b says so")
         assert p.cb.get(b"b") == b"2"
-        assert p.cb.status().role == "follower"
+        p.cb.expect_role("follower")
 
 
 def only_who_has_the_right():
@@ -441,7 +446,7 @@ def a_follower_without_its_flag_is_no_primary():
         p.a.kill()
         p.b.flags = []
         p.b.start()
-        assert p.cb.status().role == "superseded"
+        p.cb.expect_role("superseded")
         code, why, _ = refusal(lambda: p.cb.kv.Put(kv_pb2.PutRequest(key=b"x", value=b"y"), timeout=CALL_S))
         assert (code, why) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_PRIMARY"), (code, why)
         p.a.start()

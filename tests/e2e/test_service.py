@@ -121,7 +121,8 @@ class Service(unittest.TestCase):
         Signal a server with hundreds of writes under way; every one of them must get an answer: done, or refused
         with nothing written.
         """
-        server = self.serve()
+        # What is not done within DRAIN_TIMEOUT is cancelled: none is to come so far, however busy the machine is.
+        server = self.serve("--drain-timeout=60s")
         kv = kv_pb2_grpc.KVStub(self.channel(server.address))
         answered = threading.Semaphore(0)
         calls = []
