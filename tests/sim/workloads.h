@@ -8,19 +8,19 @@
 
 /* name, which of `stride` recoveries is crashed in the short mode, and which of the faults. */
 #define SIM_WORKLOADS(X)                                                                                     \
-    X(writes, 61, 5)                                                                                         \
-    X(batches_and_async, 41, 5)                                                                              \
-    X(flushes, 97, 7)                                                                                        \
-    X(leveled_merges, 131, 11)                                                                               \
-    X(tiered_merges, 131, 11)                                                                                \
-    X(recycled_segments, 601, 31)                                                                            \
-    X(expiry, 97, 7)                                                                                         \
-    X(manifest_changes, 61, 5)                                                                               \
-    X(snapshot_export, 151, 11)                                                                              \
-    X(rewind, 131, 11)                                                                                       \
-    X(install, 151, 11)                                                                                      \
-    X(import, 151, 11)                                                                                       \
-    X(restore, 151, 11)
+    X(writes, 183, 5)                                                                                        \
+    X(batches_and_async, 123, 5)                                                                             \
+    X(flushes, 291, 7)                                                                                       \
+    X(leveled_merges, 393, 11)                                                                               \
+    X(tiered_merges, 393, 11)                                                                                \
+    X(recycled_segments, 1803, 31)                                                                           \
+    X(expiry, 291, 7)                                                                                        \
+    X(manifest_changes, 183, 5)                                                                              \
+    X(snapshot_export, 453, 11)                                                                              \
+    X(rewind, 393, 11)                                                                                       \
+    X(install, 453, 11)                                                                                      \
+    X(import, 453, 11)                                                                                       \
+    X(restore, 453, 11)
 
 #define X(name, recovery_stride, fault_stride) extern const sim_workload sim_workload_##name;
 SIM_WORKLOADS(X)
