@@ -228,10 +228,10 @@ typedef struct varve_write_options {
  * OK                 done, and as durable as asked.
  * INVALID_ARGUMENT   KEY_EMPTY, KEY_TOO_LONG, VALUE_TOO_LARGE, BAD_SEQUENCE; nothing changed.
  * NO_SPACE, BUSY     nothing changed.
- * IO                 nothing changed: the first write after opening could not begin its epoch in the
- * manifest. SEQUENCE_TOO_OLD   nothing changed now; see retry safety. WAL_FAILED         outcome unknown; the
- * database takes no more writes until it is opened again. NOT_CONFIRMED      outcome unknown; see
- * varve_limit_commits().
+ * IO                 nothing changed: the manifest could not take the epoch that this write begins.
+ * SEQUENCE_TOO_OLD   nothing changed now; see retry safety.
+ * WAL_FAILED         outcome unknown; the database takes no more writes until it is opened again.
+ * NOT_CONFIRMED      outcome unknown; see varve_limit_commits().
  */
 VARVE_API varve_status varve_put(varve_db *db, const void *key, size_t key_bytes, const void *value,
                                  size_t value_bytes, const varve_write_options *options,
@@ -1031,8 +1031,8 @@ typedef struct varve_restore_info {
  *
  * INVALID_ARGUMENT    to_lsn lies before the backup's, or behind what the archive has.
  * CORRUPTION/LOG_GAP  the archive has a gap before that.
- * EXISTS and others as for varve_backup(). On failure nothing is left of dest; unless removing fails too: then
- * varve_open() refuses it.
+ * EXISTS and others as for varve_backup(). On failure nothing is left of dest; unless removing fails too:
+ * then varve_open() refuses it.
  */
 VARVE_API varve_status varve_restore(const char *backup_dir, const char *dest,
                                      const varve_restore_options *options, varve_restore_info *out,
