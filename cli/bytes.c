@@ -23,7 +23,7 @@ uint8_t *vv_bytes_reserve(vv_bytes *b, size_t more) {
         b->data = grown;
         b->capacity_bytes = grown_bytes;
     }
-    return b->data + b->bytes;
+    return b->data ? b->data + b->bytes : NULL; /* NULL: room for nothing behind nothing */
 }
 
 void vv_bytes_append(vv_bytes *b, const void *data, size_t bytes) {

@@ -155,7 +155,7 @@ static bool take_line(parser *p, vv_script *s) {
 
 bool vv_script_parse(vv_script *script, vv_slice text, bool hex, char message[VV_SCRIPT_MESSAGE_BYTES]) {
     parser p = {.at = text.data, .line = 1, .hex = hex, .words = &script->words, .message = message};
-    const uint8_t *end = p.at + text.bytes;
+    const uint8_t *end = text.bytes ? p.at + text.bytes : p.at;
     message[0] = '\0';
     /* As they are written, and once more as what hexadecimal digits stand for. */
     vv_bytes_reserve(&script->words, text.bytes + (hex ? text.bytes / 2 : 0));

@@ -46,7 +46,8 @@ static void sort_run(vv_mem_item *items, size_t count) {
 
 void vv_mem_merge(const vv_mem_item *a, size_t a_count, const vv_mem_item *b, size_t b_count,
                   vv_mem_item *out) {
-    const vv_mem_item *a_end = a + a_count, *b_end = b + b_count;
+    /* Nothing may be NULL, and NULL + 0 is undefined. */
+    const vv_mem_item *a_end = a_count ? a + a_count : a, *b_end = b_count ? b + b_count : b;
     while (a < a_end && b < b_end)
         *out++ = item_is_before(b, a) ? *b++ : *a++;
     while (a < a_end)

@@ -3,8 +3,8 @@
  *
  * Each function takes a whole file as the engine would find it, and writes into it whatever checksums
  * FORMAT.md asks for, as far as the layout can still be made out; all else stays as it is. Nothing is
- * believed: lengths that lead out of the file end the walk. Each target has a choice in its input of whether
- * to call them, so that damage which the checksums are there for is tried as well.
+ * believed: lengths that lead out of the file end the walk. Each target has a choice in its input of
+ * whether to call them, so that damage which the checksums are there for is tried as well.
  */
 #ifndef VV_TESTS_FUZZ_FIXUP_H
 #define VV_TESTS_FUZZ_FIXUP_H

@@ -29,8 +29,8 @@ static void check(size_t bytes) {
 
 /*
  * Under AddressSanitizer each large allocation is mapped, its shadow filled, and both unmapped when it is
- * freed: milliseconds for the buffers of a recovery, most of a run. Here freed ones are kept, poisoned, for
- * whoever asks for the same size next.
+ * freed: milliseconds for the buffers of a recovery, most of a run. Here freed ones are kept, poisoned,
+ * for whoever asks for the same size next.
  */
 #ifdef VV_ASAN
 #include <pthread.h>
@@ -38,6 +38,7 @@ static void check(size_t bytes) {
 
 #define KEPT_BYTES_MIN ((size_t)256 << 10)
 #define KEPT_MAX       32
+#define KEPT_ALIGNMENT 4096
 
 typedef struct kept {
     void *data;
@@ -58,7 +59,7 @@ static void *pool_take(size_t bytes) {
         kept *k = &pool[i];
         if (k->used || (k->data && k->bytes != bytes))
             continue;
-        if (!k->data && posix_memalign(&k->data, 4096, bytes) != 0)
+        if (!k->data && posix_memalign(&k->data, KEPT_ALIGNMENT, bytes) != 0)
             continue;
         *k = (kept){.data = k->data, .bytes = bytes, .used = true};
         __asan_unpoison_memory_region(k->data, bytes);
@@ -68,9 +69,28 @@ static void *pool_take(size_t bytes) {
     return data;
 }
 
+static bool may_be_kept(const void *data) {
+    return data && (uintptr_t)data % KEPT_ALIGNMENT == 0;
+}
+
+/* The size of what came from here; 0: it did not. */
+static size_t pool_bytes(const void *data) {
+    size_t bytes = 0;
+    if (!may_be_kept(data))
+        return 0;
+    pthread_mutex_lock(&pool_lock);
+    for (size_t i = 0; i < KEPT_MAX && bytes == 0; i++)
+        if (pool[i].used && pool[i].data == data)
+            bytes = pool[i].bytes;
+    pthread_mutex_unlock(&pool_lock);
+    return bytes;
+}
+
 /* False: it is not from here. */
-static bool pool_give(void *data) {
+static bool pool_give(const void *data) {
     bool mine = false;
+    if (!may_be_kept(data))
+        return false;
     pthread_mutex_lock(&pool_lock);
     for (size_t i = 0; i < KEPT_MAX && !mine; i++) {
         kept *k = &pool[i];
@@ -84,12 +104,19 @@ static bool pool_give(void *data) {
     return mine;
 }
 #else
+#define KEPT_ALIGNMENT 4096
+
 static void *pool_take(size_t bytes) {
     (void)bytes;
     return NULL;
 }
 
-static bool pool_give(void *data) {
+static size_t pool_bytes(const void *data) {
+    (void)data;
+    return 0;
+}
+
+static bool pool_give(const void *data) {
     (void)data;
     return false;
 }
@@ -110,23 +137,34 @@ void __wrap_vv_free(void *ptr);
 
 void *__wrap_vv_alloc(size_t bytes) {
     check(bytes);
-    return __real_vv_alloc(bytes);
+    void *kept_one = pool_take(bytes);
+    return kept_one ? kept_one : __real_vv_alloc(bytes);
 }
 
 void *__wrap_vv_alloc_zeroed(size_t bytes) {
     check(bytes);
-    return __real_vv_alloc_zeroed(bytes);
+    void *kept_one = pool_take(bytes);
+    if (kept_one)
+        memset(kept_one, 0, bytes);
+    return kept_one ? kept_one : __real_vv_alloc_zeroed(bytes);
 }
 
 void *__wrap_vv_realloc(void *old, size_t bytes) {
     check(bytes);
-    return __real_vv_realloc(old, bytes);
+    size_t old_bytes = pool_bytes(old);
+    if (old_bytes == 0)
+        return __real_vv_realloc(old, bytes);
+    void *grown = __wrap_vv_alloc(bytes);
+    if (grown) {
+        memcpy(grown, old, VV_MIN(old_bytes, bytes));
+        (void)pool_give(old);
+    }
+    return grown;
 }
 
-/* Large buffers are aligned ones. */
 void *__wrap_vv_alloc_aligned(size_t alignment, size_t bytes) {
     check(bytes);
-    void *kept_one = alignment <= 4096 ? pool_take(bytes) : NULL;
+    void *kept_one = alignment <= KEPT_ALIGNMENT ? pool_take(bytes) : NULL;
     return kept_one ? kept_one : __real_vv_alloc_aligned(alignment, bytes);
 }
 

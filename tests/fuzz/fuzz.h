@@ -2,11 +2,12 @@
  * fuzz.h - what all fuzz targets share.
  *
  * A target is one file fuzz_<name>.c with LLVMFuzzerTestOneInput(). It is linked with libFuzzer (preset
- * `fuzz`), or with main.c, which gives it the files that are named on its command line: so that every build,
- * whatever its compiler and sanitizer, replays the corpora.
+ * `fuzz`), or with main.c, which gives it the files that are named on its command line: so that every
+ * build, whatever its compiler and sanitizer, replays the corpora.
  *
  * Whatever the bytes are, the code under test answers with a status. A target fails by FUZZ_CHECK, by a
- * sanitizer, by an allocation beyond fuzz_allocation_max(), by libFuzzer's -timeout or by its -rss_limit_mb.
+ * sanitizer, by an allocation beyond fuzz_allocation_max(), by libFuzzer's -timeout or by its
+ * -rss_limit_mb.
  */
 #ifndef VV_TESTS_FUZZ_H
 #define VV_TESTS_FUZZ_H

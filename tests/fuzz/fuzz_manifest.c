@@ -3,9 +3,9 @@
  *
  *   input   [flags:1][manifest]      flags   bit 0: file_bytes and checksum are made right
  *
- * What holds for any bytes: a manifest that is accepted is sound (epochs, slots, tables), its tables make a
- * version, its remembered writes load or are refused; and encoded again, decoded and encoded once more it
- * gives the same bytes.
+ * What holds for any bytes: a manifest that is accepted is sound (epochs, slots, tables), its tables make
+ * a version, its remembered writes load or are refused; and encoded again, decoded and encoded once more
+ * it gives the same bytes.
  *
  * Bound: no allocation is larger than twice the file and 16 KiB.
  */

@@ -3,13 +3,13 @@
  *
  *   input   [flags:1][block]      flags   bit 0: its checksum is made right
  *
- * What holds for any bytes: a block that passes has entries in strict internal order, each found again by a
- * search for it, none found between them.
+ * What holds for any bytes: a block that passes has entries in strict internal order, each found again by
+ * a search for it, none found between them.
  *
  * Bound: a block of n bytes asks for no more memory than its compression can express
- * (vv_sst_raw_bytes_plausible(): 255 n with LZ4, 32,768 n with Zstd, which a value of many equal bytes does
- * reach). To keep the fuzzer itself fast, those that pass their checksum and say more than 1 MiB are left
- * out.
+ * (vv_sst_raw_bytes_plausible(): 255 n with LZ4, 32,768 n with Zstd, which a value of many equal bytes
+ * does reach). To keep the fuzzer itself fast, those that pass their checksum and say more than 1 MiB are
+ * left out.
  */
 #include "engine/sst/sst_impl.h"
 #include "tests/fuzz/fixup.h"

@@ -4,11 +4,11 @@
  *   input   [flags:1][file]     flags   bit 0: checksums are made right    bit 1: and the sizes in the footer
  *
  * What holds for any bytes: every way of reading ends with a status. In a table that verify finds nothing
- * wrong with, scan and cursor give the same entries, as many as the table says, in strict order; and a lookup
- * of each gives it back.
+ * wrong with, scan and cursor give the same entries, as many as the table says, in strict order; and a
+ * lookup of each gives it back.
  *
- * Bound: no allocation is larger than a scan's buffers of 1.5 MiB, or the file's longest block unpacked. To
- * keep the fuzzer fast, tables with packed blocks of more than 1 MiB are left out.
+ * Bound: no allocation is larger than a scan's buffers of 1.5 MiB, or the file's longest block unpacked.
+ * To keep the fuzzer fast, tables with packed blocks of more than 1 MiB are left out.
  */
 #include "engine/sst/block_cache.h"
 #include "engine/sst/scan.h"

@@ -3,8 +3,8 @@
  *
  *   input   [file_bytes:8][footer:56]
  *
- * What holds for any bytes: in a footer that is accepted the parts lie one behind the other up to the footer,
- * all within the file, and encoding it again gives the same bytes. It allocates nothing.
+ * What holds for any bytes: in a footer that is accepted the parts lie one behind the other up to the
+ * footer, all within the file, and encoding it again gives the same bytes. It allocates nothing.
  */
 #include "engine/sst/sst_impl.h"
 #include "tests/fuzz/fuzz.h"

@@ -3,12 +3,12 @@
  *
  *   input   [flags:1][blocks:1][index block]      flags   bit 0: its checksum is made right
  *
- * The index is told that it stands where `blocks` blocks of 4 KiB end. What holds for any bytes: in an index
- * that opens, blocks follow each other; a search for a block's last key names that block; a key that a dense
- * index has is found at its place.
+ * The index is told that it stands where `blocks` blocks of 4 KiB end. What holds for any bytes: in an
+ * index that opens, blocks follow each other; a search for a block's last key names that block; a key that
+ * a dense index has is found at its place.
  *
- * Bound: no allocation is larger than three times the block: 32 bytes of tables for a slot of 23 or more, and
- * 16 for the keys of a block.
+ * Bound: no allocation is larger than three times the block: 32 bytes of tables for a slot of 23 or more,
+ * and 16 for the keys of a block.
  */
 #include "engine/sst/sst_impl.h"
 #include "tests/fuzz/fixup.h"

@@ -1,5 +1,6 @@
 /*
- * fuzz_wal.c - log segments through recovery and, in half of the runs, through a cursor and further writing.
+ * fuzz_wal.c - log segments through recovery and, in half of the runs, through a cursor and further
+ * writing.
  *
  *   input   [flags:1][replay_after_lsn:1][first_segment:1] then files, each [number:1][bytes:2][bytes]
  *
@@ -8,9 +9,9 @@
  *
  * A file's number has 7 bits; the uppermost makes it a raw file (.tmp) instead of a segment.
  *
- * What holds for any bytes: the records replayed are sound, in order and without a gap. A log that opens can
- * be read back with a cursor, byte by byte what was replayed; it takes another record; and opened once more
- * it replays the same and that record. Replaying changes nothing that a second replay would notice.
+ * What holds for any bytes: the records replayed are sound, in order and without a gap. A log that opens
+ * can be read back with a cursor, byte by byte what was replayed; it takes another record; and opened once
+ * more it replays the same and that record. Replaying changes nothing that a second replay would notice.
  *
  * Bound: no allocation is larger than the 12.25 MiB of recovery's window; payloads are never larger than
  * their file, which has at most 64 KiB here.

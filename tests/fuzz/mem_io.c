@@ -32,6 +32,7 @@ typedef struct disk {
     pthread_mutex_t lock; /* guards all that follows, and the bytes of all files */
     name *names;
     uint64_t used_bytes;
+    uint32_t refs;
 } disk;
 
 typedef struct mem_file {
@@ -464,6 +465,11 @@ static void queue_buffer_give(vv_io_queue *head, void *buffer) {
 
 static void backend_destroy(vv_io_backend *b) {
     disk *d = disk_of(b);
+    lock(d);
+    bool last = --d->refs == 0;
+    unlock(d);
+    if (!last)
+        return;
     while (d->names) {
         FUZZ_CHECK(d->names->node->handles == 0, "%s is still open", d->names->path);
         drop_name(d, &d->names);
@@ -506,9 +512,18 @@ static const struct vv_io_ops ops = {
 vv_io_backend *fuzz_disk_create(void) {
     disk *d = must_alloc(sizeof *d);
     d->head.ops = &ops;
+    d->refs = 1;
     FUZZ_CHECK(pthread_mutex_init(&d->lock, NULL) == 0);
     add_node(d, "/d", VV_ENTRY_DIRECTORY);
     return &d->head;
+}
+
+vv_io_backend *fuzz_disk_ref(vv_io_backend *b) {
+    disk *d = disk_of(b);
+    lock(d);
+    d->refs++;
+    unlock(d);
+    return b;
 }
 
 void fuzz_disk_put(vv_io_backend *b, const char *path, vv_slice bytes) {

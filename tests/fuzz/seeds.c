@@ -1,6 +1,6 @@
 /*
- * seeds.c - writes seed inputs for all targets: fuzz_seeds DIR. They are what the engine and the server write
- * themselves, small. `./dev fuzz --seeds` runs it and merges what is new into the committed corpora.
+ * seeds.c - writes seed inputs for all targets: fuzz_seeds DIR. They are what the engine and the server
+ * write themselves, small. `./dev fuzz --seeds` runs it and merges what is new into the committed corpora.
  */
 #include "tests/fuzz/seeds.h"
 

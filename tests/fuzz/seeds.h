@@ -1,6 +1,6 @@
 /*
- * seeds.h - what the seed generator's parts share. A seed is an input of one target: flags and what else the
- * target's own comment draws, then bytes that the engine itself has written.
+ * seeds.h - what the seed generator's parts share. A seed is an input of one target: flags and what else
+ * the target's own comment draws, then bytes that the engine itself has written.
  */
 #ifndef VV_TESTS_FUZZ_SEEDS_H
 #define VV_TESTS_FUZZ_SEEDS_H

@@ -1,9 +1,12 @@
 /*
- * seeds_engine.c - seeds of what is on disk: log segments, tables and their parts, manifests.
+ * seeds_engine.c - seeds of what is on disk: log segments, tables and their parts, manifests, archives,
+ * markers.
  */
 #include <inttypes.h>
 
 #include "base/alloc.h"
+#include "engine/db/archive_file.h"
+#include "engine/db/marker.h"
 #include "engine/db/retry.h"
 #include "engine/lsm/manifest.h"
 #include "engine/wal/wal.h"
@@ -308,7 +311,86 @@ static void manifests(void) {
         vv_table_unref(t[i]);
 }
 
+/* ---- archives, markers ---- */
+
+static void put_file(vv_io_backend *disk, const char *path, unsigned flags, const char *name) {
+    seed s = {0};
+    size_t bytes;
+    const uint8_t *file = fuzz_disk_get(disk, path, &bytes);
+    seed_u8(&s, flags);
+    seed_bytes(&s, file, bytes);
+    seed_write(&s, "archive_file", name);
+}
+
+static void archives(void) {
+    vv_io_backend *disk = fuzz_disk_create();
+    vv_archive_head head = {.db_id = {3}, .number = 1, .first_lsn = 5, .created_unix_ms = 9};
+    vv_archive_writer *w;
+    uint64_t lsn = 5;
+    must(vv_archive_writer_create(disk, "/d/a", &head, &w, NULL));
+    for (uint64_t i = 0; i < 6; i++) {
+        uint8_t bytes[256];
+        size_t count = put_record(bytes, lsn, 2);
+        vv_record rec;
+        vv_epoch epoch = {.epoch = 1, .first_lsn = 1, .id = 4};
+        vv_reader r = vv_reader_make(vv_slice_make(bytes, count));
+        must(vv_record_decode(&r, &rec));
+        must(vv_archive_writer_add(w, &rec, &epoch, 100 * i));
+        if (i == 3) {
+            must(vv_archive_writer_sync(w));
+            put_file(disk, "/d/a", 0, "one-write");
+        }
+        lsn += 2;
+    }
+    must(vv_archive_writer_sync(w));
+    vv_archive_writer_close(w);
+    put_file(disk, "/d/a", 1, "two-writes");
+    vv_marker m = {.step = 2, .lsn = 77, .names = {"new", "old"}};
+    must(vv_marker_write(disk, "/d", VV_INSTALL_NAME, &m, NULL));
+    put_file(disk, "/d/" VV_INSTALL_NAME, 3, "marker");
+    vv_io_backend_destroy(disk);
+}
+
+/* ---- sequences of calls ---- */
+
+static void sequences(void) {
+    /* Writes of all kinds and sizes, reads of all kinds between them; then each way to end and begin again.
+     */
+    static const uint8_t writes[] = {16, 1, 0, 0x20, 7, 0x73, 0,  0, 3, 0x40,
+                                     19, 0, 5, 0x10, 2, 0,    20, 0, 9, 0x30};
+    static const uint8_t reads[] = {5, 0, 6, 7, 1, 23, 2, 8, 3, 9, 14, 0};
+    static const uint8_t turns[] = {10, 11, 12, 13, 15};
+    for (uint8_t i = 0; i < sizeof turns; i++) {
+        seed s = {0};
+        char name[16];
+        seed_u8(&s, i * 37);
+        for (int round = 0; round < 3; round++) {
+            seed_bytes(&s, writes, sizeof writes);
+            seed_bytes(&s, reads, sizeof reads);
+            seed_u8(&s, turns[i]);
+            seed_u8(&s, (unsigned)round);
+        }
+        snprintf(name, sizeof name, "turn-%u", i);
+        seed_write(&s, "api", name);
+    }
+    seed s = {0};
+    seed_u8(&s, 0x64);
+    for (unsigned i = 0; i < 12; i++) { /* large values, so that memtables are sealed */
+        seed_u8(&s, i % 2 ? 16 : 0);
+        seed_u8(&s, 1);
+        seed_u8(&s, i);
+        seed_u8(&s, 0x70);
+        seed_u8(&s, i + 9);
+        seed_u8(&s, 0x70);
+    }
+    seed_u8(&s, 13);
+    seed_u8(&s, 2);
+    seed_write(&s, "api", "large");
+}
+
 void seeds_engine(void) {
+    sequences();
+    archives();
     wal();
     tables();
     manifests();
