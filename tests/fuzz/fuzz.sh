@@ -73,8 +73,9 @@ all() {
 merge() {
     local target=$1
     shift
-    mkdir -p "$here/corpus/$target"
-    "$build/bin/fuzz_$target" "${limits[@]}" -merge=1 "$here/corpus/$target" "$@" >"$build/$target-merge.log" 2>&1 ||
+    mkdir -p "$here/corpus/$target" "$build/crashes"
+    "$build/bin/fuzz_$target" "${limits[@]}" "-artifact_prefix=$build/crashes/$target-" -merge=1 \
+        "$here/corpus/$target" "$@" >"$build/$target-merge.log" 2>&1 ||
         { tail -n 20 "$build/$target-merge.log" >&2 && return 1; }
     echo "$target: $(find "$here/corpus/$target" -type f | wc -l) inputs," \
         "$(cat "$here/corpus/$target"/* | wc -c) bytes"
