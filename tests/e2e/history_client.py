@@ -27,7 +27,8 @@ import linearizable
 from varved import BUILD  # noqa: F401 - puts the stubs on the path
 from varve.v1 import kv_pb2, kv_pb2_grpc, snapshots_pb2, snapshots_pb2_grpc
 
-OPTIONS = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20),
+# The second is how long an attempt to connect may take: on a busy machine that is long.
+OPTIONS = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 5000),
            ("grpc.max_reconnect_backoff_ms", 100), ("grpc.enable_retries", 0),
            ("grpc.use_local_subchannel_pool", 1)]
 # Nothing was done, and nothing will be.

@@ -30,7 +30,8 @@ import linearizable
 import porcupine
 import small_disk
 import varved
-from history_client import OPTIONS, KEYS, reason_of, word_of
+from history_client import KEYS, OPTIONS, reason_of, word_of
+from replica import Link
 from varved import HERE, WITH_PARENT, StartRefused, Varved, until
 from varve.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 
@@ -148,10 +149,12 @@ class Round:
         self.asynchronous = asynchronous
         self.server = self.probe = self.clients = None
         self.flags = ["--WAL_SYNC_INTERVAL=1s"] if asynchronous else []
-        self.addresses = set()
+        self.target = None
+        self.link = Link(lambda: self.target)  # between the clients and the server
         self.faults = collections.Counter()
         self.begun = []  # when the clients were told of each server
         self.recovered = []  # what each had then: (objects, last LSN)
+        self.reads = []  # the same as operations
         self.least = []  # the LSN that each said was durable before it was killed; None: it ended by itself, and takes nothing back
 
     def say(self, words):
@@ -159,21 +162,19 @@ class Round:
 
     def start(self):
         """A server on what is there, ready to serve; then the clients hear of it."""
-        while True:
-            self.server = self.test.stack(Varved(self.test.data, *FLAGS, *self.rng.choice(SETTINGS), *self.flags))
-            if self.server.address not in self.addresses:
-                break
-            self.server.kill()  # clients of the last one would find it before they are to
-        self.addresses.add(self.server.address)
+        self.server = self.test.stack(Varved(self.test.data, *FLAGS, *self.rng.choice(SETTINGS), *self.flags))
         self.probe = Probe(self.server.address)
-        if self.asynchronous:
-            last_lsn = self.probe.status().last_lsn
-            self.recovered.append((self.probe.scan(self.name.encode() + b"/"), last_lsn))
+        last_lsn = self.probe.status().last_lsn
+        found, reads = self.read_all()
+        self.recovered.append((found, last_lsn))
+        self.reads += reads
         self.begun.append(time.monotonic_ns())
-        self.clients.say(f"address {self.server.address}")
+        self.target = self.server.address
+        self.clients.say(f"address {self.link.address}")
 
     def end(self, how="kill"):
         """Of the server."""
+        self.target = None
         if self.asynchronous:
             self.least.append(self.probe.status().durable_lsn if how == "kill" else None)
         self.probe.channel.close()
@@ -193,6 +194,17 @@ class Round:
         self.end()
         self.pause(0, 0.3)
         self.start()
+
+    def unheard(self):
+        """What the server has got is done, and its answers are lost: with the connections, mostly with the server as well."""
+        self.link.silence()
+        self.pause(0.05, 0.3)
+        restart = self.rng.random() < 0.7
+        if restart:
+            self.end()
+        self.link.heal()
+        if restart:
+            self.start()
 
     def kill_recovering(self):
         self.end()
@@ -280,26 +292,27 @@ class Round:
         self.say(f"{len(history)} operations, {sum(op['return'] is None for op in history)} of them open")
         self.say(", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
         assert sum(op["return"] is not None for op in history) > 100, "too little was done to test anything"
-        last = self.last_reads()
-        complaints = self.eras(history, last) if self.asynchronous else self.durable([*history, *last])
+        found, last = self.read_all()
+        self.test.final[self.name] = {name: dict(keys) for name, keys in found.items()}
+        complaints = self.eras(history, last) if self.asynchronous else self.durable([*history, *self.reads, *last])
         self.probe.channel.close()
+        self.link.close()
         assert self.server.stop() == 0
         if complaints:
             self.say("FAILED")
             raise AssertionError("\n".join([f"{len(complaints)} complaints:", *complaints[:10]]))
         return len(history)
 
-    def last_reads(self):
-        """What is there in the end, as reads of all keys of each object."""
+    def read_all(self):
+        """What is there, and the same as reads of all keys of each object."""
         call = time.monotonic_ns()
         found = self.probe.scan(self.name.encode() + b"/")
         end = time.monotonic_ns()
-        self.test.final[self.name] = {name: dict(keys) for name, keys in found.items()}
-        return [self.state(f"{self.name}/{n}", found, call, end, "is") for n in range(OBJECTS)]
+        return found, [self.state(f"{self.name}/{n}", found, call, end, "is") for n in range(OBJECTS)]
 
     def state(self, name, found, call, end, part):
         keys = found.get(name, {})
-        op = {"object": name, "client": 999_999, "kind": "end", "call": call, "return": end,
+        op = {"object": name, "client": 999_999, "kind": "test", "call": call, "return": end,
               part: {key.decode(): keys.get(key.decode(), (None, 0))[0] for key in KEYS}}
         if part == "is":
             op["seen"] = {key: lsn for key, (_, lsn) in keys.items()}
@@ -328,7 +341,7 @@ class Round:
 
     def durable(self, history):
         """From the beginning to the end, as if nothing had happened to the server."""
-        return linearizable.lsn_complaints(history) + self.judge_order(history)
+        return self.judge_order(history) + linearizable.lsn_complaints(history)
 
     def eras(self, history, last):
         """Each from one start of the server to the next begins with what came back."""
@@ -353,12 +366,12 @@ class Round:
             all_ += [{**op, "object": f"{op['object']}@{n}"} for op in era]
         self.say(f"{len(self.begun) - 1} crashes and stops have taken back {lost} asynchronous writes")
         self.test.taken_back += lost
-        return complaints + self.judge_order(all_)
+        return self.judge_order(all_) + complaints
 
 
 class Test:
-    DURABLE = ["kill", "kill_recovering", "stop", "drain", "kill"]
-    ASYNC = ["kill", "kill_recovering", "kill", "drain"]
+    DURABLE = ["kill", "kill_recovering", "unheard", "stop", "drain", "unheard"]
+    ASYNC = ["kill", "kill_recovering", "unheard", "drain"]
     DISK = {"ext4": (["full", "read_only", "power"], ["power", "power"]), "tmpfs": (["full"], []), None: ([], [])}
 
     def __init__(self, seed):

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	keysMax = 8 // of an object
-	timeout = 60 * time.Second
+	keysMax = 8                // of an object
+	timeout = 10 * time.Second // a good history takes milliseconds
 )
 
 type operation struct {
@@ -152,10 +152,9 @@ func check(object string, ops []operation, directory string) bool {
 			return strings.Join(out, " ")
 		},
 	}
-	result := porcupine.CheckOperationsTimeout(model, history, timeout)
+	result, info := porcupine.CheckOperationsVerbose(model, history, timeout)
 	picture := ""
 	if result != porcupine.Ok && directory != "-" {
-		_, info := porcupine.CheckOperationsVerbose(model, history, timeout)
 		picture = filepath.Join(directory, strings.ReplaceAll(object, "/", "-")+".html")
 		if err := porcupine.VisualizePath(model, info, picture); err != nil {
 			fail("%v", err)
