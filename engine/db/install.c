@@ -34,8 +34,8 @@ typedef struct install_job {
     const vv_logger *logger;
     vv_error *err;
     const char *source; /* what a listing goes through */
-    const char *target; /* NULL: what is found is removed */
-    size_t found;
+    const char *target;
+    size_t found; /* what a listing has changed */
     vv_file *from_lock;
     char dir[VV_DB_PATH_BYTES];
     char from[VV_DB_PATH_BYTES];
@@ -87,26 +87,18 @@ static void set_paths(install_job *j) {
 
 static vv_status take_away(void *arg, const char *name, vv_entry_kind kind) {
     install_job *j = arg;
-    char from[VV_DB_PATH_BYTES], to[VV_DB_PATH_BYTES];
-    bool exists;
+    char path[VV_DB_PATH_BYTES];
     if (kind == VV_ENTRY_DIRECTORY || !vv_db_owns(name))
         return VV_STATUS_OK;
     j->found++;
-    path_in(j->source, name, from);
-    if (!j->target)
-        return vv_path_unlink(j->io, from, j->err);
-    path_in(j->target, name, to);
-    VV_TRY(vv_path_rename(j->io, from, to, j->err));
-    /* Where a crash has left one file under both names, a rename does nothing. */
-    VV_TRY(vv_path_exists(j->io, from, &exists, j->err));
-    return exists ? vv_path_unlink(j->io, from, j->err) : VV_STATUS_OK;
+    path_in(j->source, name, path);
+    return vv_path_unlink(j->io, path, j->err);
 }
 
 /* All that is a database's in `source`: until nothing is found, since a listing that others change may miss
  * something. */
-static vv_status take_all_away(install_job *j, const char *source, const char *target) {
+static vv_status take_all_away(install_job *j, const char *source) {
     j->source = source;
-    j->target = target;
     do {
         j->found = 0;
         VV_TRY(vv_dir_list(j->io, source, take_away, j, j->err));
@@ -114,18 +106,49 @@ static vv_status take_all_away(install_job *j, const char *source, const char *t
     return VV_STATUS_OK;
 }
 
+static vv_status give_name(void *arg, const char *name, vv_entry_kind kind) {
+    install_job *j = arg;
+    char from[VV_DB_PATH_BYTES], to[VV_DB_PATH_BYTES];
+    if (kind == VV_ENTRY_DIRECTORY || !vv_db_owns(name))
+        return VV_STATUS_OK;
+    path_in(j->source, name, from);
+    path_in(j->target, name, to);
+    vv_status st = vv_path_link(j->io, from, to, NULL);
+    if (vv_ok(st) || vv_is(st, VV_EXISTS)) /* there: by a try that was cut short */
+        return VV_STATUS_OK;
+    if (!vv_is(st, VV_UNSUPPORTED))
+        return vv_fail(j->err, st, "%s: link to %s", from, to);
+    j->found++;
+    return vv_path_rename(j->io, from, to, j->err);
+}
+
+/*
+ * All that is a database's in `source` gets its place in `target`. A rename from one directory to another is
+ * a change of each, and on power loss the one may survive without the other: the file would be nowhere. So
+ * each file gets a second name, these are synced, and only then the first ones go. (Where a file system has
+ * no second names there are renames after all: those that we know journal them whole.)
+ */
+static vv_status move_all(install_job *j, const char *source, const char *target) {
+    j->source = source;
+    j->target = target;
+    do { /* as above, where renames change the listing */
+        j->found = 0;
+        VV_TRY(vv_dir_list(j->io, source, give_name, j, j->err));
+    } while (j->found > 0);
+    VV_TRY(vv_dir_sync(j->io, target, j->err));
+    return take_all_away(j, source);
+}
+
 static vv_status clear(install_job *j) {
-    const char *to = NULL;
     if (j->aside[0]) {
-        to = j->aside;
-        vv_status st = vv_dir_create(j->io, to, j->err);
+        vv_status st = vv_dir_create(j->io, j->aside, j->err);
         if (!vv_ok(st) && !vv_is(st, VV_EXISTS))
             return st;
         VV_TRY(vv_dir_sync(j->io, j->dir, j->err)); /* its name, before anything is in it */
+        VV_TRY(move_all(j, j->dir, j->aside));
+    } else {
+        VV_TRY(take_all_away(j, j->dir));
     }
-    VV_TRY(take_all_away(j, j->dir, to));
-    if (to)
-        VV_TRY(vv_dir_sync(j->io, to, j->err));
     VV_TRY(vv_dir_sync(j->io, j->dir, j->err));
     j->marker.step = STEP_MOVE;
     return vv_marker_write(j->io, j->dir, VV_INSTALL_NAME, &j->marker, j->err);
@@ -152,8 +175,7 @@ static void remove_from(install_job *j) {
 static vv_status move(install_job *j, bool from_exists) {
     if (from_exists) {
         VV_TRY(unlink_if_there(j, j->from, VV_IMPORT_NAME)); /* it is none any more */
-        VV_TRY(take_all_away(j, j->from, j->dir));
-        VV_TRY(vv_dir_sync(j->io, j->dir, j->err));
+        VV_TRY(move_all(j, j->from, j->dir));
         remove_from(j);
     }
     return vv_marker_remove(j->io, j->dir, VV_INSTALL_NAME, j->err);

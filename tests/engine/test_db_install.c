@@ -362,10 +362,10 @@ Test(db_install, is_synced_in_the_order_of_its_steps) {
     prepare();
     cr_assert(vv_ok(install_until(0, "old")));
     static const char *const order[] = {
-        "dirsync next, ",   "sync INSTALL.tmp, ", "rename INSTALL, ",  "dirsync db, ", "mkdir old, ",
-        "dirsync db, ",     "rename MANIFEST, ",  "dirsync old, ",     "dirsync db, ", "sync INSTALL.tmp, ",
-        "rename INSTALL, ", "dirsync db, ",       "rename MANIFEST, ", "dirsync db, ", "rmdir next, ",
-        "dirsync db, ",     "unlink INSTALL, ",   "dirsync db, "};
+        "dirsync next, ",     "sync INSTALL.tmp, ", "rename INSTALL, ", "dirsync db, ",      "mkdir old, ",
+        "dirsync db, ",       "link MANIFEST, ",    "dirsync old, ",    "unlink MANIFEST, ", "dirsync db, ",
+        "sync INSTALL.tmp, ", "rename INSTALL, ",   "dirsync db, ",     "link MANIFEST, ",   "dirsync db, ",
+        "unlink MANIFEST, ",  "rmdir next, ",       "dirsync db, ",     "unlink INSTALL, ",  "dirsync db, "};
     const char *at = steps;
     for (size_t i = 0; i < VV_ARRAY_COUNT(order); i++) {
         at = strstr(at, order[i]);
@@ -376,7 +376,7 @@ Test(db_install, is_synced_in_the_order_of_its_steps) {
     /* Between the two markers nothing comes, and before the first nothing goes. */
     cr_assert_null(memmem(steps, (size_t)(strstr(steps, "rename INSTALL") - steps), "unlink ", 7));
     const char *last_old = NULL;
-    for (at = strstr(steps, "mkdir old, "); (at = strstr(at, "rename wal-")) != NULL; at++)
+    for (at = strstr(steps, "mkdir old, "); (at = strstr(at, "link wal-")) != NULL; at++)
         last_old = at;
     cr_assert_not_null(last_old);
     cr_assert_not_null(strstr(last_old, "sync INSTALL.tmp"), "a log segment goes after the second marker");
