@@ -133,10 +133,13 @@ static vv_status sweep_dir(restore_job *j, const char *dir, bool all) {
     return vv_dir_list(j->io, dir, sweep_entry, &s, j->err);
 }
 
-/* Empty but for the lock, which is ours. */
+/* Empty but for the lock, which is ours. RESTORE goes last: without it what is left would be taken for
+ * somebody else's. */
 static vv_status clear_dest(restore_job *j, const dest_look *l) {
-    if (l->data[0])
+    if (l->data[0]) {
         VV_TRY(sweep_dir(j, j->dest, false));
+        VV_TRY(vv_dir_sync(j->io, j->dest, j->err));
+    }
     if (!l->work)
         return VV_STATUS_OK;
     VV_TRY(sweep_dir(j, j->work, true));
@@ -159,7 +162,9 @@ static vv_status take_dest(restore_job *j) {
     VV_TRY(look_at_dest(j, &l));
     j->owns_dest = true;
     VV_TRY(clear_dest(j, &l));
-    return vv_dir_create(j->io, j->work, j->err);
+    VV_TRY(vv_dir_create(j->io, j->work, j->err));
+    /* Its name lasts before anything moves up, so that the next restore knows what it finds. */
+    return vv_dir_sync(j->io, j->dest, j->err);
 }
 
 /* Take back everything that was made. */
