@@ -49,6 +49,7 @@ typedef struct frame {
     uint32_t pins;
     uint8_t uses; /* hits since it entered its queue, up to USES_MAX */
     bool outsized;
+    bool unpacked; /* the block's data are not aligned for reads */
 } frame;
 
 struct queue {
@@ -256,7 +257,7 @@ static void *data_memory(frame *freed, size_t bytes) {
     for (frame *f = freed; f; f = f->hash_next) {
         void *data = f->block.data;
         size_t usable = vv_alloc_usable_bytes(data);
-        if (usable < bytes || usable - bytes > bytes / 4 || (uintptr_t)data % VV_IO_ALIGN_BYTES != 0)
+        if (usable < bytes || usable - bytes > bytes / 4 || f->unpacked)
             continue;
         f->block.data = NULL;
         return data;
@@ -484,6 +485,7 @@ static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
     vv_free_bulk(f->block.data);
     f->block.data = image;
     f->block.bytes = image_bytes;
+    f->unpacked = true;
     free_chain(recharge(s, f, vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(image)));
     return VV_STATUS_OK;
 }
