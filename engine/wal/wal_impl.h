@@ -20,6 +20,7 @@
 #include "base/sync.h"
 #include "engine/wal/wal.h"
 #include "engine/wal/wal_format.h"
+#include "engine/wal/wal_window.h"
 
 #define VV_WAL_PATH_BYTES 4096
 #define VV_WAL_NAME_BYTES 32
@@ -200,6 +201,15 @@ vv_wal_segment *vv_wal_list_pop(vv_wal_segment_list *list);
  * on disk unless it succeeds.
  */
 vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) VV_CHECKED;
+
+/* ---- wal_rewrite.c ---- */
+
+/*
+ * Replace the file of a segment that is not written to any more by a copy of it, up to s->end, that is
+ * durable for certain. `window` is used for reading. On failure the segment is as it was, by one name or the
+ * other. Uses w->zero_buffer.
+ */
+vv_status vv_wal_rewrite(vv_wal *w, const vv_wal_segment *s, vv_wal_window *window, vv_error *err) VV_CHECKED;
 
 /* ---- wal_maintain.c ---- */
 

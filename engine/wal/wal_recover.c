@@ -2,7 +2,8 @@
  * wal_recover.c - reading the log back at open.
  *
  *   list --> check headers, peek at first frames --> pick the segment to start in --> replay frames
- *        --> look for evidence of loss behind the end --> sync what was replayed --> clear the rest away
+ *        --> look for evidence of loss behind the end --> sync what was replayed --> write the end of it anew
+ *        --> clear the rest away
  *
  * What may be missing, and what may not. A frame that was being written when the power went was not
  * acknowledged: it may be torn, and is cut, with all behind it. But every frame carries the LSN that was
@@ -52,6 +53,7 @@ typedef struct recovery {
     size_t first;                 /* where replaying starts; == end if there is no frame */
     size_t end;                   /* behind the last segment with frames */
     uint64_t next_lsn;            /* expected of the next frame */
+    uint64_t proven_lsn;          /* up to here a frame calls everything durable */
     bool clean;                   /* the last frame was a close frame */
     uint64_t end_offset;          /* of the frames in the segment that was replayed last */
     char path[VV_WAL_PATH_BYTES]; /* of the segment at hand */
@@ -360,7 +362,8 @@ static vv_status check_order(recovery *r, const vv_wal_segment *s, const vv_wal_
     }
     if (!follows && !skips)
         return gap(r, "the log does not go on with record %" PRIu64, r->next_lsn, at);
-    if (head->frame_seq != r->w->next_frame_seq)
+    /* Behind a close frame its number comes again, and in older logs the next one. */
+    if (head->frame_seq != r->w->next_frame_seq && !(r->clean && head->frame_seq == r->w->next_frame_seq + 1))
         return bad_frame(r, at, "frames are missing");
     return VV_STATUS_OK;
 }
@@ -392,8 +395,11 @@ static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_e
         VV_TRY(check_order(r, s, &head, at));
         VV_TRY(replay_payload(r, at, &head, payload));
         r->next_lsn = head.last_lsn + 1;
+        r->proven_lsn = VV_MAX(r->proven_lsn, head.durable_lsn);
         r->clean = head.record_count == 0;
-        r->w->next_frame_seq = head.frame_seq + 1;
+        /* Nobody depends on a close frame, and its sync may have failed: should it not be there the next
+         * time, nothing is missing. */
+        r->w->next_frame_seq = head.frame_seq + (r->clean ? 0 : 1);
         at += vv_wal_frame_bytes(head.payload_bytes, s->head.block_bytes);
     }
     s->end = at;
@@ -406,6 +412,7 @@ static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_e
  * where the frames of the segment at hand end, or would begin. */
 static vv_status check_evidence(recovery *r, uint64_t durable_lsn, uint64_t at) {
     uint64_t missing_lsn = VV_MAX(r->next_lsn, r->w->replay_after_lsn + 1);
+    r->proven_lsn = VV_MAX(r->proven_lsn, durable_lsn);
     if (durable_lsn >= missing_lsn)
         return gap(r, "record %" PRIu64 " was durable once, and is damaged", missing_lsn, at);
     return VV_STATUS_OK;
@@ -497,6 +504,20 @@ static vv_status check_tail(recovery *r) {
  * (vv_wal_options.first_segment), or the oldest if none is named. */
 static size_t kept_count(const recovery *r) {
     return r->logs.count > 0 ? VV_MAX(r->end, r->first_needed + 1) : 0;
+}
+
+/* Readers are about to rely on all that was replayed, and a sync makes durable only what the kernel knows to
+ * be not. What no frame calls durable is in the last segment (W3). */
+static vv_status rewrite_end(recovery *r) {
+    if (r->end == 0 || r->next_lsn - 1 <= VV_MAX(r->proven_lsn, r->w->replay_after_lsn))
+        return VV_STATUS_OK;
+    const vv_wal_segment *s = r->found[r->end - 1].segment;
+    VV_TRY(vv_wal_rewrite(r->w, s, r->window, r->err));
+    /* A raw file of this name, that a rewrite before this one left behind, has become the segment. */
+    for (size_t i = 0; i < r->raws.count; i++)
+        if (r->raws.items[i] == s->head.seq)
+            r->raws.items[i] = r->raws.items[--r->raws.count];
+    return VV_STATUS_OK;
 }
 
 /* Segments behind the last frame hold nothing: make them raw, the newest first so that numbers stay
@@ -595,6 +616,8 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
     if (vv_ok(st) && r->logs.count == 0 &&
         getrandom(w->log_id, sizeof w->log_id, 0) != (ssize_t)sizeof w->log_id)
         st = vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0);
+    if (vv_ok(st))
+        st = rewrite_end(r);
     if (vv_ok(st))
         st = clear_unneeded(r);
     if (vv_ok(st))

@@ -166,6 +166,29 @@ Test(wal_recover, openings_after_a_crash_do_not_pile_up_files) {
     fx_close();
 }
 
+/* Before, a close frame's number was not given again. */
+Test(wal_recover, a_log_that_counted_its_close_frames_is_read) {
+    fx_open(0);
+    fx_put(2);
+    fx_close();
+    fx_open(0);
+    fx_put(2);
+    crash();
+    segment_view *v = look(2);
+    cr_assert_eq(v->frame_count, 2);
+    for (int i = 0; i < v->frame_count; i++) {
+        uint8_t bytes[VV_WAL_FRAME_HEAD_BYTES];
+        cr_assert_eq(v->frames[i].frame_seq, (uint64_t)i + 3);
+        v->frames[i].frame_seq++;
+        vv_wal_frame_head_encode(bytes, &v->frames[i], v->seed);
+        fx_file_patch(fx_path(2), bytes, sizeof bytes, v->at[i]);
+    }
+    forget(v);
+    fx_open(0);
+    cr_assert_eq(fx_replay_count, 4);
+    fx_close();
+}
+
 /* ---- damage ---- */
 
 Test(wal_recover, damage_to_any_byte_that_was_durable_is_refused) {
