@@ -140,6 +140,12 @@ static const thread *owner_of(const vv_mutex *m) {
     return NULL;
 }
 
+/* Of a return address: its call in the program, for addr2line. */
+static size_t offset_of(const void *site) {
+    Dl_info info;
+    return site && dladdr(site, &info) ? (size_t)((const char *)site - (const char *)info.dli_fbase - 1) : 0;
+}
+
 static void print_wait(const thread *t) {
     switch (t->wait) {
     case WAIT_NOT: fprintf(stderr, t->done ? "has ended and was not joined" : "can run"); break;
@@ -174,10 +180,8 @@ static void die(const char *format, ...) {
         print_wait(t);
         for (uint32_t i = 0; i < t->held_count; i++)
             fprintf(stderr, "%s%p", i ? ", " : "; holds ", (const void *)t->held[i]);
-        Dl_info info;
-        if (t->site && dladdr(t->site, &info))
-            fprintf(stderr, "; addr2line -pfie %s %#zx", info.dli_fname,
-                    (size_t)((const char *)t->site - (const char *)info.dli_fbase - 1));
+        if (t->site)
+            fprintf(stderr, "; addr2line -pfie %s %#zx", program_invocation_name, offset_of(t->site));
         fprintf(stderr, "\n");
     }
     fflush(NULL);
@@ -272,8 +276,8 @@ static void step(step_kind kind, const void *site) {
     note((uint64_t)self->id << 8 | (uint64_t)kind);
     note(run.now_ns);
     if (run.options.trace)
-        fprintf(run.options.trace, "%llu %llu %u %s %s\n", (unsigned long long)run.steps,
-                (unsigned long long)run.now_ns, self->id, self->name, step_names[kind]);
+        fprintf(run.options.trace, "%llu %llu %u %s %s %#zx\n", (unsigned long long)run.steps,
+                (unsigned long long)run.now_ns, self->id, self->name, step_names[kind], offset_of(site));
     if (run.options.step_max != 0 && run.steps > run.options.step_max)
         die("no end in sight");
     thread *next = self;
