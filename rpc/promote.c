@@ -201,10 +201,20 @@ static void fetch_rest(const vv_promote_options *o, const char *address, uint64_
 
 /* ---- judging ---- */
 
+/* Another follower was faster. What it has is of the same epoch as the log of one that hands over, who wrote
+ * that: it is in the rest. Behind the promise nobody hands over any more, so that all ends are compared. */
+static bool comes_with_rest(const group *g, const member *m) {
+    for (size_t i = 0; i < g->count; i++)
+        if (g->members[i].hands_over && g->members[i].newest.epoch == m->newest.epoch &&
+            g->members[i].newest.id == m->newest.id)
+            return true;
+    return false;
+}
+
 static bool nobody_is_newer(const group *g, vv_log_end own, vv_rpc_status *why) {
     for (size_t i = 0; i < g->count; i++) {
         const member *m = &g->members[i];
-        if (!m->answered || m->hands_over || vv_log_end_compare(m->end, own) <= 0)
+        if (!m->answered || comes_with_rest(g, m) || vv_log_end_compare(m->end, own) <= 0)
             continue;
         char lsn[24];
         vv_rpc_detail details[2] = {{"peer", m->address}, {"lsn", lsn}};

@@ -64,7 +64,7 @@ static void on_hello(vv_rpc_call *call, vv_slice request) {
     history h;
     vv_mutex_lock(&fake.lock);
     m.database_id = (ProtobufCBinaryData){.data = fake.words.database_id, .len = VARVE_DATABASE_ID_BYTES};
-    m.role = role;
+    m.role = fake.words.role ? (char *)(uintptr_t)fake.words.role : role;
     m.node = (ProtobufCBinaryData){.data = (uint8_t *)node, .len = strlen(node)};
     m.durable_lsn = fake.words.durable_lsn;
     m.history = fill(&h);

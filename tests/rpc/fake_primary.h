@@ -14,6 +14,7 @@
 /* What it says of itself; to be changed before it is asked. */
 typedef struct fake_words {
     uint8_t database_id[VARVE_DATABASE_ID_BYTES];
+    const char *role; /* NULL: a primary */
     varve_epoch history[4];
     size_t history_count;
     uint64_t durable_lsn;

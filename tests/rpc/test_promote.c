@@ -13,7 +13,10 @@
 #include "base/clock.h"
 #include "base/sync.h"
 #include "rpc/promote.h"
+#include "tests/rpc/engine_tap.h"
+#include "tests/rpc/fake_primary.h"
 #include "tests/rpc/server_fixture.h"
+#include "tests/rpc/tcp_proxy.h"
 #include "tests/support/tempdir.h"
 #include "varve/v1/admin.pb-c.h"
 #include "varve/v1/replication.pb-c.h"
@@ -145,6 +148,19 @@ static void await_lsn_at_b(uint64_t lsn) {
     uint64_t end_ns = vv_clock_mono_ns() + 60 * VV_NS_PER_S;
     while (last_lsn(b.client) < lsn)
         cr_assert_lt(vv_clock_mono_ns(), end_ns, "the follower does not catch up");
+}
+
+static bool is_connected_b(void) {
+    Varve__V1__StatusResponse *r = status(b.client);
+    bool connected = r->connected;
+    varve__v1__status_response__free_unpacked(r, NULL);
+    return connected;
+}
+
+static void await_connected_b(void) {
+    uint64_t end_ns = vv_clock_mono_ns() + 60 * VV_NS_PER_S;
+    while (!is_connected_b())
+        cr_assert_lt(vv_clock_mono_ns(), end_ns, "it does not follow");
 }
 
 static bool is_role(client *c, const char *role) {
@@ -371,6 +387,59 @@ Test(promote, a_primary_under_load_hands_over_without_loss) {
     }
     cr_assert_geq(acked, 2000);
     put_at(b.client, GRPC_STATUS_OK, NULL);
+}
+
+/* The other follower was faster: what it has is of the epoch that the primary writes, and comes from there. */
+Test(promote, a_primary_hands_over_to_one_that_has_less_than_another_follower) {
+    fixture_start();
+    put("a");
+    backup_as_b();
+    fake_primary_start();
+    tcp_proxy *link = tcp_proxy_create(vv_server_address(fx.server, 0));
+    b.config.replication_timeout_us = 60 * 1000000;
+    add_peer(vv_server_address(fx.server, 0));
+    add_peer(fake_primary_address());
+    start_b(tcp_proxy_address(link));
+    await_lsn_at_b(1);
+    await_connected_b();
+    tcp_proxy_freeze(link, true);
+    put("b");
+    fake_words other = {.role = "follower", .durable_lsn = 2};
+    varve_epoch history[VARVE_EPOCHS_MAX];
+    other.history_count = varve_epochs_get(engine_tap_db(), history);
+    memcpy(other.history, history, sizeof other.history);
+    varve_database_id(engine_tap_db(), other.database_id);
+    fake_primary_say(&other);
+    promoted(promote(false));
+    cr_assert(found_at_b("b"));
+    expect_role(fx.client, "superseded");
+
+    tcp_proxy_destroy(link);
+    fake_primary_stop();
+}
+
+/* Of an epoch that the primary has not written: it has not got that. */
+Test(promote, a_follower_that_has_reached_another_epoch_is_a_reason_to_refuse) {
+    fixture_start();
+    put("a");
+    backup_as_b();
+    fake_primary_start();
+    add_peer(vv_server_address(fx.server, 0));
+    add_peer(fake_primary_address());
+    start_b(vv_server_address(fx.server, 0));
+    await_lsn_at_b(1);
+    await_connected_b();
+    fake_words other = {.role = "follower", .durable_lsn = 2};
+    varve_epoch history[VARVE_EPOCHS_MAX];
+    size_t count = varve_epochs_get(engine_tap_db(), history);
+    memcpy(other.history, history, sizeof other.history);
+    other.history[count] = (varve_epoch){.epoch = history[count - 1].epoch + 1, .first_lsn = 2, .id = 99};
+    other.history_count = count + 1;
+    varve_database_id(engine_tap_db(), other.database_id);
+    fake_primary_say(&other);
+    expect_end(promote(false), GRPC_STATUS_FAILED_PRECONDITION, "NOT_NEWEST");
+    expect_role(fx.client, "primary");
+    fake_primary_stop();
 }
 
 Test(promote, what_is_acknowledged_before_it_is_durable_is_handed_over_too) {
