@@ -23,7 +23,21 @@ VARVE = BIN / "varve"
 READY_S = 120
 EXIT_S = 120
 
+# Of the log of each server that a failed test has: little, so that a report that is cut keeps the reason.
+LOG_LINES, LOG_CHARS = 25, 300
+
 sys.path.insert(0, str(BUILD / "stubs"))
+
+
+def _say_reason(kind, value, trace):
+    """As ever, and then in one line, the last of all, why the test has failed."""
+    sys.stdout.flush()
+    sys.__excepthook__(kind, value, trace)
+    words = f"{value.code().name}: {value.details()}" if hasattr(value, "details") else " ".join(str(value).split())
+    print(f"FAILED: {kind.__name__}: {words[:600]}", file=sys.stderr, flush=True)
+
+
+sys.excepthook = _say_reason
 
 
 def seed():
@@ -152,7 +166,10 @@ class Varved:
         else:
             self.wait()
         if kind is not None:
-            print(f"---- {'running' if code is None else f'ended with {code}'}; stderr of {' '.join(self.command)}\n{self.stderr()[-8000:]}----", file=sys.stderr)
+            state = "running" if code is None else f"ended with {code}"
+            lines = [line[:LOG_CHARS] for line in self.stderr().splitlines()[-LOG_LINES:]]
+            print("\n".join([f"---- {state}; the end of stderr of {' '.join(self.command)[:LOG_CHARS]}", *lines, "----"]),
+                  file=sys.stderr, flush=True)
 
 
 def sockets(server):
