@@ -138,7 +138,7 @@ static outcome read_by_hand(vv_slice bytes, vv_pipeline_message *m) {
         } else if (f.number == REQUEST_ID) {
             first->id = f.value;
         } else if (f.number == REQUEST_DURABILITY) {
-            m->durability = f.value;
+            m->durability = (uint32_t)f.value; /* an enum: protobuf takes the lower 32 bits */
         } else if (f.number == REQUEST_CLIENT_ID) {
             m->client_id = f.value;
         } else if (f.number == REQUEST_SEQUENCE) {
