@@ -22,8 +22,8 @@
 #include "engine/db/archive_dir.h"
 #include "engine/db/archive_file.h"
 #include "engine/db/db_impl.h"
-#include "tests/sim/crash.h"
 #include "tests/sim/sched.h"
+#include "tests/sim/world.h"
 #include "tests/support/tempdir.h"
 
 TestSuite(crash_dirs, .timeout = 3600);
@@ -160,8 +160,10 @@ static void run_all(void *arg) {
     dirs_images all = {.run = r};
     size_t before = 0, behind = 0;
     r->old.rng = r->new.rng = r->seed;
-    sim_model_init(&r->old.model);
-    sim_model_init(&r->new.model);
+    sim_model_init(&r->old.models[0]);
+    sim_model_init(&r->new.models[0]);
+    atomic_store(&r->old.model_count, 1);
+    atomic_store(&r->new.model_count, 1);
     vv_sim_disk *made = vv_sim_disk_create(&(vv_sim_options){.seed = r->seed});
     vv_sim_disk_set_hooks(made, &(vv_sim_hooks){.point = vv_sched_point});
     r->disk = made;
@@ -200,8 +202,8 @@ static void run_all(void *arg) {
     vv_sim_disk_destroy(last.disk);
     vv_sim_disk_destroy(r->disk);
     vv_sim_disk_destroy(made);
-    sim_model_deinit(&r->old.model);
-    sim_model_deinit(&r->new.model);
+    sim_model_deinit(&r->old.models[0]);
+    sim_model_deinit(&r->new.models[0]);
 }
 
 /* ---- databases ---- */
@@ -306,19 +308,20 @@ static void act_install(dirs_run *r) {
 
 static const char *check_installed(dirs_run *r, vv_sim_disk *disk, uint64_t told, bool *happened_out) {
     uint64_t lsn;
-    const char *found = look(&r->new.model, disk, "/db", &lsn);
-    *happened_out = !found && lsn == atomic_load(&r->new.model.told);
+    const char *found = look(&r->new.models[0], disk, "/db", &lsn);
+    *happened_out = !found && lsn == atomic_load(&r->new.models[0].told);
     if (*happened_out)
-        return look_at(&r->old.model, disk, "/db/old", atomic_load(&r->old.model.told));
+        return look_at(&r->old.models[0], disk, "/db/old", atomic_load(&r->old.models[0].told));
     if (told)
         return found ? found : "the new database has lost writes";
-    return look_at(&r->old.model, disk, "/db", atomic_load(&r->old.model.told));
+    return look_at(&r->old.models[0], disk, "/db", atomic_load(&r->old.models[0].told));
 }
 
 static const char *check_install(dirs_run *r, vv_sim_disk *disk, uint64_t told, bool *happened_out) {
     const char *found = check_installed(r, disk, told, happened_out);
-    return found || *happened_out ? found
-                                  : look_at(&r->new.model, disk, "/db/next", atomic_load(&r->new.model.told));
+    return found || *happened_out
+               ? found
+               : look_at(&r->new.models[0], disk, "/db/next", atomic_load(&r->new.models[0].told));
 }
 
 /* Whoever has made the new one has synced its files, and no names. */
@@ -419,7 +422,7 @@ static const char *check_import(dirs_run *r, vv_sim_disk *disk, uint64_t told, b
     if (!*happened_out)
         found = import_into(r, disk);
     if (!found)
-        found = look(&r->new.model, disk, "/imp", &lsn);
+        found = look(&r->new.models[0], disk, "/imp", &lsn);
     if (found || lsn == r->exported.lsn)
         return found;
     *happened_out = false;
@@ -483,16 +486,16 @@ static const char *look_into_archive(vv_io_backend *io, const char *path, uint64
 
 static const char *check_rewind(dirs_run *r, vv_sim_disk *disk, uint64_t told, bool *happened_out) {
     uint64_t lsn, last;
-    const char *found = look(&r->old.model, disk, "/db", &lsn);
+    const char *found = look(&r->old.models[0], disk, "/db", &lsn);
     *happened_out = !found && lsn == r->lsn;
     if (found)
         return found;
     if (!*happened_out)
-        return told || lsn != atomic_load(&r->old.model.told) ? wrong("LSN %" PRIu64, lsn) : NULL;
+        return told || lsn != atomic_load(&r->old.models[0].told) ? wrong("LSN %" PRIu64, lsn) : NULL;
     vv_io_backend *io = vv_sim_backend_create(disk);
     found = look_into_archive(io, "/db/tail", r->lsn + 1, &last);
     vv_io_backend_destroy(io);
-    if (!found && last != atomic_load(&r->old.model.told))
+    if (!found && last != atomic_load(&r->old.models[0].told))
         found = wrong("what was cut is kept only up to LSN %" PRIu64, last);
     return found;
 }
@@ -526,12 +529,12 @@ static void act_linked_backup(dirs_run *r) {
 }
 
 static const char *check_backup(dirs_run *r, vv_sim_disk *disk, uint64_t told, bool *happened_out) {
-    uint64_t lsn = atomic_load(&r->old.model.told);
+    uint64_t lsn = atomic_load(&r->old.models[0].told);
     *happened_out = there(disk, "/backup/MANIFEST");
     if (told && !*happened_out)
         return "the backup is lost";
-    const char *found = *happened_out ? look_at(&r->old.model, disk, "/backup", lsn) : NULL;
-    return found ? found : look_at(&r->old.model, disk, "/db", lsn);
+    const char *found = *happened_out ? look_at(&r->old.models[0], disk, "/backup", lsn) : NULL;
+    return found ? found : look_at(&r->old.models[0], disk, "/db", lsn);
 }
 
 static void await_archived(varve_archive *archive, uint64_t lsn) {
@@ -588,7 +591,7 @@ static const char *check_restore(dirs_run *r, vv_sim_disk *disk, uint64_t told, 
         return NULL;
     if (!*happened_out)
         found = restore(disk);
-    return found ? found : look_at(&r->old.model, disk, "/dest", atomic_load(&r->old.model.told));
+    return found ? found : look_at(&r->old.models[0], disk, "/dest", atomic_load(&r->old.models[0].told));
 }
 
 /* ---- archives ---- */
@@ -606,7 +609,7 @@ static void act_archive(dirs_run *r) {
     cr_assert(varve_ok(varve_archive_start(r->old.db, "/archive", &often, &archive, &err)), "%s", err.text);
     for (int i = 0; i < 8; i++) {
         sim_put(&r->old, 1, 5000, true);
-        uint64_t lsn = atomic_load(&r->old.model.told);
+        uint64_t lsn = atomic_load(&r->old.models[0].told);
         await_archived(archive, lsn);
         atomic_store(&r->told, lsn);
         if (i == 3)
@@ -669,12 +672,8 @@ static void check_case(const dirs_case *what) {
     r->what = what;
     r->seed = vv_test_seed();
     r->stride = stride ? (uint32_t)atoi(stride) : STRIDE;
-    vv_sched_options o = {.seed = r->seed,
-                          .policy = r->seed % 2 ? VV_SCHED_RANDOM : VV_SCHED_PRIORITY,
-                          .preempt_permille = 20,
-                          .change_steps = 200,
-                          .spurious_permille = 5,
-                          .tick_ns_max = 2000};
+    vv_sched_options o;
+    sim_schedule(r->seed, &o);
     vv_sched_run(&o, run_all, r);
     free(r);
 }
