@@ -4,12 +4,13 @@ Clients that write down what they did and when: one process of test_linearizabil
     history_client.py FILE SETTINGS
 
 SETTINGS is JSON, see Settings. Lines on stdin: `address HOST:PORT` says where the server is from now on, `stop` ends it.
-Then FILE has the history (linearizable.py), and stdout one line of JSON: how many answers there were of which kind.
+On stdout it says `begun` once there was an answer, and at the end, in one line of JSON, how many answers of which kind there
+were. FILE has the history then (linearizable.py).
 
 Each of the clients does one thing at a time, over a connection that it shares with the others of the process. What has no
 answer stays open in the history; half of the writes are named instead (client_id, sequence) and sent again until there is an
-answer: one operation, which must have been applied once. What is refused in a way that says that nothing was done is left out of the history,
-so that it is an error if it was done.
+answer: one operation, which must have been applied once. What is refused in a way that says that nothing was done is left
+out of the history, so that it is an error if it was done.
 """
 
 import asyncio
@@ -198,6 +199,7 @@ def word_of(data):
 class Client:
     def __init__(self, settings, server, number, history, counts):
         self.settings, self.server, self.history, self.counts = settings, server, history, counts
+        self.open = []  # what has got no answer
         self.id = settings.number * 1000 + number
         self.incarnation = 0
         self.rng = random.Random(f"{settings.seed} {settings.round} {self.id}")
@@ -231,6 +233,8 @@ class Client:
             try:
                 op.update(await call(op))
                 op["return"] = time.monotonic_ns()
+                if not self.history:
+                    print("begun", flush=True)
                 self.counts[kind] += 1
                 self.history.append(op)
                 return op
@@ -242,7 +246,7 @@ class Client:
                     continue
                 if unknown and op.get("set"):
                     self.incarnation += 1
-                    self.history.append(op)
+                    self.open.append(op)
                 await self.server.pause(e.pause_s)
                 return None
 
@@ -467,6 +471,7 @@ async def main(path, settings):
             client.print_stack()
         assert not pending, "clients that do not end"
         await asyncio.gather(*running)
+        history += [op for client in clients for op in client.open]
         await server.close()
     linearizable.save(path, history)
     print(json.dumps(counts), flush=True)
