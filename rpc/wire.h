@@ -56,11 +56,15 @@ static inline bool vv_wire_skip(vv_wire *w, uint64_t bytes) {
     return true;
 }
 
-/* The next field. False: malformed, or something that a reader by hand leaves to others (groups). Only while
- * w->at < w->end. */
+/* A tag has 32 bits. Longer ones, of superfluous zeros, are not taken by all decoders. */
+#define VV_WIRE_TAG_BYTES_MAX 5
+
+/* The next field. False: malformed, or something that a reader by hand leaves to others (groups, long tags).
+ * Only while w->at < w->end. */
 static inline bool vv_wire_next(vv_wire *w, vv_wire_field *out) {
     uint64_t tag, length;
-    if (!vv_wire_varint(w, &tag) || tag >> 3 == 0 || tag >> 32 != 0)
+    const uint8_t *start = w->at;
+    if (!vv_wire_varint(w, &tag) || tag >> 3 == 0 || tag >> 32 != 0 || w->at - start > VV_WIRE_TAG_BYTES_MAX)
         return false;
     out->number = (uint32_t)(tag >> 3);
     out->type = (vv_wire_type)(tag & 7);
