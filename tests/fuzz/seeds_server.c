@@ -3,7 +3,7 @@
  */
 #include "engine/kv/record.h"
 #include "rpc/wal_frame.h"
-#include "tests/fuzz/message_types.h"
+#include "tests/fuzz/rpc_methods.h"
 #include "tests/fuzz/seeds.h"
 
 static void put_text(const char *target, const char *name, unsigned first, const char *text) {
@@ -68,6 +68,25 @@ static void messages(void) {
         seed_u8(&s, i);
         put_message(&s, message_types[i], 0);
         seed_write(&s, "rpc_messages", message_types[i]->short_name);
+    }
+}
+
+/* Each method once, with all fields; and once with nothing. */
+static void calls(void) {
+    for (unsigned i = 0; i < VV_ARRAY_COUNT(rpc_methods); i++) {
+        seed s = {0}, message = {0};
+        char name[16];
+        put_message(&message, rpc_methods[i].request, 0);
+        for (int k = 0; k < 2; k++) {
+            seed_u8(&s, i);
+            seed_u8(&s, 0);
+            seed_be16(&s, k ? 0 : (unsigned)message.bytes);
+            seed_bytes(&s, message.data, k ? 0 : message.bytes);
+            seed_be16(&s, 0);
+        }
+        vv_sst_buffer_deinit(&message);
+        snprintf(name, sizeof name, "%u", i);
+        seed_write(&s, "rpc_calls", name);
     }
 }
 
@@ -213,6 +232,7 @@ void seeds_server(void) {
     put_op(&ops, "kc", "x");
     put_op(&ops, "key", "");
     messages();
+    calls();
     written_by_hand(&ops);
     frames(&ops);
     tokens();
