@@ -248,7 +248,7 @@ class Round:
             try:
                 self.start()
             except StartRefused as e:
-                assert e.code == 1 and "no space left on device" in e.stderr, e
+                assert e.code == 1 and "no space left on device" in e.stderr.lower(), e
                 self.faults["start refused on a full disk"] += 1
                 self.disk.free()
                 self.start()
