@@ -39,6 +39,9 @@ enum {
     OPT_LINK,
     OPT_FETCH,
     OPT_FORCE,
+    OPT_DRY_RUN,
+    OPT_KEEP_LATER,
+    OPT_DISCARD_ORIGINALS,
     OPT_ARCHIVE,
     OPT_TO_LSN,
     OPT_TO_TIME,
@@ -67,6 +70,9 @@ static const struct option long_options[] = {
     {"link", no_argument, NULL, OPT_LINK},
     {"fetch", no_argument, NULL, OPT_FETCH},
     {"force", no_argument, NULL, OPT_FORCE},
+    {"dry-run", no_argument, NULL, OPT_DRY_RUN},
+    {"keep-later", no_argument, NULL, OPT_KEEP_LATER},
+    {"discard-originals", no_argument, NULL, OPT_DISCARD_ORIGINALS},
     {"archive", required_argument, NULL, OPT_ARCHIVE},
     {"to-lsn", required_argument, NULL, OPT_TO_LSN},
     {"to-time", required_argument, NULL, OPT_TO_TIME},
@@ -216,12 +222,45 @@ static const command commands[] = {
      "read everything and check every checksum",
      "Read all tables of a server, of the database in DIR, or with --data, and check them. Each damage is a "
      "line: the file,\n"
-     "the offset, what is wrong, and the keys that may be lost. The exit code is 1 if there is any.\n"
+     "the offset, what is wrong, and the keys that may be lost. The exit code is 1 if there is any. A "
+     "database in DIR "
+     "that can't\n"
+     "be opened is looked through as repair --dry-run does.\n"
      "\n"
      "  --hex              keys are written as hexadecimal digits\n"
      "  --json             an object for each damage, then one for all: {\"file_count\", \"block_count\", "
      "\"bytes\",\n"
      "                     \"damage_count\"}\n"},
+    {"repair", VV_CLI_REPAIR, 1, 1, false, false, true, false, true, "repair DIR",
+     "make a damaged database one that opens",
+     "Look through the database in DIR, which no process may have open; if it is damaged, make one of what "
+     "is whole of "
+     "it, in\n"
+     "its place. Each damage is a line, and so is each part that is lost: a range of keys of a table, or of "
+     "LSNs of the "
+     "log. The\n"
+     "old files are kept in DIR/repair-TIME. A database that is sound is not touched. It may be killed at "
+     "any time, and "
+     "called\n"
+     "again. The exit code is 1 if anything is lost, and with --dry-run if anything is damaged.\n"
+     "\n"
+     "What was deleted or overwritten may be back where its newer version is lost. Of a manifest with more "
+     "than one "
+     "flipped bit,\n"
+     "the tables and the log tell nearly all; the database gets another id, and slots, remembered writes and "
+     "the QUORUM "
+     "are lost.\n"
+     "A replica or a backup that is whole is better than a repair.\n"
+     "\n"
+     "  --dry-run          look, and change nothing\n"
+     "  --keep-later       of a damaged log take also the batches behind the first that is missing, though "
+     "they may\n"
+     "                     build on it; else the log ends there\n"
+     "  --discard-originals   remove the old files once all is done\n"
+     "  --hex              keys are written as hexadecimal digits\n"
+     "  --json             an object for each damage and each loss, {\"damage\": ...} and {\"lost\": ...}, "
+     "then one for "
+     "all\n"},
     {"restore", VV_CLI_RESTORE, 2, 2, false, false, false, false, true, "restore BACKUP DEST",
      "a database from a backup and an archive",
      "Make the directory DEST, which must not be there yet or be empty, a database with the state of the "
@@ -527,6 +566,8 @@ static vv_cli_parsed check_options(const parse *p) {
                                 : "--incremental");
     if (args->force && c->verb != VV_CLI_PROMOTE)
         return bad(p, "%s does not take --force", c->name);
+    if ((args->dry_run || args->keep_later || args->discard_originals) && c->verb != VV_CLI_REPAIR)
+        return bad(p, "%s does not take the options of repair", c->name);
     if (check_restore(p) != VV_CLI_RUN)
         return VV_CLI_BAD;
     if (p->limit && !parse_number(p->limit, &p->args->limit))
@@ -565,6 +606,9 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_LINK: p->args->link = true; break;
     case OPT_FETCH: p->args->fetch = true; break;
     case OPT_FORCE: p->args->force = true; break;
+    case OPT_DRY_RUN: p->args->dry_run = true; break;
+    case OPT_KEEP_LATER: p->args->keep_later = true; break;
+    case OPT_DISCARD_ORIGINALS: p->args->discard_originals = true; break;
     case OPT_ARCHIVE: p->args->archive = optarg; break;
     case OPT_TO_LSN: p->to_lsn = optarg; break;
     case OPT_TO_TIME: p->to_time = optarg; break;

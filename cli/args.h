@@ -30,6 +30,7 @@ typedef enum vv_cli_verb {
     VV_CLI_STATUS,
     VV_CLI_BACKUP,
     VV_CLI_VERIFY,
+    VV_CLI_REPAIR,
     VV_CLI_RESTORE,
     VV_CLI_PROMOTE,
     VV_CLI_TOKEN
@@ -56,8 +57,11 @@ typedef struct vv_cli_args {
     bool keys_only;
     const char *incremental; /* of backup; NULL: not given */
     bool link;
-    bool fetch;          /* of backup */
-    bool force;          /* of promote */
+    bool fetch;   /* of backup */
+    bool force;   /* of promote */
+    bool dry_run; /* of repair, as the next ones */
+    bool keep_later;
+    bool discard_originals;
     const char *archive; /* of restore, as the next ones; NULL: none */
     uint64_t to_lsn;     /* 0: not given */
     uint64_t to_unix_ms; /* 0: not given */

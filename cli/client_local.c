@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "cli/client.h"
+#include "cli/progress.h"
 
 typedef struct local_client {
     vv_client client; /* first: a vv_client * is one of these */
@@ -164,11 +165,31 @@ static bool do_backup(vv_client *c, const vv_client_backup *backup, varve_backup
     return varve_ok(st) || fail(err, st, words.text);
 }
 
+typedef struct verifying {
+    vv_client_damage_fn fn;
+    void *arg;
+    vv_progress progress;
+} verifying;
+
+/* The progress goes, so that what is told stands alone. */
+static void tell_damage(void *arg, const varve_damage *damage) {
+    verifying *v = arg;
+    vv_progress_end(&v->progress);
+    v->fn(v->arg, damage);
+}
+
+static bool show_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes) {
+    return vv_progress_show(&((verifying *)arg)->progress, done_bytes, total_bytes);
+}
+
 static bool do_verify(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
                       vv_client_error *err) {
     varve_error words;
-    varve_verify_options o = {.damaged = fn, .arg = arg};
+    verifying v = {.fn = fn, .arg = arg};
+    varve_verify_options o = {.damaged = tell_damage, .progress = show_progress, .arg = &v};
+    vv_progress_begin(&v.progress, stderr, "verify");
     varve_status st = varve_verify(db_of(c), &o, out, &words);
+    vv_progress_end(&v.progress);
     return varve_ok(st) || fail(err, st, words.text);
 }
 

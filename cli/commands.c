@@ -289,6 +289,7 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_PUT:
     case VV_CLI_DELETE:
     case VV_CLI_BATCH:
+    case VV_CLI_REPAIR:
     case VV_CLI_RESTORE:
     case VV_CLI_TOKEN: break;
     }
@@ -318,6 +319,53 @@ static vv_cli_exit run_restore(const vv_cli_args *args) {
     }
     vv_output_restored(stdout, &info, args->json);
     return VV_CLI_DONE;
+}
+
+typedef struct repairing {
+    const vv_cli_args *args;
+    vv_progress progress;
+} repairing;
+
+/* The progress goes, so that the line stands alone. */
+static void show_repair_damage(void *arg, const varve_damage *d) {
+    repairing *r = arg;
+    vv_progress_end(&r->progress);
+    vv_output_repair(stdout, d, false, r->args->json, r->args->hex);
+}
+
+static void show_repair_loss(void *arg, const varve_damage *d) {
+    repairing *r = arg;
+    vv_progress_end(&r->progress);
+    vv_output_repair(stdout, d, true, r->args->json, r->args->hex);
+}
+
+static bool show_repair_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes) {
+    return vv_progress_show(&((repairing *)arg)->progress, done_bytes, total_bytes);
+}
+
+/* Also what verify does with a directory that does not open. */
+static vv_cli_exit run_repair(const vv_cli_args *args, const char *dir, bool dry_run) {
+    repairing r = {.args = args};
+    varve_repair_result result;
+    varve_error words = {""};
+    varve_repair_options options = {.damaged = show_repair_damage,
+                                    .lost = show_repair_loss,
+                                    .progress = show_repair_progress,
+                                    .arg = &r,
+                                    .dry_run = dry_run,
+                                    .keep_later = args->keep_later,
+                                    .discard_originals = args->discard_originals};
+    vv_progress_begin(&r.progress, stderr, args->name);
+    varve_status st = varve_repair(dir, NULL, &options, &result, &words);
+    vv_progress_end(&r.progress);
+    if (!varve_ok(st)) {
+        vv_client_error err;
+        (void)vv_client_fail(&err, varve_code_name(st.code), st.reason ? varve_reason_name(st.reason) : "",
+                             words.text);
+        return failed(args, &err);
+    }
+    vv_output_repaired(stdout, &result, dir, dry_run, args->json);
+    return result.loss_count > 0 || (dry_run && !result.sound) ? VV_CLI_NOT_FOUND : VV_CLI_DONE;
 }
 
 static vv_client_target target_of(const vv_cli_args *args) {
@@ -352,6 +400,8 @@ vv_cli_exit vv_cli_run(const vv_cli_args *args) {
         return make_token(args);
     if (args->verb == VV_CLI_RESTORE)
         return run_restore(args);
+    if (args->verb == VV_CLI_REPAIR)
+        return run_repair(args, args->operands[0], args->dry_run);
     if (args->fetch)
         return run_fetch(args);
     job j = {.args = args};
@@ -363,6 +413,11 @@ vv_cli_exit vv_cli_run(const vv_cli_args *args) {
     vv_client_target target = target_of(args);
     vv_client *c =
         args->data ? vv_client_local_open(args->data, creates, &err) : vv_client_grpc_open(&target, &err);
+    if (!c && args->verb == VV_CLI_VERIFY && args->data &&
+        (strcmp(err.code, "CORRUPTION") == 0 || strcmp(err.code, "UNSUPPORTED") == 0)) {
+        result = run_repair(args, args->data, true); /* what is it that opening refused? */
+        goto out;
+    }
     if (!c) {
         result = failed(args, &err);
         goto out;

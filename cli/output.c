@@ -293,17 +293,70 @@ void vv_output_backup(FILE *out, const varve_backup_info *info, bool json) {
                 (unsigned long long)info->bytes, (unsigned long long)info->copied_bytes);
 }
 
+static json_t *json_damage(const varve_damage *d, bool hex) {
+    json_t *object =
+        json_pack("{s:s, s:I, s:s}", "file", d->file, "offset", (json_int_t)d->offset, "message", d->text);
+    if (d->first_key)
+        json_object_set_new(object, "first_key",
+                            json_bytes(vv_slice_make(d->first_key, d->first_key_bytes), hex));
+    if (d->last_key)
+        json_object_set_new(object, "last_key",
+                            json_bytes(vv_slice_make(d->last_key, d->last_key_bytes), hex));
+    if (d->first_lsn)
+        json_object_set_new(object, "first_lsn", json_integer((json_int_t)d->first_lsn));
+    if (d->first_lsn && d->last_lsn != UINT64_MAX)
+        json_object_set_new(object, "last_lsn", json_integer((json_int_t)d->last_lsn));
+    return object;
+}
+
+void vv_output_repair(FILE *out, const varve_damage *d, bool lost, bool json, bool hex) {
+    if (json) {
+        print_json(out, json_pack("{s:o}", lost ? "lost" : "damage", json_damage(d, hex)));
+        return;
+    }
+    fputs(lost ? "lost: " : "damaged: ", out);
+    vv_output_damage(out, d, false, hex);
+}
+
+void vv_output_repaired(FILE *out, const varve_repair_result *r, const char *dir, bool dry_run, bool json) {
+    if (json) {
+        print_json(out, json_pack("{s:b, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "sound",
+                                  (int)r->sound, "manifest_rebuilt", (int)r->manifest_rebuilt,
+                                  "may_resurrect", (int)r->may_resurrect, "damage_count",
+                                  (json_int_t)r->damage_count, "loss_count", (json_int_t)r->loss_count,
+                                  "tables_kept", (json_int_t)r->tables_kept, "tables_rewritten",
+                                  (json_int_t)r->tables_rewritten, "tables_lost", (json_int_t)r->tables_lost,
+                                  "last_lsn", (json_int_t)r->last_lsn, "originals", r->originals));
+        return;
+    }
+    if (r->sound) {
+        fprintf(out, "nothing to repair\n");
+        return;
+    }
+    fprintf(out, "%llu damaged, %llu parts lost", (unsigned long long)r->damage_count,
+            (unsigned long long)r->loss_count);
+    if (!dry_run)
+        fprintf(out, "; repaired up to LSN %llu: %llu tables kept, %llu written anew, %llu lost",
+                (unsigned long long)r->last_lsn, (unsigned long long)r->tables_kept,
+                (unsigned long long)r->tables_rewritten, (unsigned long long)r->tables_lost);
+    fputc('\n', out);
+    if (r->manifest_rebuilt)
+        fprintf(out,
+                "the manifest %s rebuilt: the database %s another id, and slots, remembered writes and a "
+                "limit of "
+                "commits are lost\n",
+                dry_run ? "has to be" : "was", dry_run ? "will get" : "has");
+    if (r->may_resurrect)
+        fprintf(out, "keys that were deleted or overwritten may be back as they were before\n");
+    if (r->originals[0])
+        fprintf(out, "what was there is in %s/%s\n", dir, r->originals);
+}
+
 void vv_output_damage(FILE *out, const varve_damage *d, bool json, bool hex) {
     vv_slice first = vv_slice_make(d->first_key, d->first_key_bytes);
     vv_slice last = vv_slice_make(d->last_key, d->last_key_bytes);
     if (json) {
-        json_t *object = json_pack("{s:s, s:I, s:s}", "file", d->file, "offset", (json_int_t)d->offset,
-                                   "message", d->text);
-        if (d->last_key) {
-            json_object_set_new(object, "first_key", json_bytes(first, hex));
-            json_object_set_new(object, "last_key", json_bytes(last, hex));
-        }
-        print_json(out, object);
+        print_json(out, json_damage(d, hex));
         return;
     }
     fputs(d->text, out);

@@ -40,6 +40,10 @@ void vv_output_epoch(FILE *out, uint64_t epoch, bool json);
 
 /* A line for each damage; then one for all. */
 void vv_output_damage(FILE *out, const varve_damage *damage, bool json, bool hex);
+/* What a repair says: a damage, or a loss (lost). */
+void vv_output_repair(FILE *out, const varve_damage *d, bool lost, bool json, bool hex);
+void vv_output_repaired(FILE *out, const varve_repair_result *r, const char *dir, bool dry_run, bool json);
+
 void vv_output_verified(FILE *out, const varve_verify_result *result, bool json);
 
 /* {} */

@@ -850,6 +850,9 @@ typedef struct varve_damage {
     size_t last_key_bytes;
     varve_status status;
     const char *text; /* all of it in words */
+    uint64_t
+        first_lsn; /* writes from the one to the other, both included, may be lost; 0: not known, or none */
+    uint64_t last_lsn; /* UINT64_MAX: all from there on, whatever there was */
 } varve_damage;
 
 typedef void (*varve_damage_fn)(void *arg, const varve_damage *damage);
@@ -880,6 +883,61 @@ typedef struct varve_verify_result {
  */
 VARVE_API varve_status varve_verify(varve_db *db, const varve_verify_options *options,
                                     varve_verify_result *out, varve_error *err) VARVE_CHECKED;
+
+/* Zeroed: repair, keep what was there, and report nothing but the counts. */
+typedef struct varve_repair_options {
+    varve_damage_fn damaged; /* each damage that is found: what can be put right without a loss, too */
+    varve_damage_fn lost;    /* each part that is lost: of a table a range of keys, of the log one of LSNs */
+    varve_progress_fn progress;
+    void *arg;              /* of all three */
+    bool dry_run;           /* look, and change nothing */
+    bool keep_later;        /* of a damaged log take also the batches behind what is missing */
+    bool discard_originals; /* once all is done; else they stay in a directory of their own */
+} varve_repair_options;
+
+typedef struct varve_repair_result {
+    bool sound;            /* there was nothing to repair, and nothing was changed */
+    bool manifest_rebuilt; /* it was not to be read: see varve_repair() for what that costs */
+    bool may_resurrect;    /* keys that were deleted or overwritten may be back as they were before */
+    uint64_t damage_count;
+    uint64_t loss_count;
+    uint64_t tables_kept; /* as they were */
+    uint64_t tables_rewritten;
+    uint64_t tables_lost;
+    uint64_t last_lsn;  /* of the repaired database */
+    char originals[64]; /* the directory in dir where all that was there is now; "": nowhere */
+} varve_repair_result;
+
+/*
+ * Make a damaged database, which no process has open, one that opens and verifies, with all that is still
+ * whole of it, and tell what is lost. options: as for varve_open(), of the tables that are written; may be
+ * NULL.
+ *
+ *   Tables     Blocks that are whole stay; a damaged index, filter or footer is made anew from them. A table
+ * that is whole is not written again. Log        All up to the first record that is missing; what is whole
+ * behind it only with keep_later, since it may build on what is missing. It goes into tables, and the log
+ * begins anew, with an epoch of its own: a replica that has more is told that it has another history.
+ *   Manifest   One flipped bit is put right. Else it is rebuilt from the tables and the log; what only it
+ * knew is lost: the database's id, slots, remembered writes, the commit limit, promises. Tables that were
+ * merged already, and not removed yet when the machine stopped, are taken for live ones.
+ *
+ * Where a newer version of a key is lost, an older one may be found in its place, and a key whose tombstone
+ * is lost may be back (may_resurrect). A replica or a backup that is whole is always better than a repair.
+ *
+ * Everything is prepared in dir/REPAIR and then put into place as by varve_install(): a repair that is cut
+ * short leaves the damaged database, or the repaired one, and may be called again. Nothing of the originals
+ * is changed, and all of them, orphans included, are moved to a directory repair-TIME in dir. Takes as much
+ * space as what is written anew.
+ *
+ * OK                        as *out says; also if all is lost. NOT_FOUND: there is no database.
+ * LOCKED, NO_SPACE, IO, PERMISSION, NO_MEMORY   as they say; nothing was changed.
+ * UNSUPPORTED/FORMAT_NEWER  a file is of a newer Varve, which may have it in order.
+ * CORRUPTION                what varve_install() or a restore had begun can't be told any more; see the
+ * words. BUSY/CANCELED             progress said stop.
+ */
+VARVE_API varve_status varve_repair(const char *dir, const varve_options *options,
+                                    const varve_repair_options *repair, varve_repair_result *out,
+                                    varve_error *err) VARVE_CHECKED;
 
 /* ---- importing: the other end of an export ---- */
 

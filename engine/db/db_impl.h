@@ -519,6 +519,16 @@ varve_status vv_db_restore_on(vv_io_maker make, void *arg, const char *backup_di
  * database. */
 #define VV_RESTORE_NAME "RESTORE"
 
+/* ---- repair.c ---- */
+
+/* As varve_repair(), on backends that `make` makes: one for its files, one for the database. */
+varve_status vv_db_repair_on(vv_io_maker make, void *arg, const char *dir, const varve_options *options,
+                             const varve_repair_options *repair, varve_repair_result *out,
+                             varve_error *err) VARVE_CHECKED;
+
+/* The directory below a database in which a repair prepares the new one. */
+#define VV_REPAIR_NAME "REPAIR"
+
 /* ---- import.c ---- */
 
 /* The file that tells a directory that is filled with an export's files, and may be emptied, from all others.
@@ -542,6 +552,10 @@ vv_status vv_db_name_in(const char *dir, const char *path, char name[VV_MARKER_N
 /* If an install was begun in dir, complete it. dir's lock is held, and its manifest was not read yet. */
 vv_status vv_db_install_complete(vv_io_backend *io, const vv_logger *lg, const char *dir,
                                  vv_error *err) VV_CHECKED;
+
+/* As varve_install(), for who holds dir's lock and has completed what was begun there. */
+vv_status vv_db_install_locked(vv_io_backend *io, const vv_logger *lg, const char *dir, const char *from,
+                               const char *aside, vv_error *err) VV_CHECKED;
 
 /* As varve_install(), on a backend of the caller's choice, which is taken over in any case. */
 vv_status vv_db_install_on(vv_io_backend *io_take, const char *dir, const char *from, const char *aside,

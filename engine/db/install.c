@@ -340,13 +340,8 @@ static vv_status check_aside(install_job *j) {
                   : VV_STATUS_OK;
 }
 
-static vv_status install(install_job *j, const char *dir, const char *from, const char *aside,
-                         vv_file **lock_out) {
-    char path[VV_DB_PATH_BYTES];
-    VV_TRY(vv_db_dir_path(j->dir, dir, j->err));
-    path_in(j->dir, LOCK_NAME, path);
-    VV_TRY(vv_lock_acquire(j->io, path, lock_out, j->err));
-    VV_TRY(vv_db_install_complete(j->io, j->logger, j->dir, j->err));
+/* The lock of j->dir is held, and nothing that was begun is left to do. */
+static vv_status install_locked(install_job *j, const char *from, const char *aside) {
     VV_TRY(vv_db_name_in(j->dir, from, j->marker.names[0], j->err));
     if (aside)
         VV_TRY(vv_db_name_in(j->dir, aside, j->marker.names[1], j->err));
@@ -356,6 +351,29 @@ static vv_status install(install_job *j, const char *dir, const char *from, cons
     j->marker.step = STEP_CLEAR;
     VV_TRY(vv_marker_write(j->io, j->dir, VV_INSTALL_NAME, &j->marker, j->err));
     return complete(j);
+}
+
+static vv_status install(install_job *j, const char *dir, const char *from, const char *aside,
+                         vv_file **lock_out) {
+    char path[VV_DB_PATH_BYTES];
+    VV_TRY(vv_db_dir_path(j->dir, dir, j->err));
+    path_in(j->dir, LOCK_NAME, path);
+    VV_TRY(vv_lock_acquire(j->io, path, lock_out, j->err));
+    VV_TRY(vv_db_install_complete(j->io, j->logger, j->dir, j->err));
+    return install_locked(j, from, aside);
+}
+
+vv_status vv_db_install_locked(vv_io_backend *io, const vv_logger *lg, const char *dir, const char *from,
+                               const char *aside, vv_error *err) {
+    install_job *j = vv_alloc_zeroed(sizeof *j);
+    if (!j)
+        return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "out of memory");
+    *j = (install_job){.io = io, .logger = lg, .err = err};
+    snprintf(j->dir, sizeof j->dir, "%s", dir);
+    vv_status st = install_locked(j, from, aside);
+    vv_file_close(j->from_lock);
+    vv_free(j);
+    return vv_ok(st) ? st : vv_wrap(err, st, "install %s", from);
 }
 
 vv_status vv_db_install_on(vv_io_backend *io_take, const char *dir, const char *from, const char *aside,

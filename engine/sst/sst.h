@@ -154,6 +154,25 @@ typedef struct vv_sst_verify_options {
 vv_status vv_sst_verify_blocks(const vv_sst_reader *r, const vv_sst_verify_options *o,
                                uint64_t *block_count_out) VV_CHECKED;
 
+/* ---- what is left of a damaged table (salvage.c) ---- */
+
+typedef struct vv_sst_salvage_options {
+    vv_io_backend *backend;
+    const char *path;
+    vv_status (*entry)(void *arg, const vv_entry *e); /* borrowed until it returns; a failure ends it */
+    void (*lost)(void *arg, const vv_sst_damage *d);  /* an empty key: not known */
+    bool (*pace)(void *arg, uint64_t bytes);          /* as for verifying */
+    void *arg;
+} vv_sst_salvage_options;
+
+/*
+ * Give out the entries of all blocks that are whole, in order, and tell which are not. Index, filter and
+ * footer may be damaged, too: without them the blocks are found by their checksums. OK also if there was
+ * nothing to be found. IO: the file can't be opened. BUSY: pace said stop. NO_MEMORY; and what `entry`
+ * returns.
+ */
+vv_status vv_sst_salvage(const vv_sst_salvage_options *o, vv_error *err) VV_CHECKED;
+
 /* ---- the bytes of one block ---- */
 
 /*

@@ -25,6 +25,7 @@ typedef struct vv_wal_options {
     uint32_t slot_count; /* WAL_BUFFER_SIZE: frames that may be in flight while the next is filled, 2 to 64 */
     uint64_t first_segment;    /* this segment, or an older one, must be there; 0: there may be no log yet */
     uint64_t replay_after_lsn; /* records up to here are in SSTables: not replayed, their segments recycled */
+    bool look_only;            /* for vv_wal_replay(): nothing on disk changes, and nothing is synced */
     /* Holds were lost, see vv_wal_hold_is_lost(). On the log's own thread; may take locks, must not wait for
      * the log. NULL: nobody wants to know. */
     void (*hold_lost)(void *arg);
@@ -52,6 +53,32 @@ vv_status vv_wal_open(const vv_wal_options *o, vv_wal_replay_fn replay, void *ar
  */
 vv_status vv_wal_replay(const vv_wal_options *o, vv_wal_replay_fn replay, void *arg, uint64_t *last_lsn_out,
                         vv_error *err) VV_CHECKED;
+
+/* A part of a damaged log that is lost. */
+typedef struct vv_wal_loss {
+    const char *path; /* of the segment, and where in it the damage begins, as far as that is known */
+    uint64_t offset;
+    uint64_t first_lsn; /* of the records that are lost; 0: not known which, or none */
+    uint64_t last_lsn;  /* UINT64_MAX: all from there on, whatever there was */
+    const char *text;
+} vv_wal_loss;
+
+typedef struct vv_wal_salvage_options {
+    bool keep_later; /* take also what is whole behind a damaged part */
+    bool any_start;  /* the log may begin with any record: nobody knows what tables hold of what is before */
+    void (*lost)(void *arg, const vv_wal_loss *loss);
+    vv_wal_replay_fn replay; /* NULL: only look */
+    void *arg;               /* of both */
+} vv_wal_salvage_options;
+
+/*
+ * Replay what is whole of a log that vv_wal_replay() refuses, changing nothing: all up to the first record
+ * that is missing, and with keep_later also what is behind. A batch is replayed as a whole or not at all.
+ * *last_lsn_out: of the last record, or replay_after_lsn if that is higher. o->first_segment is not asked. OK
+ * also if nothing was whole.
+ */
+vv_status vv_wal_salvage(const vv_wal_options *o, const vv_wal_salvage_options *s, uint64_t *last_lsn_out,
+                         vv_error *err) VV_CHECKED;
 
 /* Commit what is appended, stop the thread, close. The status says whether all that was appended is durable.
  * Writer role: the ring's thread, or any other once that one has synced and ended. NULL is fine. */

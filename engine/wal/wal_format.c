@@ -3,7 +3,6 @@
 #include "base/checksum.h"
 
 static const uint8_t segment_magic[8] = {'V', 'A', 'R', 'V', 'W', 'A', 'L', 0};
-#define FRAME_MAGIC UINT32_C(0x5657464d) /* "VWFM" */
 
 /* Offsets in a segment header. magic, version and checksum stay where they are in every version. */
 enum {
@@ -76,7 +75,7 @@ uint64_t vv_wal_segment_seed(const vv_wal_segment_head *head) {
 
 void vv_wal_frame_head_encode(uint8_t bytes[VV_WAL_FRAME_HEAD_BYTES], const vv_wal_frame_head *head,
                               uint64_t seed) {
-    vv_put_be32(bytes, FRAME_MAGIC);
+    vv_put_be32(bytes, VV_WAL_FRAME_MAGIC);
     vv_put_be32(bytes + FRAME_RECORD_COUNT_AT, head->record_count);
     vv_put_be64(bytes + FRAME_PAYLOAD_BYTES_AT, head->payload_bytes);
     vv_put_be64(bytes + FRAME_SEQ_AT, head->frame_seq);
@@ -89,7 +88,7 @@ void vv_wal_frame_head_encode(uint8_t bytes[VV_WAL_FRAME_HEAD_BYTES], const vv_w
 
 bool vv_wal_frame_head_decode(const uint8_t bytes[VV_WAL_FRAME_HEAD_BYTES], uint64_t seed,
                               vv_wal_frame_head *out) {
-    if (vv_get_be32(bytes) != FRAME_MAGIC)
+    if (vv_get_be32(bytes) != VV_WAL_FRAME_MAGIC)
         return false;
     if (vv_get_be64(bytes + FRAME_CHECKSUM_AT) != vv_checksum(bytes, FRAME_CHECKSUM_AT, seed))
         return false;

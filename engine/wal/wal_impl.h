@@ -94,6 +94,7 @@ struct vv_wal {
     uint64_t segment_bytes;
     uint64_t replay_after_lsn;
     uint64_t first_segment;
+    bool look_only;
     uint32_t block_bytes; /* of the segments that are prepared since open */
     void (*hold_lost)(void *arg);
     void *hold_lost_arg;

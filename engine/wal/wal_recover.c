@@ -87,8 +87,8 @@ static vv_status window(recovery *r, uint64_t at, uint64_t bytes, vv_slice *out)
 static vv_status open_file(recovery *r, uint64_t seq, uint64_t wanted_bytes) {
     VV_ASSERT(!r->file);
     vv_wal_path(r->w, seq, ".log", r->path);
-    VV_TRY(vv_file_open(r->w->backend, r->path, VV_OPEN_READ | VV_OPEN_WRITE | VV_OPEN_DIRECT, &r->file,
-                        r->err));
+    uint32_t flags = VV_OPEN_READ | VV_OPEN_DIRECT | (r->w->look_only ? 0 : VV_OPEN_WRITE);
+    VV_TRY(vv_file_open(r->w->backend, r->path, flags, &r->file, r->err));
     vv_wal_window_start(r->window, r->file, wanted_bytes);
     return VV_STATUS_OK;
 }
@@ -464,7 +464,8 @@ static vv_status replay_frames(recovery *r) {
         /* After a kill these frames may be in the device's cache, or in the kernel's, and nowhere else.
          * Readers are about to see them: make them stay. All of them have been read by now, so that the sync
          * covers what was read, and recovery does not succeed before it has. */
-        start_sync(r);
+        if (!r->w->look_only)
+            start_sync(r);
     }
     return VV_STATUS_OK;
 }
@@ -616,6 +617,11 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
     if (vv_ok(st) && r->logs.count == 0 &&
         getrandom(w->log_id, sizeof w->log_id, 0) != (ssize_t)sizeof w->log_id)
         st = vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0);
+    if (vv_ok(st) && w->look_only) {
+        atomic_store_explicit(&w->last_lsn, VV_MAX(r->next_lsn - 1, w->replay_after_lsn),
+                              memory_order_relaxed);
+        goto out;
+    }
     if (vv_ok(st))
         st = rewrite_end(r);
     if (vv_ok(st))
@@ -629,6 +635,7 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
     else
         st = vv_wrap(err, st, "recover the log");
 
+out:
     r->err = NULL; /* has the words of the first failure */
     vv_status_ignore(close_file(r), "open after a failure only, which is the one to report");
     vv_wal_search_destroy(r->search); /* before the segments that it looks for */

@@ -404,6 +404,7 @@ static vv_status create(const vv_wal_options *o, vv_wal **out, vv_error *err) {
     w->slot_count = o->slot_count;
     w->replay_after_lsn = o->replay_after_lsn;
     w->first_segment = o->first_segment;
+    w->look_only = o->look_only;
     w->hold_lost = o->hold_lost;
     w->hold_lost_arg = o->hold_lost_arg;
     w->clean = true;

@@ -300,6 +300,50 @@ class InProcess(Commands, unittest.TestCase):
         self.assertEqual((damage["offset"], bytes.fromhex(damage["last_key"])), (0, b"second"))
         self.assertEqual(summary["damage_count"], 1)
 
+    def test_repair(self):
+        for n in range(200):
+            self.ok("put", f"key{n:03}", "v" * 200) if n % 50 == 0 else None
+        script = "".join(f"put key{n:03} {'v' * 200}\n" for n in range(200)).encode()
+        self.ok("batch", stdin=script)
+        self.ok("flush")
+        self.ok("backup", self.work / "damaged")
+        damaged = self.work / "damaged"
+        result = varve("repair", damaged)
+        self.assertEqual((result.code, result.out), (0, b"nothing to repair\n"))
+
+        table = sorted(damaged.glob("*.sst"))[-1]
+        with table.open("r+b") as file:
+            file.seek(4096)
+            file.write(bytes(100))
+        result = varve("repair", "--dry-run", damaged)
+        self.assertEqual(result.code, 1, "damage was found")
+        self.assertIn(b"damaged: ", result.out)
+        self.assertFalse(list(damaged.glob("repair-*")))
+        said = [json.loads(line) for line in varve("repair", damaged, "--json", "--hex").out.splitlines()]
+        self.assertEqual([list(line)[0] for line in said], ["damage", "lost", "sound"])
+        lost, summary = said[1]["lost"], said[2]
+        self.assertEqual((lost["offset"], summary["loss_count"], summary["tables_rewritten"]), (4096, 1, 1))
+        self.assertTrue(summary["may_resurrect"])
+        self.assertTrue((damaged / summary["originals"] / table.name).exists())
+        first, last = bytes.fromhex(lost["first_key"]), bytes.fromhex(lost["last_key"])
+        keys = varve("--data", damaged, "scan", "--keys-only").out.split()
+        whole = self.ok("scan", "--keys-only").split()
+        self.assertEqual([k for k in keys if not first <= k <= last], [k for k in whole if not first <= k <= last])
+        self.assertLess(len(keys), len(whole))
+        self.assertEqual(varve("verify", damaged).code, 0)
+
+        (damaged / "MANIFEST").unlink()
+        result = varve("verify", damaged)
+        self.assertEqual(result.code, 1, "what can't be opened is looked through")
+        self.assertIn(b"MANIFEST: is missing", result.out)
+        result = varve("repair", "--discard-originals", damaged)
+        self.assertEqual(result.code, 0, "nothing was lost")
+        self.assertIn(b"another id", result.out)
+        self.assertEqual(len(list(damaged.glob("repair-*"))), 1, "that of the first repair")
+        self.assertEqual(varve("--data", damaged, "scan", "--keys-only").out.split(), keys)
+        self.assertEqual(varve("repair", self.work / "none").code, 3)
+        self.assertEqual(varve("get", "--dry-run", "k").code, 2)
+
     def test_reading_makes_no_database(self):
         for words in (["get", "k"], ["delete", "k"], ["flush"], ["stats"], ["scan"], ["compact"]):
             result = varve("--data", self.work / "none", *words)
