@@ -131,7 +131,7 @@ static void stream_add(vv_grpc_call *c) {
     if (c->stream_next)
         c->stream_next->stream_link = &c->stream_next;
     t->mu.streams = c;
-    if (t->mu.closing)
+    if (t->mu.ending)
         vv_grpc_call_drain(c);
     vv_mutex_unlock(&t->mu.lock);
 }
@@ -160,12 +160,23 @@ static void start(vv_grpc_call *c, const grpc_op *ops, size_t count, vv_grpc_tag
     VV_ASSERT(error == GRPC_CALL_OK);
 }
 
-static void call_is_over(vv_grpc *t) {
-    if (atomic_fetch_sub(&t->live_calls, 1) == 1 && atomic_load(&t->draining)) {
+/* One less of these; a drain hears of the last. */
+static void count_down(vv_grpc *t, _Atomic uint64_t *calls) {
+    if (atomic_fetch_sub(calls, 1) == 1 && atomic_load(&t->draining)) {
         vv_mutex_lock(&t->mu.lock);
         vv_cond_broadcast(&t->mu.idle);
         vv_mutex_unlock(&t->mu.lock);
     }
+}
+
+static void end_busy(vv_grpc_call *c) {
+    vv_grpc *t = c->queue->transport;
+    if (!c->busy)
+        return;
+    /* A stream that a drain ends is resumed elsewhere; but a pipeline's answers are answers. */
+    if (atomic_load(&t->draining) && (!c->in_streams || c->base.method->kind == VV_RPC_BIDI))
+        atomic_store(&t->answering, true);
+    count_down(t, &t->busy_calls);
 }
 
 /* After every tag: free the call with the last one. */
@@ -181,6 +192,7 @@ static void free_if_over(vv_grpc_call *c) {
     vv_grpc *t = q->transport;
     if (t->options.gate)
         t->options.gate->ended(t->options.gate, &c->base);
+    end_busy(c);
     call_free(c);
     for (uint32_t m = 0; q->unarmed_count > 0 && m < t->method_count; m++)
         if (q->unarmed[m] > 0) {
@@ -188,7 +200,7 @@ static void free_if_over(vv_grpc_call *c) {
             q->unarmed_count--;
             vv_grpc_call_arm(q, m);
         }
-    call_is_over(t);
+    count_down(t, &t->live_calls);
 }
 
 static void run_drain(vv_rpc_task *task) {
@@ -510,6 +522,8 @@ static void dispatch(vv_grpc_call *c) {
     }
     if (!admit(c))
         return;
+    c->busy = true;
+    atomic_fetch_add(&c->queue->transport->busy_calls, 1);
     if (c->base.method->kind == VV_RPC_BIDI || c->base.method->on_drain)
         stream_add(c);
     if (c->base.method->kind == VV_RPC_BIDI) {
@@ -534,7 +548,7 @@ static void on_arrive(vv_grpc_tag *tag, bool ok) {
     if (atomic_load(&q->transport->stopping)) {
         /* Its client has left, and it comes out of a queue that may be shut down: no batch can be started. */
         call_free(c);
-        call_is_over(q->transport);
+        count_down(q->transport, &q->transport->live_calls);
         return;
     }
     vv_grpc_call_arm(q, (uint32_t)(c->method - q->transport->methods));

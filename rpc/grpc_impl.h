@@ -74,13 +74,15 @@ struct vv_grpc {
     bool drained;
 
     _Atomic uint64_t live_calls;
-    _Atomic uint64_t arrivals; /* calls so far */
-    _Atomic bool draining;     /* calls that arrive are refused */
-    _Atomic bool stopping;     /* and then dropped: no connection is left */
+    _Atomic uint64_t busy_calls; /* those among them that were not refused */
+    _Atomic uint64_t arrivals;   /* calls so far */
+    _Atomic bool draining;       /* calls that arrive are refused */
+    _Atomic bool answering;      /* draining, and a call has ended that the drain has not: its client reads */
+    _Atomic bool stopping;       /* calls are dropped: no connection is left */
     struct {
         vv_mutex lock;
-        vv_cond idle;          /* draining, and live_calls fell to 0 */
-        bool closing;          /* grpc_server_shutdown_and_notify() has been called */
+        vv_cond idle;          /* draining, and live_calls or busy_calls fell to 0 */
+        bool ending;           /* streams are told to end */
         bool cancel;           /* vv_grpc_cancel() */
         uint32_t pongs;        /* queues that have run their ping */
         vv_grpc_call *streams; /* that are told of a drain */
@@ -116,6 +118,7 @@ struct vv_grpc_call {
     bool writing;
     bool cancel_told;
     bool ended;
+    bool busy;       /* counted in busy_calls */
     bool in_streams; /* told of a drain */
 
     vv_grpc_tag arrive_tag, close_tag, read_tag, write_tag, end_tag;

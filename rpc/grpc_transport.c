@@ -1,10 +1,16 @@
 /*
  * grpc_transport.c - life cycle of the gRPC server: addresses, channel arguments, drain.
  *
- * Drain, in this order: refuse new calls until none come; shut the server down (it stops listening, sends
- * GOAWAY and takes no more calls); tell streams, some of which would stay open for ever; wait for all;
- * past the time-out cancel them too; wait for the calls that a commit still holds. Only then are queues shut
- * down, threads joined and memory released: a queue that is shut down takes no batch any more.
+ * Drain, in this order: refuse new calls; tell streams, some of which would stay open for ever; wait for what
+ * is in flight; when no new calls come any more, shut the server down (it stops listening, sends GOAWAY and
+ * takes no more calls); wait for connections; past the time-out cancel what is left; wait for the calls that
+ * a commit still holds. Only then are queues shut down, threads joined and memory released: a queue that is
+ * shut down takes no batch any more.
+ *
+ * Why calls come before the GOAWAY: after it the C core closes a connection with the last stream on it, as
+ * soon as the kernel has the bytes. What the client sends then is answered by a reset, and it loses what it
+ * has not read yet. A GOAWAY behind the last answer is followed by a ping: whoever acknowledges that has read
+ * all before it.
  */
 #include "rpc/grpc_transport.h"
 
@@ -249,11 +255,10 @@ void vv_grpc_cancel(vv_grpc *t) {
     vv_mutex_unlock(&t->mu.lock);
 }
 
-/* Begin the shutdown; its tag comes out of the shutdown queue when the last connection is closed. */
-static void begin_shutdown(vv_grpc *t) {
+/* Streams, those that come from now on too, are told to end. */
+static void end_streams(vv_grpc *t) {
     vv_mutex_lock(&t->mu.lock);
-    grpc_server_shutdown_and_notify(t->server, t->shutdown_queue, t);
-    t->mu.closing = true;
+    t->mu.ending = true;
     for (vv_grpc_call *c = t->mu.streams; c; c = c->stream_next)
         vv_grpc_call_drain(c);
     vv_mutex_unlock(&t->mu.lock);
@@ -267,31 +272,32 @@ static bool connections_closed(vv_grpc *t, uint64_t patience_ns) {
     return grpc_completion_queue_pluck(t->shutdown_queue, t, until, NULL).type == GRPC_OP_COMPLETE;
 }
 
-/* Until no call is live, the time is over or vv_grpc_cancel() was called; false: calls are to be cancelled.
- */
-static bool calls_over(vv_grpc *t, uint64_t deadline_ns) {
+/* Until none of these calls is left, the time is over or vv_grpc_cancel() was called; false: calls are to be
+ * cancelled. */
+static bool calls_over(vv_grpc *t, const _Atomic uint64_t *calls, uint64_t deadline_ns) {
     vv_mutex_lock(&t->mu.lock);
     bool in_time = true;
-    while (in_time && !t->mu.cancel && atomic_load(&t->live_calls) > 0)
+    while (in_time && !t->mu.cancel && atomic_load(calls) > 0)
         in_time = vv_cond_wait_until(&t->mu.idle, &t->mu.lock, deadline_ns);
-    bool over = atomic_load(&t->live_calls) == 0 && !t->mu.cancel;
+    bool over = atomic_load(calls) == 0 && !t->mu.cancel;
     vv_mutex_unlock(&t->mu.lock);
     return over;
 }
 
 /*
- * Wait for calls and then for connections, in turns: a call may still come out of a queue. When no call is
- * left, connections get CLOSE_GRACE_NS and no more: the C core waits 20 s for a peer that does not answer its
- * last ping, and for ever for a call that arrives in the moment of the shutdown and is handed to nobody.
+ * Wait for calls and then for connections, in turns: a call may still come out of a queue. Where something
+ * was answered in this drain, clients may take their time to read it. Else, when no call is left, connections
+ * get CLOSE_GRACE_NS and no more: the C core waits 20 s for a peer that does not answer its last ping, and
+ * for ever for a call that arrives in the moment of the shutdown and is handed to nobody.
  */
 static bool wait_closed(vv_grpc *t, uint64_t deadline_ns) {
     for (;;) {
-        bool over = calls_over(t, deadline_ns);
+        bool over = calls_over(t, &t->live_calls, deadline_ns);
         uint64_t now_ns = vv_clock_mono_ns();
         uint64_t left_ns = now_ns < deadline_ns ? deadline_ns - now_ns : 0;
         if (connections_closed(t, over ? VV_MIN(left_ns, CLOSE_GRACE_NS) : 0))
             return true;
-        if (!over || atomic_load(&t->live_calls) == 0)
+        if (!over || left_ns == 0 || (atomic_load(&t->live_calls) == 0 && !atomic_load(&t->answering)))
             return false;
     }
 }
@@ -324,8 +330,8 @@ static bool ping_queues(vv_grpc *t, uint64_t deadline_ns) {
  * thread had its turn. The C core drops calls that it has read but not handed on when it shuts down, as
  * CANCELLED, which tells a client nothing; so first let them come.
  */
-static void refuse_until_quiet(vv_grpc *t, uint64_t patience_ns) {
-    uint64_t deadline_ns = vv_clock_mono_ns() + VV_MIN(patience_ns, QUIET_NS_MAX);
+static void refuse_until_quiet(vv_grpc *t, uint64_t drain_deadline_ns) {
+    uint64_t deadline_ns = VV_MIN(drain_deadline_ns, vv_clock_mono_ns() + QUIET_NS_MAX);
     uint64_t seen = atomic_load(&t->arrivals);
     vv_mutex_lock(&t->mu.lock);
     for (int quiet = 0; quiet < QUIET_ROUNDS && !t->mu.cancel && vv_clock_mono_ns() < deadline_ns;) {
@@ -353,8 +359,11 @@ void vv_grpc_drain(vv_grpc *t, uint64_t timeout_us) {
     t->drained = true;
     atomic_store(&t->draining, true);
     uint64_t deadline_ns = vv_clock_mono_ns() + timeout_us * VV_NS_PER_US;
-    refuse_until_quiet(t, timeout_us * VV_NS_PER_US);
-    begin_shutdown(t);
+    end_streams(t);
+    if (calls_over(t, &t->busy_calls, deadline_ns))
+        refuse_until_quiet(t, deadline_ns);
+    /* Its tag comes out of the shutdown queue when the last connection is closed. */
+    grpc_server_shutdown_and_notify(t->server, t->shutdown_queue, t);
     if (!wait_closed(t, deadline_ns)) {
         uint64_t live = atomic_load(&t->live_calls);
         if (live > 0)

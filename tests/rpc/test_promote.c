@@ -389,7 +389,8 @@ Test(promote, a_primary_under_load_hands_over_without_loss) {
     put_at(b.client, GRPC_STATUS_OK, NULL);
 }
 
-/* The other follower was faster: what it has is of the epoch that the primary writes, and comes from there. */
+/* The other follower was faster: what it has is of the epoch that the primary writes, and comes from there.
+ */
 Test(promote, a_primary_hands_over_to_one_that_has_less_than_another_follower) {
     fixture_start();
     put("a");
