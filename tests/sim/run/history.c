@@ -66,14 +66,14 @@ static void look_free(sim_look *l) {
     free(l);
 }
 
-static void forget_seen(sim_history *m) {
+void sim_history_forget_seen(sim_history *m) {
     while (m->look_count > 0)
         look_free(m->looks[--m->look_count]);
     m->batch_count = 0;
 }
 
 void sim_history_destroy(sim_history *m) {
-    forget_seen(m);
+    sim_history_forget_seen(m);
     for (uint32_t i = 0; i < m->write_count; i++)
         free(m->writes[i]);
     for (uint32_t i = 0; i < SIM_KEYS_MAX; i++)
@@ -146,10 +146,14 @@ void sim_history_free_batches(sim_history *m) {
     }
 }
 
-void sim_history_recovered(sim_history *m, uint64_t lsn) {
+void sim_history_check_floor(const sim_history *m, uint64_t lsn) {
     if (lsn < m->floor_lsn)
         sim_fail("lost: the database goes up to LSN %" PRIu64 ", but %" PRIu64 " was durable: %s", lsn,
                  m->floor_lsn, m->floor_why);
+}
+
+void sim_history_recovered(sim_history *m, uint64_t lsn) {
+    sim_history_check_floor(m, lsn);
     for (uint32_t i = 0; i < m->write_count; i++) {
         sim_write *w = m->writes[i];
         if (w->fate != SIM_DONE || last_lsn_of(w) <= lsn)
@@ -387,6 +391,6 @@ uint64_t sim_history_check_seen(sim_history *m) {
     for (uint32_t i = 0; i < m->sorted_count; i++)
         check_requirement(m, m->sorted[i]);
     uint64_t count = m->look_count + m->batch_count;
-    forget_seen(m);
+    sim_history_forget_seen(m);
     return count;
 }

@@ -95,6 +95,10 @@ void sim_history_identify(const sim_history *m, uint32_t key, const void *value,
 /* The generation is over: all that was seen makes sense. Forgets it. Returns how much it was. */
 uint64_t sim_history_check_seen(sim_history *m);
 
+/* A database that shows everything up to lsn has all that must survive. */
+void sim_history_check_floor(const sim_history *m, uint64_t lsn);
+void sim_history_forget_seen(sim_history *m);
+
 /* The database was opened and shows everything up to lsn. What was answered behind it is lost. */
 void sim_history_recovered(sim_history *m, uint64_t lsn);
 /* LSNs are contiguous up to lsn. All that was under way is settled. */

@@ -311,9 +311,10 @@ static void print_summary(const sim_figures *f, double seconds, uint64_t failure
     printf("%" PRIu64 " runs in %.0f s, %" PRIu64 " failed: %" PRIu64 " generations, %" PRIu64
            " operations, %" PRIu64 " reads judged, %" PRIu64 " writes of unknown outcome settled\n",
            f->runs, seconds, failures, f->generations, f->operations, f->looks, f->settled);
-    printf("%" PRIu64 " crashes (%" PRIu64 " in recovery), %" PRIu64 " restarts, %" PRIu64
+    printf("%" PRIu64 " crashes (%" PRIu64 " in recovery, %" PRIu64 " images), %" PRIu64 " restarts, %" PRIu64
            " flushes, %" PRIu64 " compactions, %" PRIu64 " I/Os, %" PRIu64 " scheduler steps\n",
-           f->crashes, f->crashes_in_open, f->restarts, f->flushes, f->compactions, f->events, f->steps);
+           f->crashes, f->crashes_in_open, f->images, f->restarts, f->flushes, f->compactions, f->events,
+           f->steps);
     printf("faults:");
     for (uint32_t i = 1; i < VV_SIM_FAULT_COUNT; i++)
         if (f->faults[i] > 0)

@@ -137,8 +137,12 @@ sim_crash sim_plan_crash(const sim_plan *p, uint32_t generation) {
                    .in_open = (x >> 8) % 4 == 0,
                    .op = generation * SIM_OPS_MAX + (uint32_t)((x >> 16) % p->ops),
                    .how = draw_crash(p, FOR_CRASH + 64, generation)};
-    /* Mostly soon, sometimes far behind. */
-    c.after = 1 + (uint32_t)((y >> 32) % (8u << (y >> 60)));
+    /* Most I/Os are reads and writes. Three of four crashes are at those that are few, and in whose order
+     * names and contents come to last. */
+    static const uint32_t ops[] = {0, 1u << VV_SIM_RENAME, 1u << VV_SIM_SYNC | 1u << VV_SIM_DIR_SYNC,
+                                   1u << VV_SIM_RENAME | 1u << VV_SIM_UNLINK | 1u << VV_SIM_CREATE};
+    c.ops = ops[x >> 12 & 3];
+    c.after = 1 + (uint32_t)((y >> 32) % (c.ops ? 8 : 8u << (y >> 60) % 10)); /* mostly soon, sometimes not */
     return c;
 }
 

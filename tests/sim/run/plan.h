@@ -71,6 +71,7 @@ typedef struct sim_crash {
     bool in_open; /* while the generation's database is being opened; else when `op` or a later one begins */
     uint32_t op;  /* number */
     uint32_t after; /* so many events later */
+    uint32_t ops;   /* a bit for each vv_sim_op that counts; 0: all do */
     vv_sim_crash how;
 } sim_crash;
 

@@ -32,6 +32,7 @@
 
 #define DIR           "/db"
 #define ASYNC_MAX     8
+#define OTHERS        4 /* images of each crash that are only looked at */
 #define FAR_FUTURE_MS UINT64_C(4000000000000)
 
 typedef enum slot_state { SLOT_NONE, SLOT_THERE, SLOT_UNSURE } slot_state;
@@ -67,6 +68,8 @@ static struct {
     uint32_t events_left;
     bool off;
     vv_sim_disk *image;
+    vv_sim_disk *others[OTHERS]; /* what could have been left just as well */
+    uint32_t other_count;
 } sim;
 
 /* ---- words ---- */
@@ -125,16 +128,28 @@ static vv_sim_fault on_event(void *arg, const vv_sim_event *e) {
     return f;
 }
 
+/* What a crash now leaves, and what it could leave by other draws. */
+static vv_sim_disk *take_images(const vv_sim_crash *how) {
+    vv_sim_crash other = *how;
+    for (sim.other_count = 0; sim.other_count < OTHERS; sim.other_count++) {
+        other.survival = VV_SIM_SURVIVES_SOME;
+        other.seed++;
+        sim.others[sim.other_count] = vv_sim_disk_crash(sim.disk, &other);
+    }
+    return vv_sim_disk_crash(sim.disk, how);
+}
+
 static void after_event(void *arg, const vv_sim_event *e) {
     (void)arg;
     sim.figures->events++;
-    if (!sim.crash_armed || sim.off || --sim.events_left > 0)
+    if (!sim.crash_armed || sim.off || (sim.crash.ops && !(sim.crash.ops >> e->op & 1)) ||
+        --sim.events_left > 0)
         return;
     sim_note("      the power goes behind event %" PRIu64 ", %s of %s; survives %d%s%s, sectors of %u",
              e->number, vv_sim_op_name(e->op), e->path, (int)sim.crash.how.survival,
              sim.crash.how.destroys ? ", destroys" : "", sim.crash.how.shows_stale ? ", shows stale" : "",
              sim.crash.how.sector_bytes);
-    sim.image = vv_sim_disk_crash(sim.disk, &sim.crash.how);
+    sim.image = take_images(&sim.crash.how);
     vv_sim_disk_power_off(sim.disk);
     sim.off = sim.ending = true;
     sim.figures->crashes++;
@@ -832,11 +847,44 @@ static void next_disk(void) {
     } else if (sim_plan_cut_when_closed(sim.plan, sim.generation, &how)) {
         sim_note("  the power goes while it is closed; survives %d", (int)how.survival);
         sim.figures->crashes++;
-        replace_disk(vv_sim_disk_crash(sim.disk, &how));
+        replace_disk(take_images(&how));
     } else {
         sim_note("  only the process ends");
         sim.figures->restarts++;
     }
+}
+
+static bool any_under_way(void *arg, sim_write *w) {
+    (void)arg;
+    (void)w;
+    return false;
+}
+
+/* An image that nobody goes on with: it opens, has all that was durable, and what it shows is the state of
+ * its LSN, or, as long as the outcome of some write is unknown, at least made of what was written. */
+static void look_at_image(vv_sim_disk *image_take) {
+    vv_sim_disk *disk = sim.disk;
+    sim.disk = image_take;
+    sim.figures->images++;
+    sim_note("  an image of the same crash");
+    varve_status st = open_once();
+    if (!varve_ok(st))
+        sim_fail("an image of the crash does not open: %s", varve_code_name(st.code));
+    sim_history_check_floor(sim.history, varve_visible_lsn(sim.db));
+    varve_snapshot *snapshot = varve_snapshot_create(sim.db);
+    if (!scan(sim.generation * SIM_OPS_MAX, 0, all_keys(), false, UINT32_MAX, snapshot))
+        sim_fail("an image of the crash can't be read");
+    varve_snapshot_release(sim.db, snapshot);
+    if (sim_history_each_under_way(sim.history, any_under_way, NULL))
+        (void)sim_history_check_seen(sim.history);
+    else
+        sim_history_forget_seen(sim.history);
+    st = varve_close(sim.db);
+    sim.db = NULL;
+    if (!varve_ok(st))
+        sim_fail("an image of the crash can't be closed: %s", varve_code_name(st.code));
+    vv_sim_disk_destroy(sim.disk);
+    sim.disk = disk;
 }
 
 static void live_once(uint32_t generation) {
@@ -848,6 +896,8 @@ static void live_once(uint32_t generation) {
     sim.events_left = sim.crash.after;
     sim.crash_armed = sim.crash.planned && sim.crash.in_open;
     sim.recovering = true;
+    while (sim.other_count > 0)
+        look_at_image(sim.others[--sim.other_count]);
     set_hooks();
     if (open_database()) {
         bool whole = check_recovered();
@@ -889,6 +939,8 @@ static void finish(void) {
     sim.generation = me;
     sim.off = sim.ending = false;
     sim.crash_armed = false;
+    while (sim.other_count > 0)
+        look_at_image(sim.others[--sim.other_count]);
     set_hooks();
     memset(sim.faults.per_million, 0, sizeof sim.faults.per_million);
     sim_note("the end");

@@ -14,6 +14,7 @@ typedef struct sim_figures {
     uint64_t looks; /* reads that were compared with the history */
     uint64_t crashes;
     uint64_t crashes_in_open; /* among them: before the recovered database was checked */
+    uint64_t images;          /* of what those crashes could have left: opened and read */
     uint64_t restarts;        /* with all that the disk showed, durable or not */
     uint64_t settled;         /* writes of unknown outcome that were tried again under their name */
     uint64_t lost_async;
