@@ -6,7 +6,7 @@
 #   fuzz.sh run TARGET SECONDS      fuzz one; findings join build/fuzz/corpus/TARGET, crashes build/fuzz/crashes
 #   fuzz.sh all SECONDS             each in turn, for so long
 #   fuzz.sh seeds                   generated seeds, merged into the committed corpora
-#   fuzz.sh keep [TARGET]           what build/fuzz/corpus covers beyond the committed corpora, merged into them
+#   fuzz.sh keep [TARGET]           what build/fuzz/corpus covers beyond the committed corpora, added to them
 #
 # Each run adds a line to build/fuzz/runs.log. Exit codes: 0 done, 1 a crash, whose replay is printed; 2 usage.
 
@@ -69,27 +69,20 @@ all() {
     return "$failed"
 }
 
-# Those inputs of the directories that cover what the committed corpus does not.
+# Those inputs of the directories that cover what the committed corpus does not. Edges alone count, not how often each
+# was taken, and large inputs are left out: a corpus that every test run replays stays small.
 merge() {
-    local target=$1
+    local target=$1 from
     shift
+    from=$(mktemp -d "$build/merge.XXXXXX")
     mkdir -p "$here/corpus/$target" "$build/crashes"
-    "$build/bin/fuzz_$target" "${limits[@]}" "-artifact_prefix=$build/crashes/$target-" -merge=1 \
-        "$here/corpus/$target" "$@" >"$build/$target-merge.log" 2>&1 ||
+    find "$@" -type f -size -"$KEPT_BLOCKS" -exec cp -t "$from" {} +
+    "$build/bin/fuzz_$target" "${limits[@]}" "-artifact_prefix=$build/crashes/$target-" -merge=1 -use_counters=0 \
+        "$here/corpus/$target" "$from" >"$build/$target-merge.log" 2>&1 ||
         { tail -n 20 "$build/$target-merge.log" >&2 && return 1; }
+    rm -rf "$from"
     echo "$target: $(find "$here/corpus/$target" -type f | wc -l) inputs," \
         "$(cat "$here/corpus/$target"/* | wc -c) bytes"
-}
-
-# The corpus anew, as small as its coverage allows; regressions stay.
-keep() {
-    local target=$1 old
-    old=$(mktemp -d "$build/keep.XXXXXX")
-    mv "$here/corpus/$target" "$old/committed"
-    mkdir "$here/corpus/$target"
-    find "$old/committed" -name 'regression-*' -exec cp {} "$here/corpus/$target/" \;
-    merge "$target" "$old/committed" "$build/corpus/$target"
-    rm -rf "$old"
 }
 
 case ${1:-} in
@@ -101,6 +94,7 @@ replay)
     exec "$build/bin/fuzz_$2" "${limits[@]}" "${@:3}"
     ;;
 seeds)
+    KEPT_BLOCKS=64k
     rm -rf "$build/seeds" && mkdir -p "$build/seeds"
     "$build/bin/fuzz_seeds" "$build/seeds"
     for target in $(list); do
@@ -108,8 +102,9 @@ seeds)
     done
     ;;
 keep)
+    KEPT_BLOCKS=9k
     for target in ${2:-$(list)}; do
-        [ ! -d "$build/corpus/$target" ] || keep "$target"
+        [ ! -d "$build/corpus/$target" ] || merge "$target" "$build/corpus/$target"
     done
     ;;
 *)
