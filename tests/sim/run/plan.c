@@ -48,6 +48,10 @@ static void draw_faults(sim_plan *p) {
         p->faults |= 1u << VV_SIM_FAULT_BIT_FLIP;
     if (kind == 6)
         p->capacity_bytes = (3 + draw(p, FOR_DISK, 6)) << 20;
+    if (kind == 2) {
+        p->lies = true;
+        p->faults |= 1u << VV_SIM_FAULT_MISDIRECTED | 1u << VV_SIM_FAULT_LOST_WRITE;
+    }
     /* From some in a generation to one in several. */
     uint32_t often = (uint32_t)(200 << 2 * draw(p, FOR_FAULT, 4));
     for (uint32_t f = 0; f < VV_SIM_FAULT_COUNT; f++)
@@ -55,6 +59,7 @@ static void draw_faults(sim_plan *p) {
     p->per_million[VV_SIM_FAULT_SHORT] = p->per_million[VV_SIM_FAULT_EINTR] = 10000;
     p->per_million[VV_SIM_FAULT_LATENCY] = 5000;
     p->per_million[VV_SIM_FAULT_BIT_FLIP] = 4 * often;
+    p->per_million[VV_SIM_FAULT_MISDIRECTED] = p->per_million[VV_SIM_FAULT_LOST_WRITE] = 60000;
 }
 
 void sim_plan_init(sim_plan *p, uint64_t seed) {

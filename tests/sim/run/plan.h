@@ -83,6 +83,8 @@ typedef struct sim_plan {
     uint32_t keys; /* that all write; each client's own come behind them */
     bool crashes;
     uint32_t faults; /* a bit for each vv_sim_fault that may come */
+    bool lies; /* in the last generation writes are lost or land elsewhere, and succeed: then things may be
+                * damaged or missing, but what is read is right */
     uint32_t per_million[VV_SIM_FAULT_COUNT];
     uint64_t capacity_bytes; /* of the disk; 0: no limit */
     uint32_t align_bytes;

@@ -62,7 +62,7 @@ static struct {
     vv_sim_plan faults;
     bool faults_on;
     bool flips_on;
-    uint64_t flips; /* on disks that are gone */
+    uint64_t flips, lies; /* on disks that are gone */
     sim_crash crash;
     bool crash_armed;
     uint32_t events_left;
@@ -120,7 +120,9 @@ static bool is_harmful(vv_sim_fault f) {
 static vv_sim_fault on_event(void *arg, const vv_sim_event *e) {
     (void)arg;
     vv_sim_fault f = vv_sim_plan_fault(&sim.faults, e);
-    if (is_harmful(f) && (!sim.faults_on || (f == VV_SIM_FAULT_BIT_FLIP && !sim.flips_on)))
+    bool lies = f == VV_SIM_FAULT_MISDIRECTED || f == VV_SIM_FAULT_LOST_WRITE;
+    if (is_harmful(f) && (!sim.faults_on || ((lies || f == VV_SIM_FAULT_BIT_FLIP) && !sim.flips_on) ||
+                          (lies && sim.generation + 1 != sim.plan->generations)))
         return VV_SIM_FAULT_NONE;
     if (is_harmful(f))
         sim_note("      %s: %s of %s at %" PRIu64, vv_sim_fault_name(f), vv_sim_op_name(e->op), e->path,
@@ -171,14 +173,21 @@ static void replace_disk(vv_sim_disk *next_take) {
     for (uint32_t f = 0; f < VV_SIM_FAULT_COUNT; f++)
         sim.figures->faults[f] += vv_sim_disk_faults(sim.disk, (vv_sim_fault)f);
     sim.flips += vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_BIT_FLIP);
+    sim.lies += vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_MISDIRECTED) +
+                vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_LOST_WRITE);
     vv_sim_disk_destroy(sim.disk); /* aborts if a file is open */
     sim.disk = next_take;
 }
 
 /* ---- is there a reason? ---- */
 
+static uint64_t has_lied(void) {
+    return sim.lies + vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_MISDIRECTED) +
+           vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_LOST_WRITE);
+}
+
 static bool excused(varve_status st) {
-    uint64_t flips = sim.flips + vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_BIT_FLIP);
+    uint64_t flips = sim.flips + vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_BIT_FLIP) + has_lied();
     uint64_t full = vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_ENOSPC);
     uint64_t broken =
         vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_EIO) + vv_sim_disk_faults(sim.disk, VV_SIM_FAULT_PARTIAL);
@@ -931,6 +940,27 @@ static vv_status list_entry(void *arg, const char *name, vv_entry_kind kind) {
     return VV_STATUS_OK;
 }
 
+/* The disk has lied: nobody can say what is there, or that it opens. But what it shows was written so. */
+static void finish_after_lies(void) {
+    uint32_t me = sim.plan->generations;
+    sim.generation = me;
+    sim.off = sim.ending = sim.crash_armed = false;
+    while (sim.other_count > 0)
+        vv_sim_disk_destroy(sim.others[--sim.other_count]);
+    set_hooks();
+    memset(sim.faults.per_million, 0, sizeof sim.faults.per_million);
+    sim_note("the end, behind lies");
+    varve_status st = open_once();
+    if (!judge(st, "open behind lies", me))
+        return;
+    (void)scan(me, 0, all_keys(), false, UINT32_MAX, NULL);
+    for (uint32_t key = 0; key < all_keys(); key++)
+        (void)get(me, key, NULL, NULL);
+    sim_history_forget_seen(sim.history);
+    (void)judge(varve_close(sim.db), "close behind lies", me);
+    sim.db = NULL;
+}
+
 /* With no more crashes and faults: everything is still there, and nothing else. */
 static void finish(void) {
     varve_stats stats;
@@ -976,7 +1006,10 @@ static void live(void *arg) {
     (void)arg;
     for (uint32_t g = 0; g < sim.plan->generations; g++)
         live_once(g);
-    finish();
+    if (has_lied())
+        finish_after_lies();
+    else
+        finish();
 }
 
 void sim_run(const sim_plan *p, sim_figures *out, bool verbose) {
