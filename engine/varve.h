@@ -714,6 +714,8 @@ typedef struct varve_stats {
     uint64_t compaction_read_bytes;
     uint64_t compaction_written_bytes;
     uint64_t compaction_debt_bytes; /* waiting to be merged */
+    uint64_t
+        damaged_tables; /* merges could not read them, twice since open: they stay, and are not tried again */
     uint64_t dropped_versions;
     uint64_t dropped_tombstones;
     uint64_t safe_compaction_lsn; /* that holds, slots considered; 0: no gate */

@@ -51,6 +51,8 @@ void varve_stats_get(varve_db *db, varve_stats *out) {
     out->sorted_run_count = view->version->run_count;
     vv_picker_options picker = vv_db_picker_options(db);
     out->compaction_debt_bytes = vv_compaction_debt_bytes(view->version, &picker);
+    for (size_t i = 0; i < view->version->table_count; i++)
+        out->damaged_tables += vv_table_is_unreadable(view->version->tables[i]);
     out->flushed_lsn = db->state.manifest.flushed_lsn;
     out->epoch = vv_manifest_epoch(&db->state.manifest);
     out->promised_epoch = db->state.manifest.promised_epoch;
@@ -144,6 +146,7 @@ bool varve_stats_number(const varve_stats *s, size_t index, const char **name_ou
         FIELD(compaction_read_bytes),
         FIELD(compaction_written_bytes),
         FIELD(compaction_debt_bytes),
+        FIELD(damaged_tables),
         FIELD(dropped_versions),
         FIELD(dropped_tombstones),
         FIELD(safe_compaction_lsn),

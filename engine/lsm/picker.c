@@ -322,6 +322,55 @@ static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
     return add_overlapping(l, v, worst + 1, &r);
 }
 
+/* ---- around damage ---- */
+
+static bool is_readable(const vv_run *run) {
+    for (size_t i = 0; i < run->table_count; i++)
+        if (vv_table_is_unreadable(run->tables[i]))
+            return false;
+    return true;
+}
+
+static bool has_damage(const vv_version *v) {
+    for (size_t i = 0; i < v->run_count; i++)
+        if (!is_readable(&v->runs[i]))
+            return true;
+    return false;
+}
+
+/* How many runs from `first` on, before `end`, are worth one merge: none is larger than all before it
+ * together. */
+static size_t alike(const vv_version *v, size_t first, size_t end) {
+    uint64_t bytes = run_bytes(&v->runs[first]);
+    size_t i = first + 1;
+    for (; i < end && run_bytes(&v->runs[i]) <= bytes; i++)
+        bytes += run_bytes(&v->runs[i]);
+    return i - first;
+}
+
+/* Runs that follow each other in a level become one in the place of the newest of them. */
+static vv_status pick_around(const vv_version *v, const vv_picker_options *o, table_list *l,
+                             uint32_t *level_out, uint64_t *run_out) {
+    for (size_t begin = 0, end; begin < v->run_count; begin = VV_MAX(end, begin + 1)) {
+        const vv_run *newest = &v->runs[begin];
+        for (end = begin;
+             end < v->run_count && v->runs[end].level == newest->level && is_readable(&v->runs[end]);)
+            end++;
+        for (size_t first = begin; first < end; first++) {
+            size_t count = alike(v, first, end);
+            if (count < o->threshold)
+                continue;
+            *level_out = newest->level;
+            *run_out = v->runs[first].number;
+            for (size_t i = first; i < first + count; i++)
+                for (size_t n = 0; n < v->runs[i].table_count; n++)
+                    VV_TRY(list_add(l, v->runs[i].tables[n]));
+            return VV_STATUS_OK;
+        }
+    }
+    return VV_STATUS_OK;
+}
+
 /* ---- */
 
 vv_status vv_pick(const vv_version *version, const vv_picker_options *o,
@@ -330,13 +379,18 @@ vv_status vv_pick(const vv_version *version, const vv_picker_options *o,
     uint32_t level = 0;
     *found_out = false;
     *out = (vv_compaction_plan){0};
-    vv_status st = o->style == VV_COMPACTION_TIERED ? pick_tiered(version, o, &l, &level)
-                                                    : pick_leveled(version, o, cursors, &l, &level);
+    bool damaged = has_damage(version);
+    uint64_t run = 0;
+    vv_status st = damaged                            ? pick_around(version, o, &l, &level, &run)
+                   : o->style == VV_COMPACTION_TIERED ? pick_tiered(version, o, &l, &level)
+                                                      : pick_leveled(version, o, cursors, &l, &level);
     if (!vv_ok(st) || l.count == 0) {
         list_deinit(&l);
         return st;
     }
-    finish_plan(version, &l, level, o->style == VV_COMPACTION_LEVELED ? level_run(version, level) : 0, out);
+    if (!damaged && o->style == VV_COMPACTION_LEVELED)
+        run = level_run(version, level);
+    finish_plan(version, &l, level, run, out);
     *found_out = true;
     return st;
 }
@@ -381,6 +435,8 @@ uint64_t vv_compaction_debt_bytes(const vv_version *version, const vv_picker_opt
     level_figures f[VV_LEVELS_MAX];
     uint32_t last = last_level(version, o);
     uint64_t debt = 0;
+    if (has_damage(version)) /* what can't be merged is not waited for */
+        return 0;
     figures(version, f);
     for (uint32_t level = 0; level <= last; level++) {
         if (f[level].runs >= o->threshold && (level == 0 || o->style == VV_COMPACTION_TIERED))

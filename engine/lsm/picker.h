@@ -13,6 +13,12 @@
  * only if nobody needs them any more. This ends: such a merge moves them a level down, or, in the last level,
  * drops them all.
  *
+ * Damage      What can't be read can't be merged, and no merge may take newer runs past it, to a level behind
+ * it, nor older ones before it. So while there is such a table, the runs between two of them, or before and
+ * behind, are only merged among each other, in their place, where some of about the same size follow each
+ * other: reads stay bounded and writers are not slowed. `compact` still tries everything, and the shape is
+ * made good once the table is replaced.
+ *
  * The shapes follow P. O'Neil et al., "The Log-Structured Merge-Tree", Acta Informatica 33 (1996), in the
  * forms that Cassandra (size-tiered) and LevelDB (leveled) made common.
  */

@@ -35,6 +35,8 @@ static bool open_table(run_iter *r, size_t index) {
     if (!vv_ok(st)) {
         close_table(r);
         r->base.status = st;
+        if (r->scan)
+            vv_table_note_failure(r->run->tables[index], st);
         return false;
     }
     r->index = index;
@@ -47,6 +49,8 @@ static void show(run_iter *r) {
         r->base.entry = r->inner->entry;
     else if (r->inner)
         vv_status_keep(&r->base.status, r->inner->status);
+    if (r->scan && r->inner && !vv_ok(r->inner->status))
+        vv_table_note_failure(r->run->tables[r->index], r->inner->status);
 }
 
 /* The open table has no more: go on with the first entry of the next. */

@@ -38,6 +38,12 @@ void vv_table_unref(vv_table *t) {
     vv_free(t);
 }
 
+void vv_table_note_failure(vv_table *t, vv_status st) {
+    /* relaxed: advice to the picker. */
+    if (vv_is(st, VV_CORRUPTION) || vv_is(st, VV_IO))
+        atomic_fetch_add_explicit(&t->read_failures, 1, memory_order_relaxed);
+}
+
 /* Run order, then key order. */
 static int compare_tables(const void *a, const void *b) {
     const vv_table *x = *(vv_table *const *)a, *y = *(vv_table *const *)b;

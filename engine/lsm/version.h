@@ -21,7 +21,8 @@ typedef void (*vv_table_drop_fn)(void *arg, uint64_t file_number);
 
 typedef struct vv_table {
     _Atomic uint32_t refs;
-    _Atomic bool obsolete; /* no longer in the manifest: drop the file with the last reference */
+    _Atomic bool obsolete;          /* no longer in the manifest: drop the file with the last reference */
+    _Atomic uint32_t read_failures; /* of merges, see vv_table_is_unreadable() */
     vv_table_drop_fn drop;
     void *drop_arg;
     uint32_t level;
@@ -35,6 +36,14 @@ vv_table *vv_table_create(uint32_t level, uint64_t run, uint64_t file_number, vv
                           vv_table_drop_fn drop, void *drop_arg) VV_CHECKED;
 void vv_table_ref(vv_table *t);
 void vv_table_unref(vv_table *t);
+
+/* Merges could not read it, damaged or not to be had from the device, and not once only: that may pass. */
+#define VV_TABLE_READ_FAILURES_MAX 2
+static inline bool vv_table_is_unreadable(const vv_table *t) {
+    return atomic_load_explicit(&t->read_failures, memory_order_relaxed) >= VV_TABLE_READ_FAILURES_MAX;
+}
+/* Count a failure, if it is of that kind. */
+void vv_table_note_failure(vv_table *t, vv_status st);
 
 static inline vv_slice vv_table_first_key(const vv_table *t) {
     return vv_slice_make(t->summary.first_key, t->summary.first_key_bytes);

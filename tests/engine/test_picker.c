@@ -232,3 +232,34 @@ Test(picker, without_memory_it_says_so_and_keeps_nothing) {
     }
     vv_version_unref(v); /* leaks would show */
 }
+
+/* ---- around damage ---- */
+
+static void mark(vv_version *v, uint64_t run) {
+    for (size_t i = 0; i < v->table_count; i++)
+        for (int n = 0; n < VV_TABLE_READ_FAILURES_MAX && v->tables[i]->run == run; n++)
+            vv_table_note_failure(v->tables[i], vv_status_make(VV_CORRUPTION, VV_SUB_CHECKSUM, 0));
+}
+
+/* Neither past the table that can't be read, nor to another level: in the place of the newest of them. */
+Test(picker, what_cannot_be_read_parts_the_runs_that_are_merged) {
+    static const shape shapes[] = {{0, 9, "a", "z", 10}, {0, 8, "a", "z", 10}, {0, 7, "a", "z", 10},
+                                   {0, 6, "a", "z", 10}, {0, 5, "a", "z", 10}, {0, 4, "a", "z", 10},
+                                   {1, 3, "a", "z", 99}};
+    const vv_picker_options *styles[] = {&tiered, &leveled};
+    for (size_t i = 0; i < 2; i++) {
+        vv_compaction_plan plan;
+        bool found;
+        vv_version *v = version_of(shapes, VV_ARRAY_COUNT(shapes));
+        mark(v, 7);
+        cr_assert(vv_ok(vv_pick(v, styles[i], cursors, &plan, &found)));
+        cr_assert(found && plan.input_count == 3 && plan.output_level == 0 && plan.output_run == 6);
+        cr_assert(plan.inputs[0]->run == 6 && plan.inputs[2]->run == 4 && !plan.bottom);
+        vv_compaction_plan_deinit(&plan);
+        cr_assert_eq(vv_compaction_debt_bytes(v, styles[i]), 0);
+        mark(v, 5); /* nothing is left that has two neighbours */
+        cr_assert(vv_ok(vv_pick(v, styles[i], cursors, &plan, &found)));
+        cr_assert_not(found);
+        vv_version_unref(v);
+    }
+}

@@ -1,0 +1,140 @@
+/*
+ * A block that has gone bad under a running database: an error for the keys in it, and for nothing else. No
+ * merge spreads it, drops it, or is held up by it for ever.
+ */
+#include <fcntl.h>
+#include <glob.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "tests/engine/db_fixture.h"
+
+#define KEYS   400
+#define WAIT_S 60
+
+static void setup(void) {
+    vv_tempdir();
+}
+
+TestSuite(db_bad_block, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 240);
+
+static const char *key_of(int i) {
+    static char key[16];
+    snprintf(key, sizeof key, "key%05d", i);
+    return key;
+}
+
+/* The keys from `from` on, one in so many, in a table of their own. */
+static void write_run(int from, int step, int round) {
+    static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    char value[200];
+    for (int i = from; i < KEYS; i += step) {
+        int bytes = snprintf(value, sizeof value, "%d of %0100d", round, i);
+        cr_assert(varve_ok(varve_put(fx_db, key_of(i), 8, value, (size_t)bytes, &async, NULL)));
+    }
+    cr_assert(varve_ok(varve_flush(fx_db)));
+}
+
+/* The newest table: its name. */
+static const char *newest_table(void) {
+    static char name[600];
+    glob_t found;
+    cr_assert_eq(glob(vv_tempdir_path("db/*.sst"), 0, NULL, &found), 0);
+    snprintf(name, sizeof name, "%s", found.gl_pathv[found.gl_pathc - 1]);
+    globfree(&found);
+    return name;
+}
+
+static void flip(const char *path, off_t at) {
+    uint8_t byte;
+    int fd = open(path, O_RDWR);
+    cr_assert_eq(pread(fd, &byte, 1, at), 1);
+    byte ^= 1;
+    cr_assert_eq(pwrite(fd, &byte, 1, at), 1);
+    cr_assert_eq(fsync(fd), 0);
+    close(fd);
+}
+
+static void open_db(const char *style) {
+    fx_open_with(
+        fx_options("COMPACTION_STYLE", style, "COMPACTION_THRESHOLD", "3", "MAX_TABLE_SIZE", "64KiB", NULL));
+}
+
+/* Keys that can't be read; every other one has the value of its last round. rounds[i]: 0: never written. */
+static int count_bad(const int rounds[KEYS]) {
+    int bad = 0;
+    for (int i = 0; i < KEYS; i++) {
+        char want[200];
+        varve_value v;
+        varve_status st = varve_get(fx_db, key_of(i), 8, &v);
+        if (st.code == VARVE_CORRUPTION) {
+            bad++;
+            continue;
+        }
+        snprintf(want, sizeof want, "%d of %0100d", rounds[i], i);
+        cr_assert(varve_ok(st), "key %d: %s", i, varve_code_name(st.code));
+        cr_assert(v.bytes == strlen(want) && memcmp(v.data, want, v.bytes) == 0, "key %d: '%.20s'", i,
+                  (const char *)v.data);
+        varve_value_release(&v);
+    }
+    return bad;
+}
+
+static void check_style(const char *style) {
+    int rounds[KEYS];
+    char damaged[600];
+    open_db(style);
+    write_run(0, 1, 1);
+    cr_assert(varve_ok(varve_compact(fx_db)));
+    write_run(0, 2, 2); /* every second key: its blocks hide half of the older ones */
+    for (int i = 0; i < KEYS; i++)
+        rounds[i] = i % 2 ? 1 : 2;
+    snprintf(damaged, sizeof damaged, "%s", newest_table());
+    flip(damaged, 4096 + 100);
+    /* Merges are due from the third run on, and meet the bad block. The same few keys in each. */
+    uint64_t deadline_ns = vv_clock_mono_ns() + WAIT_S * VV_NS_PER_S;
+    int round = 3;
+    for (; round < 6; round++)
+        write_run(1, 40, round);
+    while (fx_stats().damaged_tables == 0) {
+        sched_yield();
+        cr_assert_lt(vv_clock_mono_ns(), deadline_ns, "the damage was never met");
+    }
+    for (; round < 40; round++)
+        write_run(1, 40, round);
+    for (int i = 1; i < KEYS; i += 40)
+        rounds[i] = round - 1;
+    cr_assert_eq(fx_stats().damaged_tables, 1);
+    /* They go on around it: without, every flush is a run for ever. */
+    while (fx_stats().sorted_run_count > 12) {
+        sched_yield();
+        cr_assert_lt(vv_clock_mono_ns(), deadline_ns, "%d runs after %d flushes",
+                     (int)fx_stats().sorted_run_count, round);
+    }
+    cr_assert_eq(access(damaged, F_OK), 0, "the table stays");
+    int bad = count_bad(rounds);
+    cr_assert(bad > 5 && bad < 40, "%d keys of a block", bad);
+    cr_assert_eq(varve_compact(fx_db).code, VARVE_CORRUPTION, "all of it, in spite of that");
+    cr_assert_eq(count_bad(rounds), bad, "neither spread nor dropped");
+    fx_close();
+    open_db(style);
+    cr_assert_eq(count_bad(rounds), bad);
+    fx_close();
+    /* And once the block is as it was, all is. */
+    flip(damaged, 4096 + 100);
+    open_db(style);
+    cr_assert(varve_ok(varve_compact(fx_db)));
+    cr_assert_eq(count_bad(rounds), 0);
+    cr_assert_eq(fx_stats().sorted_run_count, 1);
+    cr_assert_eq(fx_stats().damaged_tables, 0);
+    fx_close();
+}
+
+Test(db_bad_block, tiered_merges_go_on_around_it) {
+    check_style("tiered");
+}
+
+Test(db_bad_block, leveled_merges_go_on_around_it) {
+    check_style("leveled");
+}
