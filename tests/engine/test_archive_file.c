@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine/db/archive_file.h"
+#include "io/sim/io_sim.h"
 #include "tests/support/fault_io.h"
 #include "tests/support/tempdir.h"
 
@@ -305,6 +306,39 @@ Test(archive_file, writes_that_were_never_synced_may_be_lost_in_any_order) {
     cr_assert_eq(read_all(VV_END, &torn_bytes), 1);
     cr_assert_eq(torn_bytes, count - 8192);
     free(bytes);
+}
+
+Test(archive_file, what_is_gone_on_from_is_on_the_disk) {
+    vv_sim_disk *disk = vv_sim_disk_create(&(vv_sim_options){.seed = 1});
+    vv_io_backend *posix = io;
+    io = vv_sim_backend_create(disk);
+    vv_archive_head head = {.number = 7, .first_lsn = 1, .created_unix_ms = 1000};
+    vv_archive_writer *w;
+    vv_archive_reader *r;
+    vv_archive_frame f;
+    uint64_t torn, last = 0;
+    must(vv_archive_writer_create(io, "/a", &head, &w, &err));
+    must(vv_dir_sync(io, "/", &err));
+    for (uint64_t lsn = 1; lsn <= 40; lsn++)
+        must(add(w, lsn, 100000, 1, 1000));
+    vv_archive_writer_close(w); /* a part was written, and nothing was synced: as after a kill */
+    must(vv_archive_writer_resume(io, "/a", &w, &torn, &err));
+    uint64_t synced = vv_archive_writer_synced_lsn(w);
+    cr_assert_gt(synced, 10);
+    vv_archive_writer_close(w);
+    vv_io_backend_destroy(io);
+
+    vv_sim_disk *after = vv_sim_disk_crash(disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_SYNCED});
+    io = vv_sim_backend_create(after);
+    must(vv_archive_reader_open(io, "/a", &r, &err));
+    while (vv_ok(vv_archive_reader_next(r, &f, &err)))
+        last = f.last_lsn;
+    vv_archive_reader_close(r);
+    cr_assert_geq(last, synced);
+    vv_io_backend_destroy(io);
+    vv_sim_disk_destroy(after);
+    vv_sim_disk_destroy(disk);
+    io = posix;
 }
 
 Test(archive_file, a_full_disk_loses_nothing) {

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
+#include "io/sim/io_sim.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
 
@@ -518,6 +519,40 @@ Test(db_commit_limit, each_manifest_says_what_is_confirmed_and_opening_goes_no_f
     confirm(3);
     expect_answer(p, VARVE_OK, 3);
     fx_close();
+}
+
+static void open_sim(vv_sim_disk *disk) {
+    varve_options *o = fx_options("WAL_SYNC_INTERVAL", "60s", "MEMTABLE_SIZE", "1MiB", NULL);
+    vv_status st = vv_db_open_on(vv_sim_backend_create(disk), "/db", o, &fx_db, (vv_error *)&fx_err);
+    varve_options_destroy(o);
+    cr_assert(vv_ok(st), "%s", fx_err.text);
+}
+
+/* Asynchronous writes are visible before they are durable. A limit that begins behind them, and is
+ * remembered, must not be above the end of the log when they are lost: what is written in their place is not
+ * confirmed. */
+Test(db_commit_limit, what_takes_the_place_of_lost_writes_is_not_confirmed_by_the_old_limit) {
+    static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    vv_sim_disk *disk = vv_sim_disk_create(&(vv_sim_options){.seed = 1});
+    open_sim(disk);
+    fx_put("key", "durable");
+    for (int i = 0; i < 4; i++)
+        cr_assert(varve_ok(varve_put(fx_db, "key", 3, "async", 5, &async, NULL)));
+    limit(true);
+    vv_sim_disk *after = vv_sim_disk_crash(disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_SYNCED});
+    cr_assert_eq(varve_visible_lsn(fx_db), 5);
+    fx_close();
+    open_sim(after);
+    cr_assert_eq(fx_stats().last_lsn, 1, "the asynchronous writes are lost");
+    cr_assert_eq(fx_stats().commit_limit, 1);
+    pending *p = write_key("key", "another");
+    wait_for_waiting(1);
+    fx_expect("key", "durable");
+    confirm(2);
+    expect_answer(p, VARVE_OK, 2);
+    fx_close();
+    vv_sim_disk_destroy(after);
+    vv_sim_disk_destroy(disk);
 }
 
 Test(db_commit_limit, a_log_that_is_replayed_through_many_flushes_keeps_its_limit) {
