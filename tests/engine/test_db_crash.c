@@ -1,9 +1,13 @@
 /*
  * A process that is killed in the middle of its writes: what it acknowledged is there, whole and in order.
+ * And a device whose blocks are larger than what direct I/O asks for, when the power goes in the middle of
+ * one.
  */
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "engine/db/db_impl.h"
+#include "io/sim/io_sim.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/kill_round.h"
 
@@ -79,4 +83,63 @@ Test(db_crash, what_was_acknowledged_survives_a_kill_and_batches_are_whole) {
         newest = check_state(acked);
         fx_close();
     }
+}
+
+#define TORN_PUTS 12
+#define TORN_CUTS 16
+
+typedef struct torn_image {
+    vv_sim_disk *disk;
+    uint64_t acked;
+} torn_image;
+
+static struct {
+    vv_sim_disk *disk;
+    _Atomic uint64_t acked;
+    _Atomic size_t count;
+    torn_image images[TORN_PUTS * TORN_CUTS];
+} torn;
+
+/* Of a write to the log that is not synced yet. */
+static void tear(void *arg, const vv_sim_event *e) {
+    (void)arg;
+    uint64_t acked = atomic_load(&torn.acked);
+    if (e->op != VV_SIM_WRITE || acked == 0 || !strstr(e->path, "/wal-") || e->offset == 0)
+        return;
+    for (uint64_t seed = 0; seed < TORN_CUTS; seed++) {
+        size_t n = atomic_fetch_add(&torn.count, 1);
+        if (n >= TORN_PUTS * TORN_CUTS)
+            return;
+        vv_sim_crash how = {.survival = VV_SIM_SURVIVES_SOME, .seed = seed, .destroys = true};
+        torn.images[n] = (torn_image){.disk = vv_sim_disk_crash(torn.disk, &how), .acked = acked};
+    }
+}
+
+static void open_sim(vv_sim_disk *disk) {
+    varve_options *o = fx_options("WAL_SEGMENT_SIZE", "256KiB", "MEMTABLE_SIZE", "256KiB", NULL);
+    vv_status st = vv_db_open_on(vv_sim_backend_create(disk), "/db", o, &fx_db, (vv_error *)&fx_err);
+    varve_options_destroy(o);
+    cr_assert(vv_ok(st), "%s", fx_err.text);
+}
+
+Test(db_crash, a_torn_block_of_the_device_holds_nothing_that_was_acknowledged) {
+    vv_sim_options o = {.seed = 1, .align_bytes = 512, .atomic_block_bytes = 16384};
+    torn.disk = vv_sim_disk_create(&o);
+    open_sim(torn.disk);
+    fx_put("key", "first");
+    atomic_store(&torn.acked, 1);
+    vv_sim_disk_set_hooks(torn.disk, &(vv_sim_hooks){.after = tear});
+    for (int i = 1; i < TORN_PUTS; i++)
+        atomic_store(&torn.acked, fx_put("key", "value"));
+    vv_sim_disk_set_hooks(torn.disk, &(vv_sim_hooks){0});
+    fx_close();
+    size_t count = VV_MIN(atomic_load(&torn.count), (size_t)(TORN_PUTS * TORN_CUTS));
+    cr_assert_gt(count, 100);
+    for (size_t i = 0; i < count; i++) {
+        open_sim(torn.images[i].disk);
+        cr_assert_geq(varve_visible_lsn(fx_db), torn.images[i].acked, "image %zu", i);
+        fx_close();
+        vv_sim_disk_destroy(torn.images[i].disk);
+    }
+    vv_sim_disk_destroy(torn.disk);
 }

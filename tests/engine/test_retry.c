@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/assert.h"
 #include "base/alloc.h"
 #include "base/codec.h"
 #include "engine/db/retry.h"
@@ -19,7 +20,7 @@ static void setup(void) {
 
 static void teardown(void) {
     vv_retry_deinit(&table);
-    cr_assert_eq(vv_retry_memory_bytes(&table), 0, "counted memory is left");
+    VV_ASSERT(vv_retry_memory_bytes(&table) == 0);
 }
 
 TestSuite(retry, .init = setup, .fini = teardown, .timeout = 120);
