@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/sync.h"
 #include "rpc/leases.h"
@@ -27,7 +28,7 @@ static void init(void) {
 static void fini(void) {
     vv_leases_destroy(leases);
     vv_timers_destroy(timers);
-    cr_assert(varve_ok(varve_close(db)));
+    VV_ASSERT(varve_ok(varve_close(db)));
     vv_tempdir_cleanup();
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/sync.h"
 #include "rpc/grants.h"
@@ -124,8 +125,8 @@ static void init(void) {
 }
 
 static void fini(void) {
-    cr_assert_eq(vv_lsn_waiters_count(&waiters), 0);
-    cr_assert(varve_ok(varve_close(db)));
+    VV_ASSERT(vv_lsn_waiters_count(&waiters) == 0);
+    VV_ASSERT(varve_ok(varve_close(db)));
     vv_lsn_waiters_deinit(&waiters);
     vv_tempdir_cleanup();
 }

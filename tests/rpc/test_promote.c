@@ -10,6 +10,7 @@
 
 #include <stdatomic.h>
 
+#include "base/assert.h"
 #include "base/clock.h"
 #include "base/sync.h"
 #include "rpc/promote.h"
@@ -43,7 +44,7 @@ static void fini(void) {
         client_destroy(b.client);
     if (b.server) {
         vv_server_drain(b.server);
-        cr_assert(vv_ok(vv_server_stop(b.server)));
+        VV_ASSERT(vv_ok(vv_server_stop(b.server)));
     }
     varve_options_destroy(b.engine);
     fixture_fini();

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/assert.h"
 #include "rpc/node.h"
 #include "rpc/replication.h"
 #include "tests/support/tempdir.h"
@@ -35,7 +36,7 @@ static void setup(void) {
 
 static void teardown(void) {
     vv_replication_destroy(r);
-    cr_assert(varve_ok(varve_close(db)));
+    VV_ASSERT(varve_ok(varve_close(db)));
     vv_tempdir_cleanup();
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/checksum.h"
 #include "base/clock.h"
 #include "base/sync.h"
@@ -21,7 +22,7 @@ static varve_db *replica; /* NULL: none */
 
 static void fini(void) {
     if (replica)
-        cr_assert(varve_ok(varve_close(replica)));
+        VV_ASSERT(varve_ok(varve_close(replica)));
     fixture_fini();
 }
 
