@@ -66,6 +66,8 @@ static vv_status load_parts(vv_sst_reader *r, const tail *t, const vv_sst_footer
     if (!vv_ok(st))
         return fail_part(r, st, "index block", f->index_offset, err);
     const vv_sst_index_head *head = &r->index.head;
+    /* Each field of today's footer would be found out without it: by the seeds of what it points to, and by
+     * comparison. It is there so that every byte is covered, whatever comes to stand in it. */
     st = check_sum(t, footer_offset, VV_SST_FOOTER_BYTES, head->table_id, head->footer_checksum);
     if (vv_ok(st) && (f->item_count != head->item_count || f->max_lsn != head->max_lsn))
         st = corruption(VV_SUB_BAD_LAYOUT);

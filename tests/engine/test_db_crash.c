@@ -3,6 +3,7 @@
  * And a device whose blocks are larger than what direct I/O asks for, when the power goes in the middle of
  * one.
  */
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -142,4 +143,64 @@ Test(db_crash, a_torn_block_of_the_device_holds_nothing_that_was_acknowledged) {
         vv_sim_disk_destroy(torn.images[i].disk);
     }
     vv_sim_disk_destroy(torn.disk);
+}
+
+static struct {
+    vv_sim_disk *disk, *image; /* what a power cut leaves of it */
+    vv_sim_disk *recovered;    /* the disk of the recovery, */
+    size_t count;
+    torn_image images[512];
+} tail;
+
+/* The first frame of a segment that was made for it is being written. */
+static void cut_before_large(void *arg, const vv_sim_event *e) {
+    (void)arg;
+    if (!tail.image && e->op == VV_SIM_WRITE && strstr(e->path, "/wal-") && e->offset > 0 &&
+        e->offset < 65536 && e->bytes > 300000)
+        tail.image = vv_sim_disk_crash(tail.disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_SYNCED});
+}
+
+static void cut_recovery(void *arg, const vv_sim_event *e) {
+    (void)arg;
+    if (e->op != VV_SIM_UNLINK && e->op != VV_SIM_RENAME)
+        return;
+    for (uint64_t seed = 0; seed < 32 && tail.count < VV_ARRAY_COUNT(tail.images); seed++) {
+        vv_sim_crash how = {.survival = VV_SIM_SURVIVES_SOME, .seed = seed};
+        tail.images[tail.count++].disk = vv_sim_disk_crash(tail.recovered, &how);
+    }
+}
+
+/* Behind the last frame there are two segments then: the one that was ready and too small, and the large one.
+ * They go one after the other, the newest first. */
+Test(db_crash, segments_at_the_end_that_hold_nothing_go_without_leaving_a_gap) {
+    static char value[600 * 1024];
+    tail.disk = vv_sim_disk_create(&(vv_sim_options){.seed = 1});
+    open_sim(tail.disk);
+    fx_put("key", "first");
+    bool ready = false;
+    for (int i = 0; !ready && i < 10000000; i++) {
+        sched_yield();
+        cr_assert(vv_ok(vv_path_exists(fx_db->io, "/db/wal-0000000000000002.log", &ready, NULL)));
+    }
+    vv_sim_disk_set_hooks(tail.disk, &(vv_sim_hooks){.after = cut_before_large});
+    cr_assert(varve_ok(varve_put(fx_db, "large", 5, value, sizeof value, NULL, NULL)));
+    vv_sim_disk_set_hooks(tail.disk, &(vv_sim_hooks){0});
+    fx_close();
+    cr_assert_not_null(tail.image);
+    tail.recovered = vv_sim_disk_crash(tail.image, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_ALL});
+    vv_sim_disk_set_hooks(tail.recovered, &(vv_sim_hooks){.after = cut_recovery});
+    open_sim(tail.recovered);
+    vv_sim_disk_set_hooks(tail.recovered, &(vv_sim_hooks){0});
+    fx_expect("key", "first");
+    fx_close();
+    cr_assert_geq(tail.count, 64);
+    for (size_t i = 0; i < tail.count; i++) {
+        open_sim(tail.images[i].disk);
+        fx_expect("key", "first");
+        fx_close();
+        vv_sim_disk_destroy(tail.images[i].disk);
+    }
+    vv_sim_disk_destroy(tail.recovered);
+    vv_sim_disk_destroy(tail.image);
+    vv_sim_disk_destroy(tail.disk);
 }

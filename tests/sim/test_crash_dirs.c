@@ -28,9 +28,11 @@
 
 TestSuite(crash_dirs, .timeout = 3600);
 
-/* Of each event: nothing that was not synced, everything, and random parts. */
-#define CUTS   6
-#define STRIDE 151
+/* Of each event: nothing that was not synced, everything, and random parts; more of them where names change,
+ * most of which come to matter within an event or two. */
+#define CUTS       6
+#define CUTS_NAMES 24
+#define STRIDE     151
 
 typedef struct dirs_run dirs_run;
 
@@ -90,17 +92,18 @@ static void take_images(void *arg, const vv_sim_event *e) {
     dirs_images *all = arg;
     uint64_t told = all->told ? all->told : atomic_load(&all->run->told);
     pthread_mutex_lock(&images_lock);
-    if (all->count + CUTS > all->capacity) {
+    bool names = e->op == VV_SIM_RENAME || e->op == VV_SIM_LINK || e->op == VV_SIM_UNLINK;
+    if (all->count + CUTS_NAMES > all->capacity) {
         all->capacity = all->capacity ? all->capacity * 2 : 1024;
         all->list = realloc(all->list, all->capacity * sizeof *all->list);
         if (!all->list)
             abort();
     }
-    for (uint32_t k = 0; k < CUTS; k++) {
+    for (uint32_t k = 0; k < (names ? CUTS_NAMES : CUTS); k++) {
         vv_sim_crash how = {.survival = k == 0   ? VV_SIM_SURVIVES_SYNCED
                                         : k == 1 ? VV_SIM_SURVIVES_ALL
                                                  : VV_SIM_SURVIVES_SOME,
-                            .seed = all->run->seed + e->number * CUTS + k,
+                            .seed = all->run->seed + e->number * CUTS_NAMES + k,
                             .sector_bytes = k % 2 ? 4096 : 512,
                             .destroys = k % 3 == 0};
         dirs_image *i = &all->list[all->count++];
