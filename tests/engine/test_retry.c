@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/assert.h"
 #include "base/alloc.h"
+#include "base/assert.h"
 #include "base/codec.h"
 #include "engine/db/retry.h"
 #include "tests/support/tempdir.h"
