@@ -14,6 +14,7 @@
  * VARVE_TEST_ALLOC=1: every place, both ways, when it allocates for the first time; 2: and the second time;
  * 3: and the 5th. Else as many places as fit in a second or two for each story, from a random one on.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -625,6 +626,47 @@ static void story_of_imports(void) {
     end_act();
 }
 
+static void damage(const char *path, long from_end) {
+    FILE *io = fopen(path, "r+b");
+    int byte;
+    if (!io || fseek(io, -from_end, SEEK_END) != 0 || (byte = fgetc(io)) == EOF ||
+        fseek(io, -from_end, SEEK_END) != 0 || fputc(byte ^ 0x24, io) == EOF || fclose(io) != 0)
+        DIE("%s can't be damaged", path);
+}
+
+/* What is damaged can be made anew of what is not: tables' footers, and a manifest of nothing but tables. */
+static void story_of_repairs(void) {
+    varve_repair_result result;
+    open_db();
+    write_much();
+    MUST(varve_flush(db));
+    put(3, NULL);
+    delete (4);
+    MUST(varve_flush(db));
+    put(5, NULL);
+    MUST(varve_close(db));
+    db = NULL;
+    DIR *d = opendir(in_dir("db"));
+    for (struct dirent *e; (e = readdir(d));) {
+        char path[700];
+        size_t bytes = strlen(e->d_name);
+        snprintf(path, sizeof path, "%s/%s", in_dir("db"), e->d_name);
+        if ((bytes > 4 && strcmp(e->d_name + bytes - 4, ".sst") == 0) || strcmp(e->d_name, "MANIFEST") == 0)
+            damage(path, 20);
+    }
+    closedir(d);
+    varve_options *o = options();
+    memory_fails();
+    bool done = OK(varve_repair(in_dir("db"), o, &(varve_repair_options){0}, &result, &words));
+    vv_alloc_sites_mend();
+    if (!done)
+        MUST(varve_repair(in_dir("db"), o, &(varve_repair_options){0}, &result, &words));
+    varve_options_destroy(o);
+    if (result.loss_count != 0)
+        DIE("%" PRIu64 " losses", result.loss_count);
+    end_act();
+}
+
 static void story_of_rewinds(void) {
     uint64_t cut, lsn;
     model before;
@@ -858,6 +900,7 @@ STORY(big_records, plain)
 STORY(replication, plain)
 STORY(backups, rich)
 STORY(imports, plain)
+STORY(repairs, rich)
 STORY(rewinds, plain)
 STORY(archives, plain)
 STORY(followers, rich)
