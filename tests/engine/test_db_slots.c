@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "engine/db/db_impl.h"
+#include "io/sim/io_sim.h"
 #include "tests/engine/db_fixture.h"
 #include "tests/support/fault_io.h"
 
@@ -703,4 +704,38 @@ Test(db_slots, exports_have_none) {
     cr_assert_eq(fx_stats().slots, 0);
     expect_safe_lsn(0);
     fx_close();
+}
+
+static void open_sim(vv_sim_disk *disk) {
+    varve_options *o = fx_options("WAL_SYNC_INTERVAL", "60s", NULL);
+    vv_status st = vv_db_open_on(vv_sim_backend_create(disk), "/db", o, &fx_db, (vv_error *)&fx_err);
+    varve_options_destroy(o);
+    cr_assert(vv_ok(st), "%s", fx_err.text);
+}
+
+/* What comes to a table was made durable in the log first: else a reader would find a gap there. */
+Test(db_slots, asynchronous_writes_that_are_in_tables_are_in_the_log_after_a_power_cut) {
+    static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    vv_sim_disk *disk = vv_sim_disk_create(&(vv_sim_options){.seed = 1});
+    varve_wal_cursor *c;
+    varve_wal_batch batch;
+    open_sim(disk);
+    fx_put("key", "durable");
+    cr_assert(varve_ok(varve_slot_create(fx_db, "reader", 1, &fx_err)), "%s", fx_err.text);
+    for (int i = 0; i < 4; i++)
+        cr_assert(varve_ok(varve_put(fx_db, "key", 3, "async", 5, &async, NULL)));
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    vv_sim_disk *after = vv_sim_disk_crash(disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_SYNCED});
+    fx_close();
+    open_sim(after);
+    cr_assert_eq(varve_visible_lsn(fx_db), 5);
+    cr_assert(varve_ok(varve_wal_cursor_open(fx_db, 1, &c, NULL)));
+    for (uint64_t lsn = 2; lsn <= 5; lsn++) {
+        cr_assert(varve_ok(varve_wal_cursor_next(c, &batch)), "LSN %" PRIu64, lsn);
+        cr_assert_eq(batch.first_lsn, lsn);
+    }
+    varve_wal_cursor_close(c);
+    fx_close();
+    vv_sim_disk_destroy(after);
+    vv_sim_disk_destroy(disk);
 }
