@@ -83,6 +83,7 @@ typedef struct take {
     vv_rpc_call *call;
     vv_exports *service;
     uint64_t lease_ms;
+    uint64_t lsn;                             /* of the snapshot */
     char slot[VARVE_SLOT_NAME_BYTES_MAX + 1]; /* "": none */
     _Atomic bool left;                        /* the client */
     bool full;                                /* there are too many leases */
@@ -142,6 +143,18 @@ static varve_status write_response(take *t, const files *f) {
     return (varve_status){0};
 }
 
+/* Is the slot there, and not lost? */
+static bool slot_stands(const take *t, varve_slot_info *out) {
+    varve_slot_info all[VARVE_SLOTS_MAX];
+    size_t count = varve_slots_get(t->service->db, all);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(all[i].name, t->slot) == 0 && !all[i].lost) {
+            *out = all[i];
+            return true;
+        }
+    return false;
+}
+
 /* The slot at what is flushed now. A flush that ends meanwhile may recycle what is behind that: once more. */
 static varve_status make_slot(take *t) {
     varve_status st = {0};
@@ -156,11 +169,16 @@ static varve_status make_slot(take *t) {
     return st;
 }
 
-/* Up to the snapshot. One that was lost meanwhile, in a long flush amid many writes, is made anew. */
-static varve_status move_slot(take *t, uint64_t lsn) {
-    varve_status st = varve_slot_confirm(t->service->db, t->slot, lsn);
+/* Up to the snapshot. One that was lost meanwhile, in a long flush amid many writes, is made anew; so is one
+ * that was there before and stands higher, whose reader begins anew. */
+static varve_status move_slot(take *t) {
+    varve_db *db = t->service->db;
+    varve_slot_info slot;
+    if (slot_stands(t, &slot) && slot.confirmed_lsn > t->lsn)
+        return varve_slot_create(db, t->slot, t->lsn, &t->err);
+    varve_status st = varve_slot_confirm(db, t->slot, t->lsn);
     if (st.code == VARVE_NOT_FOUND)
-        st = varve_slot_create(t->service->db, t->slot, lsn, &t->err);
+        st = varve_slot_create(db, t->slot, t->lsn, &t->err);
     return st;
 }
 
@@ -181,9 +199,7 @@ static varve_status take_files(take *t) {
     if (!f)
         return (varve_status){.code = VARVE_NO_MEMORY};
     varve_status st = varve_take_snapshot(db, &f->export, &t->err);
-    f->leased.lsn = f->export.lsn;
-    if (varve_ok(st) && t->slot[0])
-        st = move_slot(t, f->export.lsn);
+    f->leased.lsn = t->lsn = f->export.lsn;
     if (varve_ok(st))
         return lease_files(t, f);
     release_files(&f->leased);
@@ -204,14 +220,19 @@ static void take_run(vv_job *job) {
     t->full = !vv_leases_have_room(t->service->leases, t->call->user);
     t->status = (varve_status){.code = VARVE_BUSY}; /* take_failed() knows why */
     if (goes_on(t) && !t->full) {
-        t->status = t->slot[0] ? make_slot(t) : (varve_status){0};
-        bool slot_made = t->slot[0] && varve_ok(t->status);
+        varve_slot_info slot;
+        /* One that stands holds at least as much log: it is its reader's, whatever comes of the snapshot. */
+        bool slot_made = t->slot[0] && !slot_stands(t, &slot);
+        t->status = slot_made ? make_slot(t) : (varve_status){0};
+        slot_made &= varve_ok(t->status);
         if (varve_ok(t->status))
             t->status = take_files(t);
-        bool wanted = goes_on(t);
-        if (varve_ok(t->status) && !wanted) {
-            unlease(t);
-            t->status = (varve_status){.code = VARVE_BUSY};
+        if (varve_ok(t->status)) {
+            t->status = goes_on(t) ? (varve_status){0} : (varve_status){.code = VARVE_BUSY};
+            if (varve_ok(t->status) && t->slot[0])
+                t->status = move_slot(t);
+            if (!varve_ok(t->status))
+                unlease(t);
         }
         /* Nobody will read from there, and a log that is kept for nobody costs space. */
         if (slot_made && !varve_ok(t->status)) {

@@ -504,6 +504,23 @@ Test(export_service, a_snapshot_that_fails_leaves_neither_lease_nor_slot) {
     cr_assert(slot_named("node-2", &slot));
 }
 
+Test(export_service, a_snapshot_that_fails_leaves_a_slot_alone_that_was_there) {
+    fixture_start();
+    put_keys(3, 'a');
+    varve_slot_info slot;
+    cr_assert(varve_ok(varve_slot_create(engine_tap_db(), "node-2", 2, NULL)));
+    admin(ADMIN "Flush");
+    engine_tap_fail_snapshots((varve_status){.code = VARVE_NO_SPACE});
+    ends(start_take(0, "node-2"), GRPC_STATUS_RESOURCE_EXHAUSTED, "NO_SPACE");
+    cr_assert(slot_named("node-2", &slot), "its reader may come back");
+    cr_assert_eq(slot.confirmed_lsn, 2);
+    cr_assert_not(slot.lost);
+    engine_tap_fail_snapshots((varve_status){0});
+    forget(taken(start_take(0, "node-2")));
+    cr_assert(slot_named("node-2", &slot));
+    cr_assert_eq(slot.confirmed_lsn, 3);
+}
+
 Test(export_service, there_are_only_so_many_slots) {
     fx.config.exports_max = VARVE_SLOTS_MAX + 1;
     fixture_start();
