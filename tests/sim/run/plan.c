@@ -168,15 +168,16 @@ bool sim_plan_has(const sim_plan *p, uint32_t number) {
 }
 
 static const uint32_t weights[SIM_KIND_COUNT] = {
-    [SIM_PUT] = 160,      [SIM_DELETE] = 60, [SIM_BATCH] = 290,   [SIM_SWAP] = 70,  [SIM_GET] = 150,
-    [SIM_MULTI_GET] = 40, [SIM_SCAN] = 60,   [SIM_SNAPSHOT] = 40, [SIM_FLUSH] = 25, [SIM_COMPACT] = 8,
-    [SIM_CURSOR] = 30,    [SIM_SLOT] = 30,   [SIM_SAFE_LSN] = 10, [SIM_VERIFY] = 8,
+    [SIM_PUT] = 160,     [SIM_DELETE] = 60,    [SIM_BATCH] = 290, [SIM_SWAP] = 70,
+    [SIM_GET] = 150,     [SIM_MULTI_GET] = 40, [SIM_SCAN] = 60,   [SIM_SNAPSHOT] = 40,
+    [SIM_FLUSH] = 25,    [SIM_COMPACT] = 8,    [SIM_CURSOR] = 30, [SIM_SLOT] = 30,
+    [SIM_SAFE_LSN] = 10, [SIM_VERIFY] = 8,     [SIM_EXPORT] = 8,  [SIM_EPOCH] = 8,
 };
 
 const char *sim_kind_name(sim_kind kind) {
-    static const char *const names[] = {"put",       "delete", "batch",    "swap",  "get",
-                                        "multi-get", "scan",   "snapshot", "flush", "compact",
-                                        "cursor",    "slot",   "safe-lsn", "verify"};
+    static const char *const names[] = {"put",      "delete",   "batch",  "swap",    "get",    "multi-get",
+                                        "scan",     "snapshot", "flush",  "compact", "cursor", "slot",
+                                        "safe-lsn", "verify",   "export", "epoch"};
     return names[kind];
 }
 

@@ -38,6 +38,8 @@ typedef enum sim_kind {
     SIM_SLOT,
     SIM_SAFE_LSN,
     SIM_VERIFY,
+    SIM_EXPORT, /* take one, and release it */
+    SIM_EPOCH,  /* become the primary of the next */
     SIM_KIND_COUNT
 } sim_kind;
 

@@ -57,6 +57,7 @@ static struct {
     uint32_t generation;
     bool recovering; /* until the recovered database was checked */
     bool ending;     /* clients stop */
+    uint64_t epoch;  /* the highest that was begun for certain */
     bool slots_lose; /* one of them has lost the log that it held, or may have */
     /* What goes wrong. */
     vv_sim_plan faults;
@@ -662,6 +663,32 @@ static void verify(uint32_t number) {
         sim_fail("verify %u found %" PRIu64 " damages, and nothing was wrong", number, result.damage_count);
 }
 
+static void take_export(uint32_t number) {
+    uint64_t visible_lsn = varve_visible_lsn(sim.db);
+    varve_export e;
+    varve_error err;
+    varve_status st = varve_take_snapshot(sim.db, &e, &err);
+    sim_note("    %u export: %s", number, varve_code_name(st.code));
+    if (!judge(st, "export", number))
+        return;
+    if (e.lsn < visible_lsn)
+        sim_fail("export %u has LSN %" PRIu64 ", and %" PRIu64 " was visible before", number, e.lsn,
+                 visible_lsn);
+    sim_history_must_survive(sim.history, e.lsn, "an export was taken");
+    varve_export_release(sim.db, &e);
+}
+
+/* Another client may be first, with the same number. */
+static void begin_epoch(uint32_t number) {
+    varve_stats stats;
+    varve_error err;
+    varve_stats_get(sim.db, &stats);
+    varve_status st = varve_begin_epoch(sim.db, stats.epoch + 1, &err);
+    sim_note("    %u epoch %" PRIu64 ": %s", number, stats.epoch + 1, varve_code_name(st.code));
+    if (st.code != VARVE_INVALID_ARGUMENT && judge(st, "epoch", number) && stats.epoch + 1 > sim.epoch)
+        sim.epoch = stats.epoch + 1;
+}
+
 static void operate(sim_client *c, const sim_op *op) {
     uint64_t x = op->random;
     const varve_snapshot *snapshot = x % 3 == 0 ? c->snapshot : NULL;
@@ -715,6 +742,8 @@ static void operate(sim_client *c, const sim_op *op) {
         (void)judge(st, "safe-lsn", op->number);
         break;
     case SIM_VERIFY: verify(op->number); break;
+    case SIM_EXPORT: take_export(op->number); break;
+    case SIM_EPOCH: begin_epoch(op->number); break;
     case SIM_KIND_COUNT: break;
     }
 }
@@ -771,6 +800,10 @@ static bool check_recovered(void) {
     sim_note("  recovered up to LSN %" PRIu64, lsn);
     if (durable_lsn != lsn)
         sim_fail("recovered up to LSN %" PRIu64 ", of which %" PRIu64 " are durable", lsn, durable_lsn);
+    varve_stats stats;
+    varve_stats_get(sim.db, &stats);
+    if (stats.epoch < sim.epoch)
+        sim_fail("epoch %" PRIu64 " was begun, and the database is in %" PRIu64, sim.epoch, stats.epoch);
     sim_history_recovered(sim.history, lsn);
     sim_history_must_survive(sim.history, lsn, "it was recovered before");
     settling s = {.snapshot = varve_snapshot_create(sim.db)};
