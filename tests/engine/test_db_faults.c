@@ -210,6 +210,29 @@ Test(db_faults, a_failed_flush_is_tried_again_and_loses_nothing) {
     fx_close();
 }
 
+Test(db_faults, a_flush_that_fails_at_the_manifest_lets_go_of_no_log) {
+    static char value[60000];
+    char key[16];
+    open_faulty(fx_options("MEMTABLE_SIZE", "4MiB", "WAL_SEGMENT_SIZE", "256KiB", NULL));
+    for (int i = 0; i < 20; i++) {
+        snprintf(key, sizeof key, "key%02d", i);
+        cr_assert(varve_ok(varve_put(fx_db, key, 5, value, sizeof value, NULL, NULL)));
+    }
+    cr_assert_gt(fx_stats().wal_segment_count, 3);
+    break_io("write", "MANIFEST", EIO);
+    cr_assert(!varve_ok(varve_flush(fx_db)));
+    vv_status_ignore((vv_status){(uint16_t)varve_close(fx_db).code, 0, 0}, "the disk is broken");
+    mend_io();
+    fx_open();
+    for (int i = 0; i < 20; i++) {
+        varve_value v;
+        snprintf(key, sizeof key, "key%02d", i);
+        cr_assert(varve_ok(varve_get(fx_db, key, 5, &v)));
+        varve_value_release(&v);
+    }
+    fx_close();
+}
+
 Test(db_faults, a_flush_that_fails_at_the_manifest_leaves_no_table_behind) {
     open_faulty(fx_options(NULL));
     fx_put("key", "1");

@@ -19,6 +19,9 @@ static const vv_sim_crash cuts[] = {
     {.survival = VV_SIM_SURVIVES_SOME, .sector_bytes = 4096, .destroys = true},
 };
 #define CUTS (sizeof cuts / sizeof cuts[0])
+/* And these, each with other names: which of them last matters between a rename and the next sync of the
+ * directory, and mostly for no more than that one event. */
+#define RENAME_CUTS 12
 
 typedef struct image {
     vv_sim_disk *disk;
@@ -45,7 +48,8 @@ static void take_images(void *arg, const vv_sim_event *e) {
     size_t first = all->count;
     snprintf(i.path, sizeof i.path, "%s", e->path);
     all->events++;
-    if (first + CUTS > all->capacity) {
+    size_t cut_count = CUTS + (all->world && e->op == VV_SIM_RENAME ? RENAME_CUTS : 0);
+    if (first + cut_count > all->capacity) {
         all->capacity = all->capacity ? all->capacity * 2 : 1024;
         all->list = realloc(all->list, all->capacity * sizeof *all->list);
         if (!all->list)
@@ -55,9 +59,9 @@ static void take_images(void *arg, const vv_sim_event *e) {
         sim_claims_begin(&i.claims, all->world);
     else
         i.claims = *all->claims;
-    for (size_t k = 0; k < CUTS; k++) {
-        vv_sim_crash how = cuts[k];
-        how.seed = all->seed + e->number;
+    for (size_t k = 0; k < cut_count; k++) {
+        vv_sim_crash how = cuts[k < CUTS ? k : 2];
+        how.seed = all->seed + e->number + (k < CUTS ? 0 : k << 32);
         i.disk = vv_sim_disk_crash(all->disk, &how);
         if (all->world)
             sim_claims_end(&i.claims, all->world);
