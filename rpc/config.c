@@ -488,6 +488,21 @@ static vv_status check_follow_token(const vv_server_config *c, const char *key, 
                    key, address);
 }
 
+/* It is read again for each connection; that it is not there at all is said at the start. */
+static vv_status check_readable(const char *key, const char *path, vv_error *err) {
+    if (!path[0])
+        return VV_STATUS_OK;
+    FILE *f = fopen(path, "rbe");
+    bool readable = f && (fgetc(f) != EOF || !ferror(f)); /* a directory can be opened */
+    int why = errno;
+    if (f)
+        (void)fclose(f);
+    if (readable)
+        return VV_STATUS_OK;
+    return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s = %s: it can't be read: %s", key, path,
+                   strerror(why));
+}
+
 static vv_status check_others(const vv_server_config *c, vv_error *err) {
     if (!c->follow_tls_cert[0] != !c->follow_tls_key[0])
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
@@ -510,7 +525,10 @@ static vv_status check_others(const vv_server_config *c, vv_error *err) {
                            "PEERS: this server listens on %s itself; allowed are the others", c->peers[i]);
         VV_TRY(check_follow_token(c, "PEERS", c->peers[i], err));
     }
-    return VV_STATUS_OK;
+    if (!others)
+        return VV_STATUS_OK;
+    VV_TRY(check_readable("FOLLOW_TOKEN_FILE", c->follow_token_file, err));
+    return check_readable("FOLLOW_TLS_CA", c->follow_tls_ca, err);
 }
 
 /* What a table can't say. */

@@ -267,7 +267,12 @@ Test(server_config, whom_nobody_can_follow) {
     expect_refusal("each needs the other", LIST("--follow=a:1", "--follow-tls-cert=/c"));
     expect_refusal("FOLLOW = a:1: with FOLLOW_TOKEN_FILE", LIST("--follow=a:1", "--follow-token-file=/t"));
     expect_refusal("PEERS = a:1: with FOLLOW_TOKEN_FILE", LIST("--peers=a:1", "--follow-token-file=/t"));
-    cr_expect(load(LIST("--follow=127.0.0.1:1", "--follow-token-file=/t"), LIST()), "%s", err.text);
-    cr_expect(load(LIST("--follow=a:1", "--follow-token-file=/t", "--follow-tls-ca=/c"), LIST()), "%s",
-              err.text);
+    expect_refusal("FOLLOW_TOKEN_FILE = /no/t: it can't be read: No such file",
+                   LIST("--follow=127.0.0.1:1", "--follow-token-file=/no/t"));
+    expect_refusal("FOLLOW_TLS_CA = /: it can't be read", LIST("--peers=a:1", "--follow-tls-ca=/"));
+    cr_expect(load(LIST("--follow-tls-ca=/no/t"), LIST()), "%s", err.text); /* nobody is called */
+    cr_expect(load(LIST("--follow=127.0.0.1:1", "--follow-token-file=/etc/passwd"), LIST()), "%s", err.text);
+    cr_expect(
+        load(LIST("--follow=a:1", "--follow-token-file=/etc/passwd", "--follow-tls-ca=/etc/passwd"), LIST()),
+        "%s", err.text);
 }
