@@ -222,3 +222,49 @@ Test(db_flip, a_database_that_was_killed_never_lies) {
     compression = "lz4", index_type = "dense", style = "leveled";
     damage_everything(false, 300);
 }
+
+/* What was begun is not guessed: a marker that is damaged stops the opening, and nothing has changed by then.
+ * (That of an install: test_db_install.c.) */
+Test(db_flip, a_damaged_marker_is_never_followed) {
+    compression = "none", index_type = "sparse", style = "tiered";
+    image im = make_image(true);
+    vv_marker cut = {.step = 1, .lsn = history_count - 2};
+    vv_io_backend *io = vv_sim_backend_create(im.disk);
+    cr_assert(vv_ok(vv_marker_write(io, DIR, VV_CUT_NAME, &cut, NULL)));
+    vv_io_backend_destroy(io);
+    im.file_count = 0;
+    for (size_t i = 0; i < FILES; i++)
+        free(im.files[i].bytes);
+    memset(im.files, 0, sizeof im.files);
+    io = vv_sim_backend_create(im.disk);
+    cr_assert(vv_ok(vv_dir_list(io, DIR, note_file, &im, NULL)));
+    vv_io_backend_destroy(io);
+    const file *f = im.files;
+    while (strcmp(f->name, VV_CUT_NAME) != 0)
+        f++;
+    uint8_t bytes[100];
+    cr_assert_leq(f->count, sizeof bytes);
+    memcpy(bytes, f->bytes, f->count);
+    for (size_t bit = 0; bit <= f->count * 8; bit++) {
+        harm h = {.file = f, .kind = "a marker", .offset = bit / 8, .end = bit / 8 + 1};
+        vv_status st;
+        now = &h;
+        if (bit < f->count * 8)
+            bytes[bit / 8] ^= (uint8_t)(1U << bit % 8);
+        vv_sim_disk *disk = damaged_disk(&im, f, bytes, f->count);
+        varve_db *db = open_on(disk, &st);
+        if (bit < f->count * 8) {
+            CHECK(!db && is_refusal(st.code) && strstr(fx_err.text, VV_CUT_NAME), "%s", fx_err.text);
+        } else {
+            CHECK(db, "%s", fx_err.text);
+            varve_stats s;
+            varve_stats_get(db, &s);
+            CHECK(s.last_lsn == history_count - 2, "LSN %" PRIu64, s.last_lsn);
+            CHECK(varve_ok(varve_close(db)), "close");
+        }
+        vv_sim_disk_destroy(disk);
+        if (bit < f->count * 8)
+            bytes[bit / 8] = f->bytes[bit / 8];
+    }
+    free_image(&im);
+}
