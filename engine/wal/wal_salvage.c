@@ -307,7 +307,7 @@ static uint64_t place_of_damage(salvage *v, size_t n) {
     return at->offset + (at == before ? bytes : 0);
 }
 
-/* Behind the last frame segments are missing, or can't be read: who knows what was in them. */
+/* Behind the last frame segments are missing, cut short, or can't be read: who knows what was in them. */
 static bool end_is_unknown(const salvage *v) {
     uint64_t expected = v->o->first_segment;
     size_t i = 0;
@@ -323,7 +323,8 @@ static bool end_is_unknown(const salvage *v) {
         const old_segment *s = &v->segments[i];
         if (s->seq < expected)
             continue; /* there for readers that are behind */
-        if (s->seq > expected || (!s->readable && s->has_magic))
+        bool is_short = s->readable && s->file_bytes < s->head.segment_bytes;
+        if (s->seq > expected || is_short || (!s->readable && s->has_magic))
             return true;
         expected = s->seq + 1;
     }
