@@ -204,3 +204,31 @@ Test(db_crash, segments_at_the_end_that_hold_nothing_go_without_leaving_a_gap) {
     vv_sim_disk_destroy(tail.image);
     vv_sim_disk_destroy(tail.disk);
 }
+
+static _Atomic bool manifest_renamed;
+
+static vv_sim_fault fail_the_sync_of_the_name(void *arg, const vv_sim_event *e) {
+    (void)arg;
+    if (e->op == VV_SIM_RENAME && strstr(e->path, "MANIFEST"))
+        atomic_store(&manifest_renamed, true);
+    return e->op == VV_SIM_DIR_SYNC && atomic_load(&manifest_renamed) ? VV_SIM_FAULT_EIO : VV_SIM_FAULT_NONE;
+}
+
+Test(db_crash, a_table_that_the_manifest_may_name_keeps_its_file) {
+    vv_sim_disk *disk = vv_sim_disk_create(&(vv_sim_options){.seed = 1}), *after[2];
+    open_sim(disk);
+    fx_put("key", "value");
+    vv_sim_disk_set_hooks(disk, &(vv_sim_hooks){.fault = fail_the_sync_of_the_name});
+    cr_assert(!varve_ok(varve_flush(fx_db)));
+    after[0] = vv_sim_disk_crash(disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_ALL});
+    after[1] = vv_sim_disk_crash(disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_SYNCED});
+    vv_sim_disk_set_hooks(disk, &(vv_sim_hooks){0});
+    fx_close();
+    for (int i = 0; i < 2; i++) {
+        open_sim(after[i]);
+        fx_expect("key", "value");
+        fx_close();
+        vv_sim_disk_destroy(after[i]);
+    }
+    vv_sim_disk_destroy(disk);
+}
