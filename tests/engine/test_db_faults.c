@@ -210,6 +210,24 @@ Test(db_faults, a_failed_flush_is_tried_again_and_loses_nothing) {
     fx_close();
 }
 
+Test(db_faults, an_opening_that_fails_at_the_manifest_lets_go_of_no_log) {
+    vv_error err;
+    varve_db *none;
+    fx_open();
+    fx_put("key", "value");
+    cr_assert(varve_ok(varve_flush(fx_db)));
+    fx_close();
+    break_io("write", "MANIFEST", EIO);
+    varve_options *o = fx_options(NULL);
+    vv_status st = vv_db_open_on(vv_fault_io_create(on_op, NULL), vv_tempdir_path("db"), o, &none, &err);
+    varve_options_destroy(o);
+    cr_assert_eq(st.code, VV_IO, "%s", vv_code_name((vv_code)st.code));
+    mend_io();
+    fx_open();
+    fx_expect("key", "value");
+    fx_close();
+}
+
 Test(db_faults, a_flush_that_fails_at_the_manifest_lets_go_of_no_log) {
     static char value[60000];
     char key[16];
