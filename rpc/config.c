@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "base/compiler.h"
 #include "base/config.h"
@@ -503,6 +504,16 @@ static vv_status check_readable(const char *key, const char *path, vv_error *err
                    strerror(why));
 }
 
+static vv_status check_directory(const char *key, const char *path, vv_error *err) {
+    struct stat st;
+    if (!path[0])
+        return VV_STATUS_OK;
+    int why = stat(path, &st) != 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+    if (why == 0)
+        return VV_STATUS_OK;
+    return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s = %s: %s", key, path, strerror(why));
+}
+
 static vv_status check_others(const vv_server_config *c, vv_error *err) {
     if (!c->follow_tls_cert[0] != !c->follow_tls_key[0])
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
@@ -548,6 +559,7 @@ static vv_status check(const vv_server_config *c, vv_error *err) {
     if (c->tls_client_ca[0] && !c->tls_cert[0])
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CLIENT_CA = %s: it needs TLS_CERT and TLS_KEY",
                        c->tls_client_ca);
+    VV_TRY(check_directory("BACKUP_DIR", c->backup_dir, err));
     VV_TRY(check_others(c, err));
     if (c->node_name[0] && !vv_node_name_valid(vv_slice_str(c->node_name)))
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION),

@@ -483,16 +483,10 @@ static const vv_rpc_method methods[] = {
 
 vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_db *db, vv_health *health,
                         const vv_logger *log, vv_error *err) {
-    struct stat st;
     vv_workers_options workers = {
         .name = "varve-admin", .thread_count = THREADS, .queue_max = QUEUE_MAX, .background = true};
     *admin = (vv_admin){
         .options = *options, .db = db, .health = health, .log = log, .started_ns = vv_clock_mono_ns()};
-    const char *dir = options->backup_dir;
-    if (dir[0] && stat(dir, &st) != 0)
-        return vv_fail(err, vv_status_errno(errno), "BACKUP_DIR = %s", dir);
-    if (dir[0] && !S_ISDIR(st.st_mode))
-        return vv_fail(err, vv_status_errno(ENOTDIR), "BACKUP_DIR = %s", dir);
     vv_workers_options promoter = {.name = "varve-promote", .thread_count = 1, .queue_max = QUEUE_MAX};
     vv_status status = vv_workers_create(&workers, &admin->workers);
     if (vv_ok(status))

@@ -280,17 +280,6 @@ Test(admin, without_a_directory_there_are_no_backups) {
     expect_end(start_backup("monday", ""), GRPC_STATUS_FAILED_PRECONDITION, "BACKUP_DIR_NOT_SET");
 }
 
-Test(admin, a_backup_directory_that_is_none_stops_the_start) {
-    vv_error err = {""};
-    strcat(fx.config.backup_dir, "/none");
-    cr_assert(vv_is(vv_server_start(&fx.config, fx.engine, NULL, &fx.server, &err), VV_NOT_FOUND));
-    cr_assert_not_null(strstr(err.text, "BACKUP_DIR = "), "%s", err.text);
-    fclose(fopen(fx.config.backup_dir, "w"));
-    cr_assert_not(vv_ok(vv_server_start(&fx.config, fx.engine, NULL, &fx.server, &err)));
-    cr_assert_not_null(strstr(err.text, "Not a directory"), "%s", err.text);
-    cr_assert_null(fx.server);
-}
-
 Test(admin, no_name_leads_out_of_the_backup_directory) {
     static const char *const names[] = {"",          ".",       "..",      "../x",  "a/b",   "/tmp/x",
                                         "a/../../x", ".hidden", "a\nline", "a\x01", "sp ace"};

@@ -267,6 +267,8 @@ Test(server_config, whom_nobody_can_follow) {
     expect_refusal("each needs the other", LIST("--follow=a:1", "--follow-tls-cert=/c"));
     expect_refusal("FOLLOW = a:1: with FOLLOW_TOKEN_FILE", LIST("--follow=a:1", "--follow-token-file=/t"));
     expect_refusal("PEERS = a:1: with FOLLOW_TOKEN_FILE", LIST("--peers=a:1", "--follow-token-file=/t"));
+    expect_refusal("BACKUP_DIR = /no/dir: No such file", LIST("--BACKUP_DIR=/no/dir"));
+    expect_refusal("BACKUP_DIR = /dev/null: Not a directory", LIST("--BACKUP_DIR=/dev/null"));
     expect_refusal("FOLLOW_TOKEN_FILE = /no/t: it can't be read: No such file",
                    LIST("--follow=127.0.0.1:1", "--follow-token-file=/no/t"));
     expect_refusal("FOLLOW_TLS_CA = /: it can't be read", LIST("--peers=a:1", "--follow-tls-ca=/"));
