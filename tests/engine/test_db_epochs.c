@@ -558,3 +558,34 @@ Test(db_epochs, each_failed_allocation_is_reported_and_changes_nothing) {
     cr_assert_eq(check_log(0), 2);
     fx_close();
 }
+
+Test(db_epochs, what_was_written_before_a_promise_is_durable_with_it) {
+    static const varve_write_options async = {.durability = VARVE_DURABILITY_ASYNC};
+    fx_open_with(fx_options("WAL_SYNC_INTERVAL", "60s", NULL));
+    for (int i = 0; i < 3; i++)
+        cr_assert(varve_ok(varve_put(fx_db, "key", 3, "async", 5, &async, NULL)));
+    cr_assert(varve_ok(varve_promise_epoch(fx_db, 9, &fx_err)), "%s", fx_err.text);
+    cr_assert_eq(fx_stats().durable_lsn, 3);
+    fx_close();
+}
+
+/* What was cut was written under it, and is somewhere else, perhaps. */
+Test(db_epochs, a_database_that_was_rewound_writes_under_another) {
+    varve_epoch epochs[VARVE_EPOCHS_MAX];
+    uint64_t cut;
+    fx_open();
+    for (int i = 0; i < 5; i++)
+        fx_put("key", "value");
+    fx_close();
+    varve_options *o = fx_options(NULL);
+    varve_status st = varve_rewind(vv_tempdir_path("db"), o, 3, "tail", &cut, &fx_err);
+    varve_options_destroy(o);
+    cr_assert(varve_ok(st), "%s", fx_err.text);
+    cr_assert_eq(cut, 2);
+    fx_open();
+    cr_assert_eq(fx_put("key", "another"), 4);
+    size_t count = varve_epochs_get(fx_db, epochs);
+    cr_assert_eq(count, 2);
+    cr_assert_eq(epochs[1].first_lsn, 4);
+    fx_close();
+}
