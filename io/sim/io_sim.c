@@ -47,24 +47,28 @@ static sim_file *sim(vv_file *f) {
 
 typedef struct event {
     vv_sim_event e;
+    vv_sim_hooks hooks; /* as they were when it began */
     vv_sim_fault fault;
 } event;
 
 /* Begin an event: after it the disk is locked if and only if the status is OK. */
 static vv_status begin(vv_sim_disk *d, event *ev, vv_sim_op op, const char *path, uint64_t offset,
                        uint64_t bytes) {
-    if (d->hooks.point)
-        d->hooks.point();
+    pthread_mutex_lock(&d->lock);
+    ev->hooks = d->hooks;
+    pthread_mutex_unlock(&d->lock);
+    if (ev->hooks.point)
+        ev->hooks.point();
     pthread_mutex_lock(&d->lock);
     ev->e = (vv_sim_event){.number = ++d->events, .op = op, .path = path, .offset = offset, .bytes = bytes};
     bool off = d->off;
     pthread_mutex_unlock(&d->lock);
     if (off)
         return vv_status_errno(EIO);
-    vv_sim_fault fault = d->hooks.fault ? d->hooks.fault(d->hooks.arg, &ev->e) : VV_SIM_FAULT_NONE;
+    vv_sim_fault fault = ev->hooks.fault ? ev->hooks.fault(ev->hooks.arg, &ev->e) : VV_SIM_FAULT_NONE;
     ev->fault = vv_sim_fault_fits(fault, op) ? fault : VV_SIM_FAULT_NONE;
-    if (ev->fault == VV_SIM_FAULT_LATENCY && d->hooks.sleep_ns)
-        d->hooks.sleep_ns(vv_sim_mix(d->options.seed, ev->e.number, 0) % LATENCY_NS_MAX);
+    if (ev->fault == VV_SIM_FAULT_LATENCY && ev->hooks.sleep_ns)
+        ev->hooks.sleep_ns(vv_sim_mix(d->options.seed, ev->e.number, 0) % LATENCY_NS_MAX);
     pthread_mutex_lock(&d->lock);
     if (d->off) { /* the power went meanwhile */
         pthread_mutex_unlock(&d->lock);
@@ -80,8 +84,8 @@ static uint64_t event_random(const vv_sim_disk *d, const event *ev, uint64_t wha
 
 static vv_status end(vv_sim_disk *d, const event *ev, vv_status st) {
     pthread_mutex_unlock(&d->lock);
-    if (d->hooks.after)
-        d->hooks.after(d->hooks.arg, &ev->e);
+    if (ev->hooks.after)
+        ev->hooks.after(ev->hooks.arg, &ev->e);
     return st;
 }
 
@@ -750,7 +754,9 @@ void vv_sim_disk_destroy(vv_sim_disk *d) {
 }
 
 void vv_sim_disk_set_hooks(vv_sim_disk *d, const vv_sim_hooks *hooks) {
+    pthread_mutex_lock(&d->lock);
     d->hooks = *hooks;
+    pthread_mutex_unlock(&d->lock);
 }
 
 void vv_sim_disk_power_off(vv_sim_disk *d) {

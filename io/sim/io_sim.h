@@ -25,7 +25,7 @@
  * image), and let a scheduler switch threads before it. Everything random comes from the disk's seed and the
  * event's number: the same calls in the same order give the same disk.
  *
- * Thread-safe but for setting the hooks. Memory that runs out aborts the process: it is a test's.
+ * Thread-safe. Memory that runs out aborts the process: it is a test's.
  */
 #ifndef VV_IO_SIM_IO_SIM_H
 #define VV_IO_SIM_IO_SIM_H
@@ -116,6 +116,7 @@ vv_sim_disk *vv_sim_disk_create(const vv_sim_options *o);
 /* No file may be open: aborts with the names of those that are. NULL is fine. */
 void vv_sim_disk_destroy(vv_sim_disk *d);
 
+/* For events that begin from now on. */
 void vv_sim_disk_set_hooks(vv_sim_disk *d, const vv_sim_hooks *hooks);
 
 /* Every operation fails with IO from now on, and changes nothing. What was done before stays for crash

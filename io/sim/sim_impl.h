@@ -74,8 +74,7 @@ struct sim_node {
 };
 
 struct vv_sim_disk {
-    pthread_mutex_t
-        lock; /* guards all but hooks and options; not base/sync.h's, which a scheduler replaces */
+    pthread_mutex_t lock; /* guards all but the options; not base/sync.h's, which a scheduler replaces */
     vv_sim_options options;
     vv_sim_hooks hooks;
     bool off;
