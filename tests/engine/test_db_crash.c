@@ -3,6 +3,7 @@
  * And a device whose blocks are larger than what direct I/O asks for, when the power goes in the middle of
  * one.
  */
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -145,6 +146,7 @@ Test(db_crash, a_torn_block_of_the_device_holds_nothing_that_was_acknowledged) {
     vv_sim_disk_destroy(torn.disk);
 }
 
+static pthread_mutex_t tail_lock = PTHREAD_MUTEX_INITIALIZER; /* events come from several threads */
 static struct {
     vv_sim_disk *disk, *image; /* what a power cut leaves of it */
     vv_sim_disk *recovered;    /* the disk of the recovery, */
@@ -155,19 +157,23 @@ static struct {
 /* The first frame of a segment that was made for it is being written. */
 static void cut_before_large(void *arg, const vv_sim_event *e) {
     (void)arg;
+    pthread_mutex_lock(&tail_lock);
     if (!tail.image && e->op == VV_SIM_WRITE && strstr(e->path, "/wal-") && e->offset > 0 &&
         e->offset < 65536 && e->bytes > 300000)
         tail.image = vv_sim_disk_crash(tail.disk, &(vv_sim_crash){.survival = VV_SIM_SURVIVES_SYNCED});
+    pthread_mutex_unlock(&tail_lock);
 }
 
 static void cut_recovery(void *arg, const vv_sim_event *e) {
     (void)arg;
     if (e->op != VV_SIM_UNLINK && e->op != VV_SIM_RENAME)
         return;
+    pthread_mutex_lock(&tail_lock);
     for (uint64_t seed = 0; seed < 32 && tail.count < VV_ARRAY_COUNT(tail.images); seed++) {
         vv_sim_crash how = {.survival = VV_SIM_SURVIVES_SOME, .seed = seed};
         tail.images[tail.count++].disk = vv_sim_disk_crash(tail.recovered, &how);
     }
+    pthread_mutex_unlock(&tail_lock);
 }
 
 /* Until the log's thread has made the next one, and rests. */
