@@ -320,6 +320,7 @@ def promote_and_come_back(with_flag, in_tables):
         p.b.start()
         p.cb.expect_role("primary")
         p.a.start()
+        p.ca.await_following()
         p.expect_equal(p.fill(p.cb, 20))
 
 
