@@ -270,10 +270,6 @@ uint64_t fake_primary_await_confirmed(uint64_t lsn) {
     return lsn;
 }
 
-uint64_t fake_primary_confirmed(void) {
-    return fake_primary_await_confirmed(0);
-}
-
 size_t fake_primary_streams(void) {
     vv_mutex_lock(&fake.lock);
     size_t streams = fake.streams;

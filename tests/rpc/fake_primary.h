@@ -42,6 +42,5 @@ void fake_primary_push(const Varve__V1__WalFrame *frame);
 void fake_primary_await_end(size_t n);
 /* Wait until lsn, or more, is confirmed; what it is. */
 uint64_t fake_primary_await_confirmed(uint64_t lsn);
-uint64_t fake_primary_confirmed(void);
 
 #endif

@@ -245,7 +245,7 @@ Test(follower, takes_nothing_of_a_frame_that_is_not_sound) {
         fake_primary_await_end(stream);
     }
     cr_assert_eq(fake_primary_await_stream(stream), (uint64_t)COMMON);
-    cr_assert_eq(fake_primary_confirmed(), (uint64_t)COMMON);
+    cr_assert_eq(fake_primary_await_confirmed(COMMON), (uint64_t)COMMON);
     push(COMMON + 1, RECORDS);
     fake_primary_await_confirmed(RECORDS);
 }
@@ -285,7 +285,7 @@ Test(follower, whose_disk_is_full_says_so_once_and_goes_on_when_it_is_not) {
     fake_primary_await_end(4);
     engine_tap_fail_applies((varve_status){0});
     cr_assert_eq(fake_primary_await_stream(5), (uint64_t)COMMON);
-    cr_assert_eq(fake_primary_confirmed(), (uint64_t)COMMON);
+    cr_assert_eq(fake_primary_await_confirmed(COMMON), (uint64_t)COMMON);
     push(COMMON + 1, RECORDS);
     fake_primary_await_confirmed(RECORDS);
     cr_assert_eq(line_count(), 1);
@@ -309,7 +309,7 @@ Test(follower, that_has_promised_applies_nothing_of_a_lower_epoch) {
     promise(words.history[words.history_count - 1].epoch + 5, GRPC_STATUS_OK, NULL);
     push(COMMON + 2, RECORDS);
     fake_primary_await_end(1);
-    cr_assert_eq(fake_primary_confirmed(), (uint64_t)COMMON + 1);
+    cr_assert_eq(fake_primary_await_confirmed(COMMON + 1), (uint64_t)COMMON + 1);
     cr_assert_null(get("key20"));
     /* A primary of the epoch that was promised is followed. */
     words.history[words.history_count] = (varve_epoch){
