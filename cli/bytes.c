@@ -9,12 +9,12 @@
 
 #include "base/alloc.h"
 
+#define BYTES_MIN        16
 #define READ_CHUNK_BYTES ((size_t)64 << 10)
 
 uint8_t *vv_bytes_reserve(vv_bytes *b, size_t more) {
-    if (b->capacity_bytes - b->bytes < more) {
-        size_t grown_bytes =
-            b->capacity_bytes * 2 > b->bytes + more ? b->capacity_bytes * 2 : b->bytes + more;
+    if (!b->data || b->capacity_bytes - b->bytes < more) {
+        size_t grown_bytes = VV_MAX(b->capacity_bytes * 2, VV_MAX(b->bytes + more, (size_t)BYTES_MIN));
         uint8_t *grown = vv_realloc(b->data, grown_bytes);
         if (!grown) {
             fprintf(stderr, "varve: out of memory\n");
@@ -23,7 +23,7 @@ uint8_t *vv_bytes_reserve(vv_bytes *b, size_t more) {
         b->data = grown;
         b->capacity_bytes = grown_bytes;
     }
-    return b->data ? b->data + b->bytes : NULL; /* NULL: room for nothing behind nothing */
+    return b->data + b->bytes;
 }
 
 void vv_bytes_append(vv_bytes *b, const void *data, size_t bytes) {
