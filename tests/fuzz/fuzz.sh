@@ -47,10 +47,12 @@ run() {
     need_target "$target"
     mkdir -p "$corpus" "$build/crashes" "$here/corpus/$target"
     [ -f "$here/dict/$target.dict" ] && options+=("-dict=$here/dict/$target.dict")
-    # Its server has threads that live on from input to input: it looks for leaks itself when they have ended.
-    [ "$target" != rpc_calls ] || options+=(-detect_leaks=0)
-    "$build/bin/fuzz_$target" "${options[@]}" "-max_total_time=$seconds" -print_final_stats=1 -reload=0 \
-        "-artifact_prefix=$build/crashes/$target-" "$corpus" "$here/corpus/$target" >"$log" 2>&1 || code=$?
+    # Its server has threads that live on from input to input, and beyond the last: it looks for leaks itself when
+    # they have ended.
+    local asan=$ASAN_OPTIONS
+    [ "$target" != rpc_calls ] || { options+=(-detect_leaks=0) && asan+=:leak_check_at_exit=0; }
+    ASAN_OPTIONS=$asan "$build/bin/fuzz_$target" "${options[@]}" "-max_total_time=$seconds" -print_final_stats=1 \
+        -reload=0 "-artifact_prefix=$build/crashes/$target-" "$corpus" "$here/corpus/$target" >"$log" 2>&1 || code=$?
     local executions coverage
     executions=$(figure number_of_executed_units "$log")
     coverage=$(grep -oE 'cov: [0-9]+' "$log" | tail -n 1 | cut -d' ' -f2 || true)
