@@ -24,11 +24,14 @@
 
 #include "base/alloc.h"
 #include "base/arena.h"
+#include "base/checksum.h"
+#include "engine/mem/mem_index.h"
 #include "engine/mem/mem_sorted.h"
 
 #define HEIGHT_MAX       16 /* with one node in four going up a level: 4^16 entries */
 #define LOAD_ITEMS_FIRST 1024
 #define LINK_AHEAD       8 /* nodes that are on their way into the cache while one is linked */
+#define OLDER_MAX        8 /* versions that a get walks over before it searches */
 
 typedef struct node node;
 typedef _Atomic(node *) link;
@@ -53,6 +56,7 @@ typedef struct skiplist {
     node *head;              /* no entry; HEIGHT_MAX levels */
     _Atomic uint32_t height; /* of the tallest tower */
     uint64_t random;
+    vv_mem_index index;
     skiplist_load load; /* empty but while loading */
 } skiplist;
 
@@ -60,6 +64,10 @@ typedef struct skiplist {
 
 static link *link_at(node *n, uint32_t level) {
     return &n->next0 - level;
+}
+
+static node *node_of(const vv_mem_record *r) {
+    return (node *)((uintptr_t)r - offsetof(node, record));
 }
 
 /* acquire: pairs with the release in skiplist_add(). */
@@ -122,6 +130,7 @@ static node *node_alloc(skiplist *s, uint32_t height, size_t data_bytes) {
 
 static vv_status skiplist_reserve(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes) {
     skiplist *s = (skiplist *)m;
+    vv_mem_index_reserve(&s->index, entry_count);
     /* The towers to come are known: their heights follow from the generator's state. */
     uint64_t random = s->random;
     uint64_t bytes = data_bytes;
@@ -134,6 +143,8 @@ static void skiplist_add(vv_memtable *m, const vv_entry *e) {
     skiplist *s = (skiplist *)m;
     VV_ASSERT(s->load.count == 0);
     vv_mem_target t = vv_mem_target_make(e->key, e->lsn);
+    uint64_t hash = vv_hash_key(e->key.data, e->key.bytes);
+    vv_mem_index_prefetch(&s->index, hash); /* comes while the search goes on */
     node *before[HEIGHT_MAX];
     node *behind = find(s, &t, before);
     VV_ASSERT(!behind || behind->record.lsn != t.lsn);
@@ -155,6 +166,7 @@ static void skiplist_add(vv_memtable *m, const vv_entry *e) {
         /* release: publishes the whole node; pairs with the acquire in next_at(). */
         atomic_store_explicit(from, n, memory_order_release);
     }
+    vv_mem_index_put(&s->index, hash, &n->record);
 }
 
 /* ---- loading ---- */
@@ -185,8 +197,28 @@ static vv_status skiplist_load_entry(vv_memtable *m, const vv_entry *e) {
     return VV_STATUS_OK;
 }
 
-static node *item_node(const vv_mem_item *item) {
-    return (node *)((uintptr_t)item->record - offsetof(node, record));
+/* No version before it has its key. */
+static bool is_newest(const skiplist_load *l, size_t i) {
+    vv_mem_target t = vv_mem_target_of(l->items[i].record);
+    return i == 0 || !vv_mem_key_is(l->items[i - 1].record, &t);
+}
+
+/* Each key's newest version into the index, a few steps behind the one whose bucket is on its way. */
+static void index_sorted(skiplist *s, const skiplist_load *l) {
+    uint64_t hashes[LINK_AHEAD];
+    vv_mem_index_load_begin(&s->index, l->count);
+    for (size_t i = 0; i < l->count + LINK_AHEAD; i++) {
+        size_t put = i - LINK_AHEAD;
+        if (i >= LINK_AHEAD && is_newest(l, put))
+            vv_mem_index_put(&s->index, hashes[put % LINK_AHEAD], l->items[put].record);
+        if (i + LINK_AHEAD < l->count)
+            __builtin_prefetch(l->items[i + LINK_AHEAD].record);
+        if (i >= l->count)
+            continue;
+        vv_slice key = vv_mem_record_key(l->items[i].record);
+        hashes[i % LINK_AHEAD] = vv_hash_key(key.data, key.bytes);
+        vv_mem_index_prefetch(&s->index, hashes[i % LINK_AHEAD]);
+    }
 }
 
 /* S1, from sorted nodes. relaxed everywhere: nobody else knows the memtable, and whoever makes it known
@@ -198,8 +230,8 @@ static void link_sorted(skiplist *s, const skiplist_load *l) {
     uint32_t tallest = 1;
     for (size_t i = 0; i < l->count; i++) {
         if (i + LINK_AHEAD < l->count)
-            __builtin_prefetch(item_node(&l->items[i + LINK_AHEAD]), 1);
-        node *n = item_node(&l->items[i]);
+            __builtin_prefetch(node_of(l->items[i + LINK_AHEAD].record), 1);
+        node *n = node_of(l->items[i].record);
         uint32_t height = (uint32_t)(uintptr_t)atomic_load_explicit(&n->next0, memory_order_relaxed);
         for (uint32_t level = 0; level < height; level++) {
             atomic_store_explicit(link_at(last[level], level), n, memory_order_relaxed);
@@ -234,13 +266,33 @@ static vv_status skiplist_load_end(vv_memtable *m) {
     vv_mem_sort(l->items, spare, l->count);
     vv_free(spare);
     link_sorted(s, l);
+    index_sorted(s, l);
     load_drop(s);
     return VV_STATUS_OK;
 }
 
+/* From the newest version of t's key to the one at or behind t, which follows it (S1). */
+static node *older_version(skiplist *s, node *n, const vv_mem_target *t) {
+    for (int steps = 0; n && n->record.lsn > t->lsn; steps++) {
+        if (steps == OLDER_MAX)
+            return find(s, t, NULL);
+        n = next_at(n, 0);
+        if (n && !vv_mem_key_is(&n->record, t))
+            return NULL;
+    }
+    return n;
+}
+
 static bool skiplist_get(vv_memtable *m, vv_slice key, uint64_t lsn, vv_entry *out) {
+    skiplist *s = (skiplist *)m;
     vv_mem_target t = vv_mem_target_make(key, lsn);
-    node *n = find((skiplist *)m, &t, NULL);
+    const vv_mem_record *newest;
+    node *n = NULL;
+    switch (vv_mem_index_find(&s->index, vv_hash_key(key.data, key.bytes), &t, &newest)) {
+    case VV_MEM_INDEX_FOUND: n = older_version(s, node_of(newest), &t); break;
+    case VV_MEM_INDEX_ABSENT: return false;
+    case VV_MEM_INDEX_UNKNOWN: n = find(s, &t, NULL); break;
+    }
     if (!n || !vv_mem_key_is(&n->record, &t))
         return false;
     vv_mem_record_entry(&n->record, out);
@@ -368,6 +420,7 @@ vv_status vv_skiplist_create(uint64_t seed, vv_memtable **out) {
     memset(s->head, 0, sizeof *s->head);
     for (uint32_t level = 0; level < HEIGHT_MAX; level++)
         atomic_init(link_at(s->head, level), NULL);
+    vv_mem_index_init(&s->index, s->arena);
     *out = &s->base;
     return VV_STATUS_OK;
 

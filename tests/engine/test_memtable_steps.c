@@ -17,13 +17,14 @@
 
 #if defined(__x86_64__) && !defined(VV_TSAN)
 
-#define TRAP_FLAG 0x100
-#define ENTRIES   96
+#define TRAP_FLAG   0x100
+#define ENTRIES     96
+#define ENTRIES_MAX 1100
 
 static struct {
     vv_memtable *m;
     volatile bool stepping;
-    uint64_t keys[ENTRIES];
+    uint64_t keys[ENTRIES_MAX];
     uint64_t published; /* entries that a reader must find, each with its LSN */
     uint64_t steps;
     uint64_t failures;
@@ -55,30 +56,32 @@ static void on_step(int signal_number, siginfo_t *info, void *context) {
     read_all();
 }
 
-static void add_in_steps(uint64_t lsn) {
+static void add(uint64_t lsn, bool in_steps) {
     vv_entry e = {.key = vv_slice_make(&at.keys[lsn - 1], 8),
                   .value = vv_slice_make(&lsn, 8),
                   .lsn = lsn,
                   .kind = VV_KIND_PUT};
     cr_assert(vv_ok(vv_memtable_reserve(at.m, 1, 16)));
-    at.stepping = true;
-    raise(SIGTRAP);
+    at.stepping = in_steps;
+    if (in_steps)
+        raise(SIGTRAP);
     vv_memtable_add(at.m, &e);
     at.stepping = false;
     at.published = lsn;
 }
 
-static void check(vv_memtable_type type, uint64_t key_count) {
+/* So many keys, so many entries, the last of them in steps. */
+static void check(vv_memtable_type type, uint64_t key_count, uint64_t entries, uint64_t in_steps) {
     uint64_t seed = vv_test_seed();
     struct sigaction action = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO};
     cr_assert_eq(sigaction(SIGTRAP, &action, NULL), 0);
     memset(&at, 0, sizeof at);
     cr_assert(vv_ok(vv_memtable_create(type, seed, &at.m)));
-    for (uint64_t i = 0; i < ENTRIES; i++)
+    for (uint64_t i = 0; i < entries; i++)
         at.keys[i] = __builtin_bswap64(vv_test_random(&seed) % key_count);
-    for (uint64_t lsn = 1; lsn <= ENTRIES; lsn++)
-        add_in_steps(lsn);
-    cr_assert_gt(at.steps, ENTRIES * 50);
+    for (uint64_t lsn = 1; lsn <= entries; lsn++)
+        add(lsn, lsn > entries - in_steps);
+    cr_assert_gt(at.steps, in_steps * 50);
     cr_assert_eq(at.failures, 0, "%" PRIu64 " of %" PRIu64 " steps; LSN %" PRIu64 " was missed", at.failures,
                  at.steps, at.missed);
     vv_memtable_unref(at.m);
@@ -86,18 +89,20 @@ static void check(vv_memtable_type type, uint64_t key_count) {
 
 /* Many keys: nodes and buckets split. Few keys: versions are put before versions. */
 Test(memtable_steps, hashmap) {
-    check(VV_MEMTABLE_HASHMAP, UINT64_MAX);
-    check(VV_MEMTABLE_HASHMAP, 5);
+    check(VV_MEMTABLE_HASHMAP, UINT64_MAX, ENTRIES, ENTRIES);
+    check(VV_MEMTABLE_HASHMAP, 5, ENTRIES, ENTRIES);
 }
 
 Test(memtable_steps, skiplist) {
-    check(VV_MEMTABLE_SKIPLIST, UINT64_MAX);
-    check(VV_MEMTABLE_SKIPLIST, 5);
+    check(VV_MEMTABLE_SKIPLIST, UINT64_MAX, ENTRIES, ENTRIES);
+    check(VV_MEMTABLE_SKIPLIST, 5, ENTRIES, ENTRIES);
+    /* Its index has 256 buckets at first, and one more for every 4 keys from 1,024 on. */
+    check(VV_MEMTABLE_SKIPLIST, UINT64_MAX, 1036, 12);
 }
 
 Test(memtable_steps, btree) {
-    check(VV_MEMTABLE_BTREE, UINT64_MAX);
-    check(VV_MEMTABLE_BTREE, 5);
+    check(VV_MEMTABLE_BTREE, UINT64_MAX, ENTRIES, ENTRIES);
+    check(VV_MEMTABLE_BTREE, 5, ENTRIES, ENTRIES);
 }
 
 #else
