@@ -7,53 +7,18 @@ loudly that it is skipped (exit code 77).
 
 import base64
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 import unittest
 
+import go_tools
 import varved
+from go_tools import tool
 from varved import Varved
 from varve.v1 import admin_pb2, kv_pb2, snapshots_pb2, watch_pb2
 
 SERVICES = {service.full_name: service for module in (admin_pb2, kv_pb2, snapshots_pb2, watch_pb2)
             for service in module.DESCRIPTOR.services_by_name.values()}
-
-GO = varved.BUILD / "go"
-TOOLS = {"grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3",
-         "ghz": "github.com/bojand/ghz/cmd/ghz@v0.120.0"}
-BUILD_S = 900
-
-
-def skip(why):
-    print(f"\n*** SKIPPED: grpcurl and ghz were NOT run against varved: {why}\n", file=sys.stderr)
-    sys.exit(77)
-
-
-def build():
-    missing = [name for name, source in TOOLS.items()
-               if not (GO / "bin" / f"{name}-{source.rsplit('@')[1]}").exists()]
-    if not missing:
-        return
-    if not shutil.which("go"):
-        skip("there is no go")
-    version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True).stdout
-    if not (found := re.match(r"go1\.(\d+)", version)) or int(found[1]) < 21:
-        skip(f"go is {version.strip()}, at least 1.21 is needed")
-    env = {**os.environ, "GOPATH": str(GO / "path"), "GOBIN": str(GO / "bin"), "GOFLAGS": "-modcacherw",
-           "GOCACHE": str(GO / "cache"), "GOTOOLCHAIN": "local"}
-    for name in missing:
-        subprocess.run(["go", "install", TOOLS[name]], env=env, check=True, timeout=BUILD_S)
-        os.rename(GO / "bin" / name, tool(name))
-    for folder in ("path", "cache"):  # hundreds of megabytes that the tools don't need
-        shutil.rmtree(GO / folder, ignore_errors=True)
-
-
-def tool(name):
-    return GO / "bin" / f"{name}-{TOOLS[name].rsplit('@')[1]}"
-
 
 def b64(text):
     return base64.b64encode(text).decode()
@@ -171,5 +136,9 @@ class GrpcurlAndGhz(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    build()
+    try:
+        go_tools.build()
+    except go_tools.NoGo as why:
+        print(f"\n*** SKIPPED: grpcurl and ghz were NOT run against varved: {why}\n", file=sys.stderr)
+        sys.exit(77)
     unittest.main(verbosity=2)

@@ -1,6 +1,6 @@
 /*
  * empty_server - the least that a unary server on the gRPC C core can do: every method is answered with an
- * empty message. What bench_rpc measures varved against: the distance is what Varve itself costs.
+ * empty message. What varved is measured against: the distance is what Varve itself costs.
  *
  *     empty_server THREADS        prints "listening on 127.0.0.1:PORT", ends with its standard input
  */
