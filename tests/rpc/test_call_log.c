@@ -162,8 +162,6 @@ Test(call_log, a_flood_is_cut_and_what_is_cut_is_counted) {
 
 Test(call_log, a_slow_write_says_where_its_time_went) {
     start_logged(0, 20000);
-    client_call_destroy(call_put("key", "value")); /* fast, but on a busy machine who knows */
-    size_t before = atomic_load(&event_count);
     engine_tap_hold(true);
     client_call *call = start_put("key", "value", CLIENT_DEADLINE_MS);
     engine_tap_wait_queued(1);
@@ -172,7 +170,7 @@ Test(call_log, a_slow_write_says_where_its_time_went) {
         sched_yield();
     engine_tap_hold(false);
     expect_end(call, GRPC_STATUS_OK, NULL);
-    const event *e = wait_event(before);
+    const event *e = wait_event(0);
     cr_assert_str_eq(e->name, "slow_call");
     cr_assert_eq(e->level, VV_LOG_WARN);
     cr_assert(says(e, "method=/varve.v1.KV/Put"));

@@ -214,6 +214,7 @@ Test(peer, a_call_ends_at_its_deadline) {
 }
 
 Test(peer, a_stream_on_which_nothing_comes_is_given_up) {
+    fx.config.watch_progress_interval_us = UINT64_C(3600000000); /* no mark but the first */
     fixture_start();
     vv_peer *p = peer();
     vv_peer_stream *s = watch(p);
@@ -329,7 +330,7 @@ Test(peer, one_that_is_started_again_is_found_soon) {
     uint64_t started_ns = vv_clock_mono_ns();
     while (put(p, "key", PATIENCE_NS, &err) != VV_RPC_OK) {
         cr_assert_eq(err.code, VV_RPC_UNAVAILABLE, "%s", err.message);
-        cr_assert_lt(vv_clock_mono_ns() - started_ns, 5 * VV_NS_PER_S, "%s", err.message);
+        cr_assert_lt(vv_clock_mono_ns() - started_ns, 30 * VV_NS_PER_S, "%s", err.message);
     }
     vv_peer_destroy(p);
 }
