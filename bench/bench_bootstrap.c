@@ -41,12 +41,12 @@ static void fill(void) {
     varve_db *db;
     varve_error err = {""};
     uint64_t seed = 1, value[VALUE_BYTES / sizeof(uint64_t)];
-    char key[WORKLOAD_KEY_BYTES + 1];
+    char key[WORKLOAD_KEY_BYTES];
     varve_write_options o = {.durability = VARVE_DURABILITY_ASYNC};
     if (!varve_ok(varve_open(data, NULL, &db, &err)))
         report_die("%s", err.text);
     for (uint64_t done = 0; done < mib << 20; done += VALUE_BYTES) {
-        workload_key(&seed, key);
+        workload_key(workload_random(&seed), key);
         for (size_t i = 0; i < VALUE_BYTES / sizeof *value; i++)
             value[i] = workload_random(&seed);
         if (!varve_ok(varve_put(db, key, WORKLOAD_KEY_BYTES, value, VALUE_BYTES, &o, NULL)))

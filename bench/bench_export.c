@@ -46,10 +46,10 @@ typedef struct worker {
 } worker;
 
 static void put(uint64_t *seed, size_t value_bytes, varve_durability durability) {
-    char key[WORKLOAD_KEY_BYTES + 1];
+    char key[WORKLOAD_KEY_BYTES];
     static const char value[4096];
     varve_write_options o = {.durability = durability};
-    workload_key(seed, key);
+    workload_key(workload_random(seed), key);
     if (!varve_ok(varve_put(db, key, WORKLOAD_KEY_BYTES, value, value_bytes, &o, NULL)))
         report_die("put failed");
 }

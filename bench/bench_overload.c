@@ -38,12 +38,12 @@ typedef struct worker {
 
 static void *put_until(void *arg) {
     worker *w = arg;
-    char key[WORKLOAD_KEY_BYTES + 1];
+    char key[WORKLOAD_KEY_BYTES];
     static const char value[VALUE_BYTES_MAX];
     varve_write_options o = {.durability = VARVE_DURABILITY_ASYNC};
     uint64_t now = vv_clock_mono_ns();
     while (now < w->end_ns) {
-        workload_key(&w->seed, key);
+        workload_key(workload_random(&w->seed), key);
         if (!varve_ok(varve_put(db, key, WORKLOAD_KEY_BYTES, value, value_bytes, &o, NULL)))
             report_die("put failed");
         uint64_t done = vv_clock_mono_ns();
