@@ -93,7 +93,9 @@ static void load_store(size_t i) {
 static void drop_data(void) {
     for (size_t i = 0; i < kind_count; i++) {
         close_store(i);
-        report_tree_remove(dirs[i]);
+        if (dirs[i][0])
+            report_tree_remove(dirs[i]);
+        dirs[i][0] = '\0';
     }
     current = NULL;
 }
@@ -103,13 +105,15 @@ static bool takes_part(const store_kind *k, const work *w) {
                                              : (w->needs & k->abilities) != 0;
 }
 
-static void need_data(const work_set *set) {
-    if (current == set)
-        return;
-    drop_data();
-    current = set;
-    fprintf(stderr, "loading: %s\n", set->what);
-    for (size_t i = 0; i < kind_count; i++) {
+/* For all stores that take part in w; what others have of the same set stays. */
+static void need_data(const work *w) {
+    if (current != w->set)
+        drop_data();
+    current = w->set;
+    for (size_t i = 0; current && i < kind_count; i++) {
+        if (data[i].s || !takes_part(kinds[i], w))
+            continue;
+        fprintf(stderr, "loading %s: %s\n", kinds[i]->name, current->what);
         snprintf(dirs[i], sizeof dirs[i], "%s/%s", report_work_dir(), kinds[i]->name);
         load_store(i);
     }
@@ -140,6 +144,10 @@ static void print_work(const work *w, const work_metric *m, report_side *const *
     for (size_t i = 0; i < kind_count; i++)
         if (of_stores[i]->rounds > 0)
             report_line(of_stores[i]);
+    double limit = target_of(w->name, w->threads, m->name, NULL);
+    if (limit > 0 && of_stores[0]->rounds > 0)
+        printf("  %s: %.2f (at most %.2f: %s)\n", of_stores[0]->name, report_median(of_stores[0]), limit,
+               report_median(of_stores[0]) <= limit ? "met" : "MISSED");
     for (size_t i = 1; i < kind_count; i++) {
         if (of_stores[i]->rounds == 0 || of_stores[0]->rounds == 0)
             continue;
@@ -151,10 +159,7 @@ static void print_work(const work *w, const work_metric *m, report_side *const *
 static void run_work(const work *w) {
     static report_side *of_work[WORK_METRICS_MAX][STORES_MAX];
     uint32_t *picks = NULL;
-    if (w->set)
-        need_data(w->set);
-    else
-        drop_data();
+    need_data(w);
     if (w->picks != PICKS_NONE)
         picks =
             (w->picks == PICKS_ZIPF ? workload_zipf : workload_zipf_ranks)(w->set->keys / options.shrink, 1);
@@ -285,6 +290,8 @@ static void write_json(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--child") == 0)
+        return work_child(argc, argv);
     parse(argc, argv);
     if (list_only) {
         list();

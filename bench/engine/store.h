@@ -25,7 +25,8 @@ typedef struct store_config {
     const char *dir; /* exists; empty, or what the same kind has left there */
     uint64_t memtable_bytes;
     uint64_t cache_bytes;
-    uint64_t data_bytes_max; /* LMDB wants to know, and the device's file has this size */
+    uint64_t data_bytes;     /* keys and values that will be loaded; the device's file has this size */
+    uint64_t data_bytes_max; /* all that may ever be written; LMDB wants to know */
     bool durable;      /* single writes return when they survive power loss; else when they are readable */
     bool direct_reads; /* beside the page cache, where the store can */
 } store_config;
@@ -59,7 +60,7 @@ typedef struct store_kind {
 
     store *(*open)(const store_config *config);
     void (*close)(store *s);
-    /* Make durable what lies in memory without a log; NULL: nothing does. */
+    /* What was written survives the process, at least; NULL: each write does. */
     void (*sync)(store *s);
     /* Merge everything into one sorted run; NULL: it is one. */
     void (*compact)(store *s);

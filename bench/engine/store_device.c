@@ -66,7 +66,7 @@ static store *device_open(const store_config *c) {
     if (!d)
         report_die("out of memory");
     d->base.kind = &store_device;
-    d->bytes = c->durable ? COMMIT_BYTES : (c->data_bytes_max + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
+    d->bytes = c->durable ? COMMIT_BYTES : (c->data_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
     snprintf(path, sizeof path, "%s/raw", c->dir);
     d->fd = open(path, O_RDWR | O_CREAT | O_DIRECT, 0600);
     if (d->fd < 0)

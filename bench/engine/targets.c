@@ -34,14 +34,15 @@ static const target targets[] = {
     {"Fill1K", 1, NULL, "rocksdb", 2},
     {"Fill1K", 1, "write-amplification", "rocksdb", 1},
     {"Recovery", 1, NULL, "leveldb", 0.2},
-    {"Keys50M", 1, "memory", "bound", 1.1},
+    {"Keys50M", 1, "memory-of-bound", NULL, 1.1},
 };
 
 double target_of(const char *work, int threads, const char *metric, const char *peer) {
     for (size_t i = 0; i < sizeof targets / sizeof *targets; i++) {
         const target *t = &targets[i];
         bool same_metric = !metric || !t->metric ? metric == t->metric : strcmp(metric, t->metric) == 0;
-        if (strcmp(t->work, work) == 0 && t->threads == threads && same_metric && strcmp(t->peer, peer) == 0)
+        bool same_peer = !peer || !t->peer ? peer == t->peer : strcmp(peer, t->peer) == 0;
+        if (strcmp(t->work, work) == 0 && t->threads == threads && same_metric && same_peer)
             return t->ratio;
     }
     return 0;

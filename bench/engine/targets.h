@@ -10,8 +10,8 @@ typedef struct target {
     const char *work;
     int threads;
     const char *metric; /* NULL: the workload's main one */
-    const char *peer;
-    double ratio; /* at least, or at most where less is better */
+    const char *peer;   /* NULL: the figure itself, no relation */
+    double ratio;       /* at least, or at most where less is better */
 } target;
 
 /* 0: there is none. */

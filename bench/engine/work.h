@@ -98,6 +98,20 @@ void op_ycsb_f(drive_thread *t);
 
 void turn_read_while_writing(const work *w, const store_kind *kind, drive_data *d, const work_options *o,
                              uint64_t seed, report_side *const *sides);
+void turn_get_cold(const work *w, const store_kind *kind, drive_data *d, const work_options *o, uint64_t seed,
+                   report_side *const *sides);
+/* work_whole.c */
+void turn_fill(const work *w, const store_kind *kind, drive_data *d, const work_options *o, uint64_t seed,
+               report_side *const *sides);
+void turn_recovery(const work *w, const store_kind *kind, drive_data *d, const work_options *o, uint64_t seed,
+                   report_side *const *sides);
+void turn_keys(const work *w, const store_kind *kind, drive_data *d, const work_options *o, uint64_t seed,
+               report_side *const *sides);
+
+/* The other half of workloads that need a process of their own: main() for `--child`. Returns the exit code.
+ */
+int work_child(int argc, char **argv);
+
 /* Settings of a set for a store in dir; data_bytes_max leaves room for what is put on top of it. */
 store_config work_config(const work_set *set, const char *dir, uint64_t shrink);
 

@@ -50,6 +50,15 @@ static const work_set ycsb = {.what = "500,000 records of 1,000 bytes; writes ar
                               .cache_bytes = CACHE,
                               .compacted = true};
 
+static const work_set cold = {.what = "4 M keys of 1,000 bytes in tables, ten times the cache, direct I/O",
+                              .keys = 4000000,
+                              .value_bytes = 1000,
+                              .memtable_bytes = MEMTABLE,
+                              .cache_bytes = 400 * MIB,
+                              .ascending = true,
+                              .compacted = true,
+                              .cold = true};
+
 #define RATE                                                                                                 \
     {                                                                                                        \
         { .unit = "ops/s" }                                                                                  \
@@ -194,6 +203,54 @@ const work works[] = {
     YCSB("YCSB-E", op_ycsb_e, PICKS_ZIPF, "95 % scans of 1 to 100, 5 % inserts, zipfian"),
     YCSB("YCSB-F", op_ycsb_f, PICKS_ZIPF, "reads, every second one followed by a write of it, zipfian"),
 #undef YCSB
+#define COLD(n)                                                                                              \
+    {                                                                                                        \
+        .name = "GetCold", .what = "gets of random keys that are in no cache", .set = &cold,                 \
+        .needs = STORE_READS_COLD, .turn = turn_get_cold, .threads = (n),                                    \
+        .group = {.op = op_get, .threads = (n)}, .metrics = RATE                                             \
+    }
+    COLD(1),
+    COLD(4),
+    COLD(16),
+#undef COLD
+    {.name = "GetColdAsync",
+     .what = "the same by callbacks, 32 under way",
+     .set = &cold,
+     .needs = STORE_READS_COLD | STORE_HAS_CALLBACKS,
+     .turn = turn_get_cold,
+     .threads = 1,
+     .group = {.op = op_get_async, .threads = 1, .depth = 32},
+     .metrics = RATE},
+    {.name = "Fill1K",
+     .what = "2 M asynchronous puts of 1 KiB, random keys, until flushes and merges are done",
+     .turn = turn_fill,
+     .threads = 1,
+     .metrics = {{.unit = "ops/s"},
+                 {.name = "write-amplification", .unit = "ratio", .less_is_better = true}}},
+    {.name = "Recovery",
+     .what = "opening after a kill, 64 MiB of entries in the log, each written by itself",
+     .turn = turn_recovery,
+     .threads = 1,
+     .metrics = {{.unit = "ms", .less_is_better = true}}},
+    {.name = "RecoveryBatches",
+     .what = "the same, written 100 at a time",
+     .turn = turn_recovery,
+     .threads = 1,
+     .metrics = {{.unit = "ms", .less_is_better = true}}},
+#define KEYS(millions_)                                                                                      \
+    {                                                                                                        \
+        .name = "Keys" #millions_ "M",                                                                       \
+        .what = #millions_ " M puts until settled, then gets by two threads, and the memory for it",         \
+        .turn = turn_keys, .threads = 1, .on_request = true, .metrics = {                                    \
+            {.unit = "ops/s"},                                                                               \
+            {.name = "get", .unit = "ops/s"},                                                                \
+            {.name = "memory", .unit = "MiB", .less_is_better = true},                                       \
+            {.name = "memory-of-bound", .unit = "ratio", .less_is_better = true}                             \
+        }                                                                                                    \
+    }
+    KEYS(10),
+    KEYS(50),
+#undef KEYS
     {.name = NULL},
 };
 
@@ -202,7 +259,8 @@ store_config work_config(const work_set *set, const char *dir, uint64_t shrink) 
     return (store_config){.dir = dir,
                           .memtable_bytes = set->memtable_bytes,
                           .cache_bytes = set->cache_bytes / (set->cold ? shrink : 1),
-                          .data_bytes_max = set->cold ? data : 4 * data + (UINT64_C(8) << 30),
+                          .data_bytes = data,
+                          .data_bytes_max = 4 * data + (UINT64_C(8) << 30),
                           .durable = set->durable,
                           .direct_reads = set->cold};
 }
