@@ -26,7 +26,7 @@ check() {
 export -f check
 export stamps build newest_header
 
-if find base io engine rpc cli bench -name '*.c' -print0 | sort -z | xargs -0 -P "$(nproc)" -I{} bash -c 'check {}'; then
+if find base io engine rpc cli bench perf -name '*.c' -print0 | sort -z | xargs -0 -P "$(nproc)" -I{} bash -c 'check {}'; then
     echo "clang-tidy finds nothing"
 else
     exit 1
