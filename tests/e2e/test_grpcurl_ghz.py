@@ -76,7 +76,7 @@ class GrpcurlAndGhz(unittest.TestCase):
         self.assertIn("ALREADY_PRIMARY", self.grpcurl("varve.v1.Admin/Promote", code=64 + 9))
         # A watch goes on until its deadline, which is how grpcurl ends (4 is DEADLINE_EXCEEDED).
         self.call("KV/Put", {"key": b64(b"watched"), "value": b64(b"v")})
-        done = subprocess.run([tool("grpcurl"), "-plaintext", "-max-time", "2", "-d",
+        done = subprocess.run([tool("grpcurl"), "-plaintext", "-max-time", "6", "-d",
                                json.dumps({"prefix": b64(b"watched"), "from_lsn": 1}), self.address,
                                "varve.v1.Watch/Watch"], capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 64 + 4, done.stderr)

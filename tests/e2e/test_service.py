@@ -131,7 +131,7 @@ class Service(unittest.TestCase):
             call.add_done_callback(lambda _: answered.release())
             calls.append(call)
         for _ in range(20):
-            self.assertTrue(answered.acquire(timeout=30))
+            self.assertTrue(answered.acquire(timeout=60))
         server.process.send_signal(how)
         for _ in range(len(calls) - 20):
             self.assertTrue(answered.acquire(timeout=60), "a call got no answer")
@@ -152,7 +152,7 @@ class Service(unittest.TestCase):
         self.drain(signal.SIGINT)
 
     def test_an_idle_client_does_not_hold_up_the_end(self):
-        server = self.serve()
+        server = self.serve("--drain-timeout=60s")
         channel = self.channel(server.address)
         grpc.channel_ready_future(channel).result(timeout=CALL_S)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
@@ -169,7 +169,7 @@ class Service(unittest.TestCase):
         follower.start()
         server.process.terminate()
         self.assertEqual(server.wait(), 0, server.stderr())
-        follower.join(timeout=30)
+        follower.join(timeout=60)
         self.assertFalse(follower.is_alive(), "the watch was never ended")
         self.assertEqual(statuses[0], health_pb2.HealthCheckResponse.NOT_SERVING)
 
