@@ -96,6 +96,8 @@ static struct {
     pthread_t thread, reader;
 } t = {.last = &t.first, .last_get = &t.first_get};
 
+static _Atomic bool log_failed; /* for the statistics */
+
 static void lock(void) {
     vv_mutex_lock(&t.lock);
 }
@@ -343,6 +345,8 @@ static void hand_on(void *arg) {
             if (varve_ok(st)) {
                 REAL(varve_write_async)(w->db, w->batch, &w->options, w->done, w->arg);
             } else {
+                if (st.code == VARVE_WAL_FAILED) /* for good, as a log fails */
+                    atomic_store(&log_failed, true);
                 w->done(w->arg, st, 0);
             }
             vv_free(w);
@@ -526,8 +530,6 @@ void WRAP(varve_value_release)(varve_value *value) {
 }
 
 /* ---- statistics ---- */
-
-static _Atomic bool log_failed;
 
 void __real_varve_stats_get(varve_db *db, varve_stats *out);
 void __wrap_varve_stats_get(varve_db *db, varve_stats *out);

@@ -303,7 +303,7 @@ Test(kv, a_get_whose_client_has_left_gives_its_value_back) {
     fixture_start();
     lsn_of(call_put("key", "value"));
     engine_tap_hold_gets(true);
-    client_call *cancelled = start_get("key", CLIENT_DEADLINE_MS), *late = start_get("key", 200);
+    client_call *cancelled = start_get("key", CLIENT_DEADLINE_MS), *late = start_get("key", 3000);
     engine_tap_wait_queued_gets(2);
     client_cancel(cancelled);
     expect_end(cancelled, GRPC_STATUS_CANCELLED, NULL);
@@ -415,7 +415,7 @@ Test(kv, a_write_whose_client_has_left_is_completed) {
     for (int i = 0; i < COUNT; i++) {
         char key[16];
         snprintf(key, sizeof key, "key%d", i);
-        calls[i] = start_put(key, "kept", i % 2 ? CLIENT_DEADLINE_MS : 300);
+        calls[i] = start_put(key, "kept", i % 2 ? CLIENT_DEADLINE_MS : 4000);
     }
     engine_tap_wait_queued(COUNT);
     for (int i = 0; i < COUNT; i++) {

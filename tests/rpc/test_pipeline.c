@@ -533,7 +533,7 @@ Test(pipeline, idle_streams_cost_little) {
         items[i] = (item){.kind = PUT, .key = "key", .value = "a value of some bytes"};
     size_t before_kib = resident_kib();
     for (size_t i = 0; i < STREAMS; i++) {
-        streams[i] = stream = client_start(fx.client, PATH, CLIENT_DEADLINE_MS);
+        streams[i] = stream = client_start(fx.client, PATH, 10 * CLIENT_DEADLINE_MS);
         send_many(0, items, ITEM_COUNT);
         for (size_t answered = 0; answered < ITEM_COUNT;)
             answered += read_answers(remember);
