@@ -19,11 +19,13 @@ static void rouse(vv_commit_queue *q) {
 
 uint32_t vv_commit_queue_push(vv_commit_queue *q, vv_write *w) {
     uintptr_t top = atomic_load_explicit(&q->top, memory_order_relaxed);
+    uintptr_t flag = w->fn ? VV_COMMIT_HAS_CALLBACKS : 0;
     do {
-        w->next = (vv_write *)(top & ~GROUP_MASK);
+        w->next = (vv_write *)(top & VV_COMMIT_NODE_MASK);
         /* Pairs with the exchange in take(); seq_cst against writer_sleeps below: either the writer that goes
          * to sleep sees this push, or this thread sees that it sleeps. */
-    } while (!atomic_compare_exchange_weak_explicit(&q->top, &top, (uintptr_t)w | (top & GROUP_MASK),
+    } while (!atomic_compare_exchange_weak_explicit(&q->top, &top,
+                                                    (uintptr_t)w | (top & ~VV_COMMIT_NODE_MASK) | flag,
                                                     memory_order_seq_cst, memory_order_relaxed));
     if (atomic_load_explicit(&q->writer_sleeps, memory_order_seq_cst))
         rouse(q);
@@ -40,11 +42,11 @@ void vv_commit_queue_nudge(vv_commit_queue *q) {
 vv_write *vv_commit_queue_take(vv_commit_queue *q, uint32_t *group_out) {
     /* Only the single writer changes the group number, so that it can't change between load and exchange. */
     uintptr_t top = atomic_load_explicit(&q->top, memory_order_relaxed);
-    if ((top & ~GROUP_MASK) == 0)
+    if ((top & VV_COMMIT_NODE_MASK) == 0)
         return NULL;
     top = atomic_exchange_explicit(&q->top, (top + 1) & GROUP_MASK, memory_order_seq_cst);
     *group_out = (uint32_t)(top & GROUP_MASK);
-    vv_write *w = (vv_write *)(top & ~GROUP_MASK);
+    vv_write *w = (vv_write *)(top & VV_COMMIT_NODE_MASK);
     vv_write *fifo = NULL;
     while (w) {
         vv_write *next = w->next;

@@ -18,9 +18,12 @@
 #include "engine/kv/record.h"
 #include "engine/varve.h"
 
-/* Group numbers live in the low bits of the stack's top, under nodes aligned to a cache line. They repeat
- * after 64 groups: a sleeper that long behind only wakes once too often. */
-#define VV_COMMIT_GROUPS 64
+/* Group numbers live in the low bits of the stack's top, under nodes aligned to a cache line, with one more
+ * that says whether there is a write with a callback. They repeat after 32 groups: a sleeper that long behind
+ * only wakes once too often. */
+#define VV_COMMIT_GROUPS        32
+#define VV_COMMIT_HAS_CALLBACKS ((uintptr_t)VV_COMMIT_GROUPS)
+#define VV_COMMIT_NODE_MASK     (~(uintptr_t)(2 * VV_COMMIT_GROUPS - 1))
 
 typedef enum vv_write_kind {
     VV_WRITE_OPS,
@@ -71,10 +74,11 @@ typedef struct vv_write {
     void *arg;
 } vv_write;
 
-_Static_assert(_Alignof(vv_write) >= VV_COMMIT_GROUPS, "the group number needs free bits");
+_Static_assert(_Alignof(vv_write) >= 2 * VV_COMMIT_GROUPS, "group number and flag need free bits");
 
 typedef struct vv_commit_queue {
-    VV_CACHE_ALIGNED _Atomic uintptr_t top; /* newest write | number of the group that is filling */
+    VV_CACHE_ALIGNED _Atomic uintptr_t top; /* newest write | has callbacks | number of the group
+                                             * that is filling */
     VV_CACHE_ALIGNED _Atomic uint32_t writer_sleeps;
     _Atomic uint32_t nudged;
     struct {
@@ -89,7 +93,12 @@ void vv_commit_queue_init(vv_commit_queue *q);
 uint32_t vv_commit_queue_push(vv_commit_queue *q, vv_write *w);
 
 static inline bool vv_commit_queue_empty(vv_commit_queue *q) {
-    return (atomic_load_explicit(&q->top, memory_order_seq_cst) & ~(uintptr_t)(VV_COMMIT_GROUPS - 1)) == 0;
+    return (atomic_load_explicit(&q->top, memory_order_seq_cst) & VV_COMMIT_NODE_MASK) == 0;
+}
+
+/* Is there a write whose caller did not wait for it? */
+static inline bool vv_commit_queue_has_callbacks(vv_commit_queue *q) {
+    return (atomic_load_explicit(&q->top, memory_order_seq_cst) & VV_COMMIT_HAS_CALLBACKS) != 0;
 }
 
 /* The single writer. All writes in the order of their pushes, NULL when there are none; the next group opens.

@@ -605,8 +605,8 @@ vv_status vv_db_stream(vv_io_queue *queue, vv_file *from, vv_file *to, uint64_t 
  * else there yet. */
 void vv_db_pace_observe(varve_db *db, const vv_view *old, const vv_view *next);
 
-/* Is there anything that writers have to be slowed for? commit.lock held. */
-bool vv_db_pace_pressed(varve_db *db);
+/* Is it time for a pause, by vv_db_pace_wait()? commit.lock held. */
+bool vv_db_pace_due(varve_db *db);
 
 /* A group was written: what it owes is waited for by the next vv_db_pace_wait(). commit.lock held. */
 void vv_db_pace_charge(varve_db *db, uint64_t entry_count, uint64_t data_bytes);

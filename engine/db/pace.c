@@ -54,8 +54,13 @@ static uint32_t pressure(varve_db *db) {
     return vv_flow_pressure(&in);
 }
 
-bool vv_db_pace_pressed(varve_db *db) {
-    return pressure(db) > 0;
+bool vv_db_pace_due(varve_db *db) {
+    if (db->flow.next_ns == 0)
+        return false;
+    uint64_t now_ns = vv_clock_mono_ns();
+    if (db->flow.next_ns <= now_ns)
+        db->flow.next_ns = 0;
+    return db->flow.next_ns >= now_ns + PAUSE_NS_MIN && pressure(db) > 0;
 }
 
 void vv_db_pace_charge(varve_db *db, uint64_t entry_count, uint64_t data_bytes) {

@@ -117,6 +117,10 @@ vv_status vv_wal_sync(vv_wal *w) VV_CHECKED;
  * flight or half-filled, and the segment and the slot have room. Writer role. */
 bool vv_wal_inline_fits(const vv_wal *w, uint64_t record_bytes);
 
+/* Could it append one without committing it: there is room in the open frame, so that nothing has to be
+ * written, waited for or prepared. Writer role. */
+bool vv_wal_append_fits(const vv_wal *w, uint64_t record_bytes);
+
 /* The number of the oldest segment that would still be needed if everything up to lsn were in SSTables: what
  * to remember as vv_wal_options.first_segment before releasing that much. Thread-safe. */
 uint64_t vv_wal_first_needed(vv_wal *w, uint64_t lsn);

@@ -299,6 +299,15 @@ bool vv_wal_inline_fits(const vv_wal *w, uint64_t record_bytes) {
            vv_wal_frame_bytes(payload, s->head.block_bytes) <= s->head.segment_bytes - s->end;
 }
 
+bool vv_wal_append_fits(const vv_wal *w, uint64_t record_bytes) {
+    const vv_wal_slot *slot = open_slot(w);
+    uint64_t payload = record_bytes + (filling(w) ? slot->payload_bytes : 0);
+    const vv_wal_segment *s = w->current;
+    return in_flight(w) < w->slot_count && !vv_wal_failed(w) && record_bytes <= w->slot_bytes &&
+           VV_WAL_FRAME_HEAD_BYTES + payload <= w->slot_bytes &&
+           vv_wal_frame_bytes(payload, s->head.block_bytes) <= s->head.segment_bytes - s->end;
+}
+
 /* ---- commit ---- */
 
 /* The first thread that commits without inline_only gets the ring. */

@@ -214,6 +214,28 @@ Test(wal, inline_fits_says_when_a_lone_record_can_go) {
     fx_close();
 }
 
+Test(wal, append_fits_says_when_nothing_has_to_be_written_first) {
+    fx_open(0);
+    cr_assert(vv_wal_append_fits(fx_wal, 100));
+    cr_assert_not(vv_wal_append_fits(fx_wal, 64 * 1024));
+    cr_assert_not(vv_wal_append_fits(fx_wal, UINT64_MAX));
+    fx_big_bytes = 1000;
+    uint64_t lsn = 0;
+    vv_wal_stats s;
+    while (vv_wal_append_fits(fx_wal, VV_RECORD_HEAD_BYTES + fx_big_bytes)) {
+        fx_big_lsn = ++lsn;
+        must(fx_append_sized(fx_wal, lsn, fx_big_bytes));
+        vv_wal_stats_get(fx_wal, &s);
+        cr_assert_eq(s.written_bytes, 0);
+    }
+    cr_assert_gt(lsn, 1);
+    fx_big_lsn = ++lsn;
+    must(fx_append_sized(fx_wal, lsn, fx_big_bytes));
+    vv_wal_stats_get(fx_wal, &s);
+    cr_assert_gt(s.written_bytes, 0, "the frame was full");
+    fx_close();
+}
+
 Test(wal, running_out_of_memory_at_any_point_of_opening_leaves_the_log_whole) {
     fx_open(0);
     fx_put(100);
