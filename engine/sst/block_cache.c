@@ -13,18 +13,39 @@
  *                            `--> freed
  *
  * Invariants
- *   C1  mu.bytes is what all frames of the shard take, outsized ones aside: in queues, pinned, on their way.
- *       It is at most capacity_bytes, or nothing is left to evict.
- *   C2  A frame is in a queue exactly when it can be found. One that can't (outsized, or its file was erased)
- *       is freed when its last pin goes.
- *   C3  A queue's `evictable` counts its frames that nobody has pinned.
+ *   C1  mu.bytes is what all frames of the shard take with their blocks, outsized ones aside: in queues,
+ *       pinned, on their way. With the idle frames' bytes it is at most capacity_bytes, or nothing is left to
+ *       evict.
+ *   C2  A frame is in a queue and in the table exactly when its state says FINDABLE. One that isn't
+ * (outsized, or its file was erased) is given up when its last pin goes. C3  Who has made a frame neither
+ * FINDABLE nor pinned owns it: nobody else reads or writes it, but for `name`, `hash_next` and `state`.
  *
- * Locking: shard->mu.lock guards that shard's table, queues and the pins of its blocks. It is a leaf: nothing
- * is called while holding it, not even the heap.
+ * A hit takes no lock. The reader walks a bucket's chain, and pins the frame that has the block's name by a
+ * compare-and-swap on its state, which succeeds only while the frame is FINDABLE. That the walk may meet
+ * frames which are just leaving or changing hands costs nothing but a look under the lock:
+ *   - A frame is never freed while the cache lives. It lies idle until it is taken for another block, so that
+ *     what the reader looks at is a frame, whosever it is.
+ *   - What it walks by, `name` and `hash_next`, are atomics, and only hints: the walk is bounded, and one
+ * that finds nothing, or a frame that isn't FINDABLE, is repeated under the lock. So a miss is always exact.
+ *   - What it reads once it has the pin is the block's. acquire: the swap that set the pin has seen the state
+ *     that insert() has released, and all that was written before it; from then on C3 keeps the frame as it
+ *     is. Only then file and offset are compared.
+ *   - Who takes a frame away swaps FINDABLE off, with the state it has seen, no pins in it: one of the two
+ *     swaps fails. acquire: it sees all that readers did before they released their pins.
+ *   - Of the one that unpins last and the one that erases, exactly one leaves the state 0: it gives it up.
+ *
+ * When the bound is passed and all is pinned, `crowded` says so, and who unpins goes on evicting. seq_cst:
+ * evict_surplus() sets it and then looks at the states once more, a reader unpins and then looks at it; one
+ * of them sees the other.
+ *
+ * Locking: shard->mu.lock guards that shard's table and queues against all but the walks above. It is a leaf:
+ * nothing is called while holding it, not even the heap.
  */
 #include "engine/sst/block_cache.h"
 
 #include <inttypes.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include "base/alloc.h"
@@ -37,46 +58,69 @@
 #define USES_MAX        3
 #define USES_TO_STAY    2 /* in the small queue, after the read that brought it */
 
+#define WALK_MAX    32 /* frames that a lookup passes before it takes the lock */
+#define HIT_STRIPES 16 /* a power of two */
+
+/* A frame's state, in one word: how many have it pinned, its hits since it entered its queue up to USES_MAX,
+ * and whether it can be found. */
+#define STATE_PINS     ((UINT32_C(1) << 28) - 1)
+#define STATE_USE      (UINT32_C(1) << 28)
+#define STATE_USES     (USES_MAX * STATE_USE)
+#define STATE_FINDABLE (UINT32_C(1) << 31)
+
 typedef struct queue queue;
 
 typedef struct frame {
-    vv_block block; /* first: a vv_block * is a frame * */
-    struct frame *hash_next;
-    struct frame *older;
-    struct frame *newer;
-    queue *queue; /* NULL: can't be found */
-    uint64_t charged_bytes;
-    uint32_t pins;
-    uint8_t uses; /* hits since it entered its queue, up to USES_MAX */
+    /* All that a hit looks at, in one cache line. */
+    VV_CACHE_ALIGNED vv_block block; /* first: a vv_block * is a frame * */
+    _Atomic(struct frame *) hash_next;
+    _Atomic uint32_t state;
+    _Atomic uint32_t name; /* of the block: the upper half of its hash */
+    /* The shard's lock guards the rest, or whoever owns the frame. */
+    uint32_t charged_bytes;
     bool outsized;
-    bool unpacked; /* the block's data are not aligned for reads */
+    queue *queue; /* NULL: in none */
+    struct frame *older;
+    struct frame *newer; /* or the next idle one */
 } frame;
+
+/* Memory of a block that is gone, chained through itself until it is freed or used again. */
+typedef struct scrap {
+    struct scrap *next;
+} scrap;
 
 struct queue {
     frame ends; /* its `newer` is the oldest frame, its `older` the newest */
     uint64_t bytes;
-    uint64_t evictable;
+    uint64_t count;
 };
 
 typedef struct shard {
+    /* Read by every lookup, written when the cache is made. */
+    VV_CACHE_ALIGNED _Atomic(frame *) *buckets;
+    uint64_t bucket_count; /* a power of two; also of ghosts */
+    uint64_t capacity_bytes;
+    _Atomic bool crowded; /* over the bound, with all frames pinned */
     VV_CACHE_ALIGNED struct {
         vv_mutex lock;
-        frame **buckets;
-        uint64_t bucket_count; /* a power of two; also of ghosts */
-        uint32_t *ghosts;      /* a part of the hash, where another part of it points */
+        uint32_t *ghosts; /* a part of the hash, where another part of it points */
         uint64_t bytes;
         uint64_t outsized_bytes;
-        uint64_t hits;
         uint64_t misses;
+        frame *idle; /* chained by `newer` */
+        uint64_t idle_bytes;
         queue small;
         queue main;
     } mu;
-    uint64_t capacity_bytes;
     vv_sst_unpacker unpacker;
 } shard;
 
 struct vv_block_cache {
     uint32_t shard_count; /* a power of two */
+    struct {
+        /* Two cache lines: processors fetch them in pairs. */
+        _Alignas(2 * VV_CACHE_LINE_BYTES) _Atomic uint64_t count;
+    } hits[HIT_STRIPES]; /* each counted by the cores that share it */
     shard shards[];
 };
 
@@ -96,16 +140,64 @@ static shard *shard_of_block(vv_block_cache *c, const vv_block *b) {
     return shard_of(c, hash_of(b->file_number, b->offset));
 }
 
-static frame **bucket_of(shard *s, uint64_t hash) {
-    return &s->mu.buckets[hash & (s->mu.bucket_count - 1)];
+static uint32_t name_of(uint64_t hash) {
+    return (uint32_t)(hash >> 32);
 }
 
+static _Atomic(frame *) *bucket_of(shard *s, uint64_t hash) {
+    return &s->buckets[hash & (s->bucket_count - 1)];
+}
+
+static frame *next_of(frame *f) {
+    /* acquire, as for the buckets: a frame that is met is initialised. */
+    return atomic_load_explicit(&f->hash_next, memory_order_acquire);
+}
+
+static bool is_block(const frame *f, uint64_t file_number, uint64_t offset) {
+    return f->block.file_number == file_number && f->block.offset == offset;
+}
+
+/* Under the lock. */
 static frame *find(shard *s, uint64_t hash, uint64_t file_number, uint64_t offset) {
-    for (frame *f = *bucket_of(s, hash); f; f = f->hash_next) {
-        if (f->block.file_number == file_number && f->block.offset == offset)
-            return f;
-    }
-    return NULL;
+    frame *f = atomic_load_explicit(bucket_of(s, hash), memory_order_relaxed);
+    while (f && !is_block(f, file_number, offset))
+        f = next_of(f);
+    return f;
+}
+
+/* ---- pins ---- */
+
+/* Count a use and a pin. False: it can't be found any more. */
+static bool use(frame *f) {
+    uint32_t state = atomic_load_explicit(&f->state, memory_order_relaxed);
+    uint32_t next;
+    do {
+        if (!(state & STATE_FINDABLE))
+            return false;
+        next = state + 1 + ((state & STATE_USES) == STATE_USES ? 0 : STATE_USE);
+    } while (!atomic_compare_exchange_weak_explicit(&f->state, &state, next, memory_order_acquire,
+                                                    memory_order_relaxed));
+    return true;
+}
+
+/* The same of a frame that can be found, as the lock guarantees. */
+static void use_findable(frame *f) {
+    bool used = use(f);
+    VV_ASSERT(used);
+}
+
+/* Take a pin back. True: it was the last one of a frame that can't be found, which is the caller's now. Else
+ * the caller no longer knows whose it is. */
+static bool unpin(frame *f) {
+    uint32_t state = atomic_fetch_sub_explicit(&f->state, 1, memory_order_seq_cst);
+    VV_ASSERT((state & STATE_PINS) > 0);
+    return (state & ~STATE_USES) == 1;
+}
+
+/* Make a frame the caller's: under the lock, one that can be found. False: somebody has it pinned. */
+static bool claim(frame *f, uint32_t state) {
+    return (state & STATE_PINS) == 0 && atomic_compare_exchange_strong_explicit(
+                                            &f->state, &state, 0, memory_order_acq_rel, memory_order_relaxed);
 }
 
 /* ---- queues ---- */
@@ -116,9 +208,8 @@ static void queue_add(queue *q, frame *f) {
     q->ends.older->newer = f;
     q->ends.older = f;
     f->queue = q;
-    f->uses = 0;
     q->bytes += f->charged_bytes;
-    q->evictable += f->pins == 0;
+    q->count++;
 }
 
 static void queue_remove(frame *f) {
@@ -127,26 +218,19 @@ static void queue_remove(frame *f) {
     f->newer->older = f->older;
     f->queue = NULL;
     q->bytes -= f->charged_bytes;
-    q->evictable -= f->pins == 0;
+    q->count--;
 }
 
-/* Another round, with fewer uses left. */
-static void queue_again(frame *f, uint8_t uses) {
-    queue *q = f->queue;
+/* Another round. */
+static void queue_again(queue *to, frame *f) {
     queue_remove(f);
-    queue_add(q, f);
-    f->uses = uses;
-}
-
-static void pin(frame *f) {
-    if (f->pins++ == 0 && f->queue)
-        f->queue->evictable--;
+    queue_add(to, f);
 }
 
 /* ---- ghosts ---- */
 
 static uint32_t *ghost_of(shard *s, uint64_t hash) {
-    return &s->mu.ghosts[hash & (s->mu.bucket_count - 1)];
+    return &s->mu.ghosts[hash & (s->bucket_count - 1)];
 }
 
 /* Never 0, which is nobody's. */
@@ -164,68 +248,108 @@ static bool ghost_take(shard *s, uint64_t hash) {
 
 /* ---- room ---- */
 
-/* Take a frame out, so that it can't be found; the caller drops it if nobody has it pinned. */
+/* Take a frame, which is the caller's or erased, out of table and queue. Who stands on it still comes on to
+ * what was behind it. */
 static void forget(shard *s, frame *f) {
-    frame **at = bucket_of(s, hash_of(f->block.file_number, f->block.offset));
-    while (*at != f)
-        at = &(*at)->hash_next;
-    *at = f->hash_next;
+    _Atomic(frame *) *at = bucket_of(s, hash_of(f->block.file_number, f->block.offset));
+    for (frame *other; (other = atomic_load_explicit(at, memory_order_relaxed)) != f;)
+        at = &other->hash_next;
+    atomic_store_explicit(at, next_of(f), memory_order_release);
     queue_remove(f);
 }
 
-/* Give up a frame that nobody has and nobody finds: chained to *freed. */
-static void drop(shard *s, frame *f, frame **freed) {
+/* Give up the caller's frame: it is idle from now on, its memory chained to *freed. */
+static void drop(shard *s, frame *f, scrap **freed) {
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) -= f->charged_bytes;
-    f->hash_next = *freed;
-    *freed = f;
+    scrap *data = f->block.data;
+    if (data) {
+        data->next = *freed;
+        *freed = data;
+    }
+    f->block.data = NULL;
+    f->newer = s->mu.idle;
+    s->mu.idle = f;
+    s->mu.idle_bytes += vv_alloc_usable_bytes(f);
 }
 
-/* Take the oldest frame of the small queue, which has an evictable one, where it belongs. */
-static void turn_small(shard *s, frame **freed) {
+/* Take the oldest frame of the small queue where it belongs. False: it is pinned, and has another round. */
+static bool turn_small(shard *s, scrap **freed) {
     frame *f = s->mu.small.ends.newer;
-    if (f->pins > 0) {
-        queue_again(f, f->uses);
-    } else if (f->uses >= USES_TO_STAY) {
-        queue_remove(f);
-        queue_add(&s->mu.main, f);
-    } else {
-        uint64_t hash = hash_of(f->block.file_number, f->block.offset);
-        *ghost_of(s, hash) = ghost_name(hash);
-        forget(s, f);
-        drop(s, f, freed);
+    /* seq_cst: see `crowded` above. */
+    uint32_t state = atomic_load_explicit(&f->state, memory_order_seq_cst);
+    if ((state & STATE_PINS) == 0 && (state & STATE_USES) >= USES_TO_STAY * STATE_USE) {
+        atomic_fetch_and_explicit(&f->state, ~STATE_USES, memory_order_relaxed);
+        queue_again(&s->mu.main, f);
+        return true;
     }
+    if (!claim(f, state)) {
+        queue_again(&s->mu.small, f);
+        return false;
+    }
+    uint64_t hash = hash_of(f->block.file_number, f->block.offset);
+    *ghost_of(s, hash) = ghost_name(hash);
+    forget(s, f);
+    drop(s, f, freed);
+    return true;
 }
 
-static void turn_main(shard *s, frame **freed) {
+/* The same of the main queue. Uses count for nothing any more if there were too many turns already. */
+static bool turn_main(shard *s, bool uses_count, scrap **freed) {
     frame *f = s->mu.main.ends.newer;
-    if (f->pins > 0) {
-        queue_again(f, f->uses);
-    } else if (f->uses > 0) {
-        queue_again(f, (uint8_t)(f->uses - 1));
-    } else {
-        forget(s, f);
-        drop(s, f, freed);
+    uint32_t state = atomic_load_explicit(&f->state, memory_order_seq_cst);
+    if (uses_count && (state & STATE_PINS) == 0 && (state & STATE_USES) != 0) {
+        atomic_fetch_sub_explicit(&f->state, STATE_USE, memory_order_relaxed);
+        queue_again(&s->mu.main, f);
+        return true;
     }
+    if (!claim(f, state)) {
+        queue_again(&s->mu.main, f);
+        return false;
+    }
+    forget(s, f);
+    drop(s, f, freed);
+    return true;
 }
 
-static void evict_surplus(shard *s, frame **freed) {
-    while (s->mu.bytes > s->capacity_bytes) {
+static bool over(const shard *s) {
+    return s->mu.bytes + s->mu.idle_bytes > s->capacity_bytes;
+}
+
+/* Evict until the bound is kept, or all that is left is pinned. */
+static void evict(shard *s, scrap **freed) {
+    uint64_t small_pinned = 0, main_pinned = 0; /* in a row, among those that are there */
+    uint64_t turns = s->mu.main.count * (USES_MAX + 1);
+    while (over(s)) {
         bool small_is_large = s->mu.small.bytes > s->capacity_bytes / SMALL_SHARE;
-        if (s->mu.small.evictable > 0 && (small_is_large || s->mu.main.evictable == 0))
-            turn_small(s, freed);
-        else if (s->mu.main.evictable > 0)
-            turn_main(s, freed);
-        else
+        bool main_has = main_pinned < s->mu.main.count;
+        if (small_pinned < s->mu.small.count && (small_is_large || !main_has)) {
+            small_pinned = turn_small(s, freed) ? 0 : small_pinned + 1;
+        } else if (main_has) {
+            main_pinned = turn_main(s, turns > 0, freed) ? 0 : main_pinned + 1;
+            turns -= turns > 0;
+        } else {
             return;
+        }
     }
 }
 
-static void free_chain(frame *f) {
-    while (f) {
-        frame *next = f->hash_next;
-        vv_free_bulk(f->block.data);
-        vv_free_bulk(f);
-        f = next;
+static void evict_surplus(shard *s, scrap **freed) {
+    evict(s, freed);
+    bool crowded = atomic_load_explicit(&s->crowded, memory_order_relaxed);
+    if (over(s) && !crowded) {
+        atomic_store_explicit(&s->crowded, true, memory_order_seq_cst);
+        evict(s, freed); /* what was unpinned by those who did not see it */
+        crowded = true;
+    }
+    if (crowded && !over(s))
+        atomic_store_explicit(&s->crowded, false, memory_order_relaxed);
+}
+
+static void free_scraps(scrap *freed) {
+    while (freed) {
+        scrap *next = freed->next;
+        vv_free_bulk(freed);
+        freed = next;
     }
 }
 
@@ -233,36 +357,57 @@ static void free_chain(frame *f) {
 
 /* Count `bytes` for f instead of what was counted before, and make room for them: what is evicted for that is
  * the caller's to free. */
-static frame *recharge(shard *s, frame *f, uint64_t bytes) {
-    frame *freed = NULL;
+static scrap *recharge(shard *s, frame *f, uint64_t bytes) {
+    scrap *freed = NULL;
     vv_mutex_lock(&s->mu.lock);
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) -= f->charged_bytes;
     f->outsized = bytes > s->capacity_bytes / 2;
-    f->charged_bytes = bytes;
+    f->charged_bytes = (uint32_t)bytes; /* no value is longer than 1 GiB */
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) += bytes;
     evict_surplus(s, &freed);
     vv_mutex_unlock(&s->mu.lock);
     return freed;
 }
 
+/* Give up a frame that was never found. */
 static void free_uncached(shard *s, frame *f) {
-    free_chain(recharge(s, f, 0));
-    vv_free_bulk(f->block.data);
-    vv_free_bulk(f);
+    scrap *freed = NULL;
+    vv_mutex_lock(&s->mu.lock);
+    drop(s, f, &freed);
+    vv_mutex_unlock(&s->mu.lock);
+    free_scraps(freed);
 }
 
 /* Memory for `bytes`. In a cache that is full a block goes for each that comes, mostly of the same size: its
  * memory becomes the new one's without a way through the heap. */
-static void *data_memory(frame *freed, size_t bytes) {
-    for (frame *f = freed; f; f = f->hash_next) {
-        void *data = f->block.data;
+static void *data_memory(scrap **freed, size_t bytes) {
+    for (scrap **at = freed; *at; at = &(*at)->next) {
+        scrap *data = *at;
         size_t usable = vv_alloc_usable_bytes(data);
-        if (usable < bytes || usable - bytes > bytes / 4 || f->unpacked)
+        /* What held an unpacked block need not be aligned for reads. */
+        if (usable < bytes || usable - bytes > bytes / 4 || (uintptr_t)data % VV_IO_ALIGN_BYTES != 0)
             continue;
-        f->block.data = NULL;
+        *at = data->next;
         return data;
     }
     return vv_alloc_bulk(VV_IO_ALIGN_BYTES, bytes);
+}
+
+/* A frame for a block, the caller's; NULL: no memory. */
+static frame *take_frame(shard *s) {
+    vv_mutex_lock(&s->mu.lock);
+    frame *f = s->mu.idle;
+    if (f) {
+        s->mu.idle = f->newer;
+        s->mu.idle_bytes -= vv_alloc_usable_bytes(f);
+    }
+    vv_mutex_unlock(&s->mu.lock);
+    if (f)
+        return f;
+    f = vv_alloc_bulk(_Alignof(frame), sizeof *f);
+    if (f)
+        memset(f, 0, sizeof *f);
+    return f;
 }
 
 /* ---- the cache ---- */
@@ -271,15 +416,15 @@ static vv_status shard_init(shard *s, uint64_t share_bytes) {
     uint64_t count = 16;
     while (count < share_bytes / VV_SST_BLOCK_BYTES_MIN)
         count *= 2;
-    s->mu.bucket_count = count;
-    s->mu.buckets = vv_alloc_zeroed(count * sizeof *s->mu.buckets);
+    s->bucket_count = count;
+    s->buckets = vv_alloc_zeroed(count * sizeof *s->buckets);
     s->mu.ghosts = vv_alloc_zeroed(count * sizeof *s->mu.ghosts);
-    if (!s->mu.buckets || !s->mu.ghosts) {
+    if (!s->buckets || !s->mu.ghosts) {
         vv_free(s->mu.ghosts);
-        vv_free(s->mu.buckets);
+        vv_free(s->buckets);
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     }
-    uint64_t tables_bytes = count * (sizeof *s->mu.buckets + sizeof *s->mu.ghosts);
+    uint64_t tables_bytes = count * (sizeof *s->buckets + sizeof *s->mu.ghosts);
     s->capacity_bytes = share_bytes > tables_bytes ? share_bytes - tables_bytes : 0;
     vv_mutex_init(&s->mu.lock);
     queue *queues[] = {&s->mu.small, &s->mu.main};
@@ -294,7 +439,8 @@ vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) {
     while (count < SHARD_COUNT_MAX && capacity_bytes / (count * 2) >= SHARD_BYTES_MIN)
         count *= 2;
     size_t bytes = sizeof(vv_block_cache) + count * sizeof(shard);
-    vv_block_cache *c = vv_alloc_aligned(VV_CACHE_LINE_BYTES, vv_align_up(bytes, VV_CACHE_LINE_BYTES));
+    vv_block_cache *c =
+        vv_alloc_aligned(_Alignof(vv_block_cache), vv_align_up(bytes, _Alignof(vv_block_cache)));
     if (!c)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     memset(c, 0, bytes);
@@ -310,14 +456,22 @@ vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) {
 }
 
 static void free_queue(shard *s, queue *q) {
-    frame *freed = NULL;
-    while (q->ends.newer != &q->ends) {
+    scrap *freed = NULL;
+    while (q->count > 0) {
         frame *f = q->ends.newer;
-        VV_ASSERT(f->pins == 0);
+        bool claimed = claim(f, atomic_load_explicit(&f->state, memory_order_relaxed));
+        VV_ASSERT(claimed); /* else it is still pinned */
         forget(s, f);
         drop(s, f, &freed);
     }
-    free_chain(freed);
+    free_scraps(freed);
+}
+
+static void free_idle(shard *s) {
+    for (frame *f = s->mu.idle, *next; f; f = next) {
+        next = f->newer;
+        vv_free_bulk(f);
+    }
 }
 
 void vv_block_cache_destroy(vv_block_cache *c) {
@@ -328,137 +482,172 @@ void vv_block_cache_destroy(vv_block_cache *c) {
         free_queue(s, &s->mu.small);
         free_queue(s, &s->mu.main);
         VV_ASSERT(s->mu.bytes + s->mu.outsized_bytes == 0); /* else a block is still pinned or on its way */
+        free_idle(s);
         vv_sst_unpacker_deinit(&s->unpacker);
         vv_free(s->mu.ghosts);
-        vv_free(s->mu.buckets);
+        vv_free(s->buckets);
         vv_mutex_deinit(&s->mu.lock);
     }
     vv_free(c);
 }
 
-static void use(frame *f) {
-    pin(f);
-    if (f->uses < USES_MAX)
-        f->uses++;
+static void release(shard *s, frame *f) {
+    bool given_up = unpin(f);
+    if (VV_LIKELY(!given_up && !atomic_load_explicit(&s->crowded, memory_order_seq_cst)))
+        return;
+    scrap *freed = NULL;
+    vv_mutex_lock(&s->mu.lock);
+    if (given_up)
+        drop(s, f, &freed);
+    evict_surplus(s, &freed);
+    vv_mutex_unlock(&s->mu.lock);
+    free_scraps(freed);
+}
+
+/* The block's frame, pinned; NULL: not there, or it takes the lock to know. */
+static frame *find_unlocked(shard *s, uint64_t hash, uint64_t file_number, uint64_t offset) {
+    frame *f = atomic_load_explicit(bucket_of(s, hash), memory_order_acquire);
+    for (int n = 0; f && n < WALK_MAX; f = next_of(f), n++) {
+        if (atomic_load_explicit(&f->name, memory_order_relaxed) != name_of(hash))
+            continue;
+        if (!use(f))
+            return NULL;
+        if (is_block(f, file_number, offset))
+            return f;
+        release(s, f); /* another one of this name, or the frame has changed hands since */
+        return NULL;
+    }
+    return NULL;
+}
+
+static frame *find_locked(shard *s, uint64_t hash, uint64_t file_number, uint64_t offset) {
+    vv_mutex_lock(&s->mu.lock);
+    frame *f = find(s, hash, file_number, offset);
+    if (f)
+        use_findable(f);
+    else
+        s->mu.misses++;
+    vv_mutex_unlock(&s->mu.lock);
+    return f;
 }
 
 vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_t offset) {
     uint64_t hash = hash_of(file_number, offset);
     shard *s = shard_of(c, hash);
-    vv_mutex_lock(&s->mu.lock);
-    frame *f = find(s, hash, file_number, offset);
-    if (f) {
-        use(f);
-        s->mu.hits++;
-    } else {
-        s->mu.misses++;
-    }
-    vv_mutex_unlock(&s->mu.lock);
-    return f ? &f->block : NULL;
+    frame *f = find_unlocked(s, hash, file_number, offset);
+    if (!f)
+        f = find_locked(s, hash, file_number, offset);
+    if (!f)
+        return NULL;
+    atomic_fetch_add_explicit(&c->hits[(unsigned)sched_getcpu() & (HIT_STRIPES - 1)].count, 1,
+                              memory_order_relaxed);
+    return &f->block;
 }
 
 vv_block *vv_block_cache_allocate(vv_block_cache *c, uint64_t file_number, vv_block_handle h) {
-    frame *f = vv_alloc_bulk(_Alignof(frame), sizeof *f);
+    shard *s = shard_of(c, hash_of(file_number, h.offset));
+    frame *f = take_frame(s);
     if (!f)
         return NULL;
-    memset(f, 0, sizeof *f);
-    f->block.file_number = file_number;
-    f->block.offset = h.offset;
-    f->block.bytes = h.bytes;
-    shard *s = shard_of_block(c, &f->block);
-    frame *freed = recharge(s, f, vv_alloc_usable_bytes(f) + h.bytes);
-    f->block.data = data_memory(freed, h.bytes);
-    free_chain(freed);
+    f->block = (vv_block){.file_number = file_number, .offset = h.offset, .bytes = h.bytes};
+    f->charged_bytes = 0;
+    f->outsized = false;
+    scrap *freed = recharge(s, f, vv_alloc_usable_bytes(f) + h.bytes);
+    f->block.data = data_memory(&freed, h.bytes);
+    free_scraps(freed);
     if (!f->block.data) {
         free_uncached(s, f);
         return NULL;
     }
     uint64_t bytes = vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(f->block.data);
     if (bytes != f->charged_bytes)
-        free_chain(recharge(s, f, bytes));
+        free_scraps(recharge(s, f, bytes));
     return &f->block;
 }
 
 void vv_block_cache_discard(vv_block_cache *c, vv_block *b) {
     frame *f = (frame *)b;
-    VV_ASSERT(!f->queue && f->pins == 0);
+    VV_ASSERT(atomic_load_explicit(&f->state, memory_order_relaxed) == 0);
     free_uncached(shard_of_block(c, b), f);
+}
+
+/* Let the caller's frame be found, pinned once. */
+static void publish(shard *s, frame *f, uint64_t hash) {
+    _Atomic(frame *) *bucket = bucket_of(s, hash);
+    atomic_store_explicit(&f->name, name_of(hash), memory_order_relaxed);
+    atomic_store_explicit(&f->hash_next, atomic_load_explicit(bucket, memory_order_relaxed),
+                          memory_order_release);
+    queue_add(ghost_take(s, hash) ? &s->mu.main : &s->mu.small, f);
+    /* release: pairs with the acquire of whoever pins it, also of those who came here by an old way. */
+    atomic_store_explicit(&f->state, STATE_FINDABLE | 1, memory_order_release);
+    atomic_store_explicit(bucket, f, memory_order_release);
 }
 
 vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b) {
     frame *f = (frame *)b;
-    VV_ASSERT(!f->queue && f->pins == 0);
+    VV_ASSERT(atomic_load_explicit(&f->state, memory_order_relaxed) == 0);
     uint64_t hash = hash_of(b->file_number, b->offset);
     shard *s = shard_of(c, hash);
-    frame *freed = NULL;
+    scrap *freed = NULL;
     vv_mutex_lock(&s->mu.lock);
     frame *first = find(s, hash, b->file_number, b->offset);
     if (first) {
-        use(first);
+        use_findable(first);
         drop(s, f, &freed);
         f = first;
+    } else if (f->outsized) {
+        atomic_store_explicit(&f->state, 1, memory_order_relaxed);
     } else {
-        pin(f);
-        if (!f->outsized) {
-            frame **bucket = bucket_of(s, hash);
-            f->hash_next = *bucket;
-            *bucket = f;
-            queue_add(ghost_take(s, hash) ? &s->mu.main : &s->mu.small, f);
-        }
+        publish(s, f, hash);
     }
     vv_mutex_unlock(&s->mu.lock);
-    free_chain(freed);
+    free_scraps(freed);
     return &f->block;
 }
 
 void vv_block_cache_release(vv_block_cache *c, vv_block *b) {
-    frame *f = (frame *)b;
-    shard *s = shard_of_block(c, b);
-    frame *freed = NULL;
-    vv_mutex_lock(&s->mu.lock);
-    VV_ASSERT(f->pins > 0);
-    if (--f->pins == 0) {
-        if (f->queue) {
-            f->queue->evictable++;
-            evict_surplus(s, &freed);
-        } else {
-            drop(s, f, &freed);
-        }
-    }
-    vv_mutex_unlock(&s->mu.lock);
-    free_chain(freed);
+    release(shard_of_block(c, b), (frame *)b);
+}
+
+/* Under the lock: nobody finds the frame any more, and it is given up, if need be with its last pin. */
+static void erase(shard *s, frame *f, scrap **freed) {
+    forget(s, f);
+    /* acquire: as for claim(). release: who unpins last sees that it is in no queue. */
+    uint32_t state = atomic_fetch_and_explicit(&f->state, STATE_PINS, memory_order_acq_rel);
+    if ((state & STATE_PINS) == 0)
+        drop(s, f, freed);
 }
 
 void vv_block_cache_erase_file(vv_block_cache *c, uint64_t file_number) {
     for (uint32_t i = 0; i < c->shard_count; i++) {
         shard *s = &c->shards[i];
-        frame *freed = NULL;
+        scrap *freed = NULL;
         vv_mutex_lock(&s->mu.lock);
-        for (uint64_t n = 0; n < s->mu.bucket_count; n++) {
-            for (frame *f = s->mu.buckets[n], *next; f; f = next) {
-                next = f->hash_next;
-                if (f->block.file_number != file_number)
-                    continue;
-                forget(s, f);
-                if (f->pins == 0)
-                    drop(s, f, &freed);
+        for (uint64_t n = 0; n < s->bucket_count; n++) {
+            frame *f = atomic_load_explicit(&s->buckets[n], memory_order_relaxed);
+            for (frame *next; f; f = next) {
+                next = next_of(f);
+                if (f->block.file_number == file_number)
+                    erase(s, f, &freed);
             }
         }
         vv_mutex_unlock(&s->mu.lock);
-        free_chain(freed);
+        free_scraps(freed);
     }
 }
 
 void vv_block_cache_stats_get(vv_block_cache *c, vv_block_cache_stats *out) {
     *out = (vv_block_cache_stats){.memory_bytes = vv_alloc_usable_bytes(c)};
+    for (size_t i = 0; i < HIT_STRIPES; i++)
+        out->hits += atomic_load_explicit(&c->hits[i].count, memory_order_relaxed);
     for (uint32_t i = 0; i < c->shard_count; i++) {
         shard *s = &c->shards[i];
         vv_mutex_lock(&s->mu.lock);
         out->bytes += s->mu.bytes + s->mu.outsized_bytes;
-        out->hits += s->mu.hits;
         out->misses += s->mu.misses;
+        out->memory_bytes += s->mu.idle_bytes;
         vv_mutex_unlock(&s->mu.lock);
-        out->memory_bytes += vv_alloc_usable_bytes(s->mu.buckets) + vv_alloc_usable_bytes(s->mu.ghosts) +
+        out->memory_bytes += vv_alloc_usable_bytes(s->buckets) + vv_alloc_usable_bytes(s->mu.ghosts) +
                              vv_sst_unpacker_memory_bytes(&s->unpacker);
     }
     out->memory_bytes += out->bytes;
@@ -473,7 +662,7 @@ static vv_status fail_block(const vv_sst_reader *r, uint64_t offset, vv_status s
 
 /* Exchange the stored bytes of f for the ready block of image_bytes that is packed in them. */
 static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
-    free_chain(recharge(s, f, f->charged_bytes + image_bytes));
+    free_scraps(recharge(s, f, (uint64_t)f->charged_bytes + image_bytes));
     void *image = vv_alloc_bulk(_Alignof(max_align_t), image_bytes);
     if (!image)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
@@ -485,8 +674,7 @@ static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
     vv_free_bulk(f->block.data);
     f->block.data = image;
     f->block.bytes = image_bytes;
-    f->unpacked = true;
-    free_chain(recharge(s, f, vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(image)));
+    free_scraps(recharge(s, f, vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(image)));
     return VV_STATUS_OK;
 }
 

@@ -4,7 +4,8 @@
  *
  * A block is pinned while somebody holds it. Unpinned blocks are evicted when the bound is passed: those
  * first that were read once, so that a scan of everything does not push out what gets use all the time.
- * Sharded by hash; each shard has its own lock, held for a few pointer moves only.
+ * A hit takes no lock and writes to no other word than its own block's pins; what brings or evicts a block
+ * takes that of its shard, held for a few pointer moves only.
  *
  * A block that isn't there is brought in three steps, of which the caller does the middle one, with blocking
  * or asynchronous I/O; vv_block_cache_read() is all of it for those that may block:
@@ -76,7 +77,7 @@ vv_status vv_block_cache_fetch(vv_block_cache *c, const vv_sst_reader *r, vv_blo
 
 typedef struct vv_block_cache_stats {
     uint64_t bytes;        /* of all blocks: cached, pinned, on their way */
-    uint64_t memory_bytes; /* the same, and the cache's own tables */
+    uint64_t memory_bytes; /* the same, the frames kept for others, and the cache's own tables */
     uint64_t hits;
     uint64_t misses;
 } vv_block_cache_stats;
