@@ -107,7 +107,7 @@ vv_get_want vv_get_step(vv_get *g) {
         case VV_GET_AT_BLOCK:
             if (!g->block)
                 return VV_GET_WANTS_BLOCK;
-            if (vv_sst_block_seek_key(g->block_handle, g->block->data, g->key, g->lsn, &g->entry)) {
+            if (vv_block_seek_key(g->block, g->block_handle, g->key, g->key_hash, g->lsn, &g->entry)) {
                 release_reader(g);
                 return finish_found(g);
             }

@@ -15,35 +15,21 @@ static const uint8_t *payload_of(const void *bytes) {
     return (const uint8_t *)bytes + VV_SST_BLOCK_HEAD_BYTES;
 }
 
-static const uint8_t *offset_table(const void *bytes) {
-    const uint8_t *head = bytes;
-    return payload_of(bytes) + vv_get_be32(head + 12) - vv_get_be32(head + 16) * sizeof(uint32_t);
-}
-
 uint32_t vv_sst_block_count(const void *bytes) {
     return vv_get_be32((const uint8_t *)bytes + 16);
 }
 
-static void entry_at(const void *bytes, const uint8_t *table, uint32_t index, vv_entry *out) {
-    const uint8_t *e = payload_of(bytes) + vv_get_be32(table + index * sizeof(uint32_t));
-    uint16_t key_bytes = vv_get_be16(e + 2);
-    *out = (vv_entry){
-        .kind = e[0],
-        .flags = e[1],
-        .lsn = vv_get_be64(e + 8),
-        .expires_unix_ms = vv_get_be64(e + 16),
-        .key = vv_slice_make(e + VV_SST_ENTRY_HEAD_BYTES, key_bytes),
-        .value = vv_slice_make(e + VV_SST_ENTRY_HEAD_BYTES + key_bytes, vv_get_be32(e + 4)),
-    };
+static void entry_at(const void *bytes, const uint8_t *places, uint32_t index, vv_entry *out) {
+    vv_sst_block_entry_at(bytes, vv_get_be32(places + index * sizeof(uint32_t)), out);
 }
 
 void vv_sst_block_entry(const void *bytes, uint32_t index, vv_entry *out) {
     VV_ASSERT(index < vv_sst_block_count(bytes));
-    entry_at(bytes, offset_table(bytes), index, out);
+    entry_at(bytes, vv_sst_block_places(bytes), index, out);
 }
 
 uint32_t vv_sst_block_lower_bound(const void *bytes, vv_slice key, uint64_t lsn) {
-    const uint8_t *table = offset_table(bytes);
+    const uint8_t *table = vv_sst_block_places(bytes);
     uint32_t low = 0, high = vv_sst_block_count(bytes);
     while (low < high) {
         uint32_t mid = low + (high - low) / 2;
@@ -61,14 +47,14 @@ bool vv_sst_block_seek(const void *bytes, vv_slice key, uint64_t lsn, vv_entry *
     uint32_t index = vv_sst_block_lower_bound(bytes, key, lsn);
     if (index == vv_sst_block_count(bytes))
         return false;
-    entry_at(bytes, offset_table(bytes), index, out);
+    entry_at(bytes, vv_sst_block_places(bytes), index, out);
     return true;
 }
 
 bool vv_sst_block_seek_key(vv_block_handle h, const void *bytes, vv_slice key, uint64_t lsn, vv_entry *out) {
     /* Whatever the position says, the entry there must be the one: else the search decides. */
     if (h.position < vv_sst_block_count(bytes)) {
-        entry_at(bytes, offset_table(bytes), h.position, out);
+        entry_at(bytes, vv_sst_block_places(bytes), h.position, out);
         if (vv_slice_equal(out->key, key) && out->lsn <= lsn)
             return true;
     }

@@ -68,32 +68,37 @@
 #define STATE_USES     (USES_MAX * STATE_USE)
 #define STATE_FINDABLE (UINT32_C(1) << 31)
 
-typedef struct queue queue;
+enum { QUEUE_NONE, QUEUE_SMALL, QUEUE_MAIN, QUEUE_COUNT };
 
 typedef struct frame {
-    /* All that a hit looks at, in one cache line. */
+    /* All that a lookup needs, in one cache line. */
     VV_CACHE_ALIGNED vv_block block; /* first: a vv_block * is a frame * */
     _Atomic(struct frame *) hash_next;
     _Atomic uint32_t state;
     _Atomic uint32_t name; /* of the block: the upper half of its hash */
     /* The shard's lock guards the rest, or whoever owns the frame. */
     uint32_t charged_bytes;
+    uint8_t queue; /* QUEUE_NONE and its like */
     bool outsized;
-    queue *queue; /* NULL: in none */
     struct frame *older;
     struct frame *newer; /* or the next idle one */
+    /* The block's hints, if they fit: of 37 entries at most, which is a block of 4 KiB with 80 bytes each. */
+    uint8_t hints[112];
 } frame;
+
+_Static_assert(offsetof(frame, older) == VV_CACHE_LINE_BYTES, "what a lookup needs");
+_Static_assert(sizeof(frame) == 3 * VV_CACHE_LINE_BYTES, "no bytes are wasted");
 
 /* Memory of a block that is gone, chained through itself until it is freed or used again. */
 typedef struct scrap {
     struct scrap *next;
 } scrap;
 
-struct queue {
+typedef struct queue {
     frame ends; /* its `newer` is the oldest frame, its `older` the newest */
     uint64_t bytes;
     uint64_t count;
-};
+} queue;
 
 typedef struct shard {
     /* Read by every lookup, written when the cache is made. */
@@ -109,8 +114,7 @@ typedef struct shard {
         uint64_t misses;
         frame *idle; /* chained by `newer` */
         uint64_t idle_bytes;
-        queue small;
-        queue main;
+        queue queues[QUEUE_COUNT]; /* that of QUEUE_NONE stays empty */
     } mu;
     vv_sst_unpacker unpacker;
 } shard;
@@ -202,29 +206,30 @@ static bool claim(frame *f, uint32_t state) {
 
 /* ---- queues ---- */
 
-static void queue_add(queue *q, frame *f) {
+static void queue_add(shard *s, uint8_t to, frame *f) {
+    queue *q = &s->mu.queues[to];
     f->newer = &q->ends;
     f->older = q->ends.older;
     q->ends.older->newer = f;
     q->ends.older = f;
-    f->queue = q;
+    f->queue = to;
     q->bytes += f->charged_bytes;
     q->count++;
 }
 
-static void queue_remove(frame *f) {
-    queue *q = f->queue;
+static void queue_remove(shard *s, frame *f) {
+    queue *q = &s->mu.queues[f->queue];
     f->older->newer = f->newer;
     f->newer->older = f->older;
-    f->queue = NULL;
+    f->queue = QUEUE_NONE;
     q->bytes -= f->charged_bytes;
     q->count--;
 }
 
 /* Another round. */
-static void queue_again(queue *to, frame *f) {
-    queue_remove(f);
-    queue_add(to, f);
+static void queue_again(shard *s, uint8_t to, frame *f) {
+    queue_remove(s, f);
+    queue_add(s, to, f);
 }
 
 /* ---- ghosts ---- */
@@ -255,18 +260,23 @@ static void forget(shard *s, frame *f) {
     for (frame *other; (other = atomic_load_explicit(at, memory_order_relaxed)) != f;)
         at = &other->hash_next;
     atomic_store_explicit(at, next_of(f), memory_order_release);
-    queue_remove(f);
+    queue_remove(s, f);
+}
+
+static void scrap_add(scrap **freed, void *memory) {
+    scrap *added = memory;
+    added->next = *freed;
+    *freed = added;
 }
 
 /* Give up the caller's frame: it is idle from now on, its memory chained to *freed. */
 static void drop(shard *s, frame *f, scrap **freed) {
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) -= f->charged_bytes;
-    scrap *data = f->block.data;
-    if (data) {
-        data->next = *freed;
-        *freed = data;
-    }
-    f->block.data = NULL;
+    if (f->block.data)
+        scrap_add(freed, f->block.data);
+    if (f->block.hints && f->block.hints != f->hints)
+        scrap_add(freed, f->block.hints);
+    f->block.data = f->block.hints = NULL;
     f->newer = s->mu.idle;
     s->mu.idle = f;
     s->mu.idle_bytes += vv_alloc_usable_bytes(f);
@@ -274,16 +284,16 @@ static void drop(shard *s, frame *f, scrap **freed) {
 
 /* Take the oldest frame of the small queue where it belongs. False: it is pinned, and has another round. */
 static bool turn_small(shard *s, scrap **freed) {
-    frame *f = s->mu.small.ends.newer;
+    frame *f = s->mu.queues[QUEUE_SMALL].ends.newer;
     /* seq_cst: see `crowded` above. */
     uint32_t state = atomic_load_explicit(&f->state, memory_order_seq_cst);
     if ((state & STATE_PINS) == 0 && (state & STATE_USES) >= USES_TO_STAY * STATE_USE) {
         atomic_fetch_and_explicit(&f->state, ~STATE_USES, memory_order_relaxed);
-        queue_again(&s->mu.main, f);
+        queue_again(s, QUEUE_MAIN, f);
         return true;
     }
     if (!claim(f, state)) {
-        queue_again(&s->mu.small, f);
+        queue_again(s, QUEUE_SMALL, f);
         return false;
     }
     uint64_t hash = hash_of(f->block.file_number, f->block.offset);
@@ -295,15 +305,15 @@ static bool turn_small(shard *s, scrap **freed) {
 
 /* The same of the main queue. Uses count for nothing any more if there were too many turns already. */
 static bool turn_main(shard *s, bool uses_count, scrap **freed) {
-    frame *f = s->mu.main.ends.newer;
+    frame *f = s->mu.queues[QUEUE_MAIN].ends.newer;
     uint32_t state = atomic_load_explicit(&f->state, memory_order_seq_cst);
     if (uses_count && (state & STATE_PINS) == 0 && (state & STATE_USES) != 0) {
         atomic_fetch_sub_explicit(&f->state, STATE_USE, memory_order_relaxed);
-        queue_again(&s->mu.main, f);
+        queue_again(s, QUEUE_MAIN, f);
         return true;
     }
     if (!claim(f, state)) {
-        queue_again(&s->mu.main, f);
+        queue_again(s, QUEUE_MAIN, f);
         return false;
     }
     forget(s, f);
@@ -318,11 +328,11 @@ static bool over(const shard *s) {
 /* Evict until the bound is kept, or all that is left is pinned. */
 static void evict(shard *s, scrap **freed) {
     uint64_t small_pinned = 0, main_pinned = 0; /* in a row, among those that are there */
-    uint64_t turns = s->mu.main.count * (USES_MAX + 1);
+    uint64_t turns = s->mu.queues[QUEUE_MAIN].count * (USES_MAX + 1);
     while (over(s)) {
-        bool small_is_large = s->mu.small.bytes > s->capacity_bytes / SMALL_SHARE;
-        bool main_has = main_pinned < s->mu.main.count;
-        if (small_pinned < s->mu.small.count && (small_is_large || !main_has)) {
+        bool small_is_large = s->mu.queues[QUEUE_SMALL].bytes > s->capacity_bytes / SMALL_SHARE;
+        bool main_has = main_pinned < s->mu.queues[QUEUE_MAIN].count;
+        if (small_pinned < s->mu.queues[QUEUE_SMALL].count && (small_is_large || !main_has)) {
             small_pinned = turn_small(s, freed) ? 0 : small_pinned + 1;
         } else if (main_has) {
             main_pinned = turn_main(s, turns > 0, freed) ? 0 : main_pinned + 1;
@@ -367,6 +377,15 @@ static scrap *recharge(shard *s, frame *f, uint64_t bytes) {
     evict_surplus(s, &freed);
     vv_mutex_unlock(&s->mu.lock);
     return freed;
+}
+
+/* Count what the frame and its block really take. */
+static void charge_exactly(shard *s, frame *f) {
+    uint64_t bytes = vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(f->block.data);
+    if (f->block.hints != f->hints)
+        bytes += vv_alloc_usable_bytes(f->block.hints);
+    if (bytes != f->charged_bytes)
+        free_scraps(recharge(s, f, bytes));
 }
 
 /* Give up a frame that was never found. */
@@ -427,9 +446,8 @@ static vv_status shard_init(shard *s, uint64_t share_bytes) {
     uint64_t tables_bytes = count * (sizeof *s->buckets + sizeof *s->mu.ghosts);
     s->capacity_bytes = share_bytes > tables_bytes ? share_bytes - tables_bytes : 0;
     vv_mutex_init(&s->mu.lock);
-    queue *queues[] = {&s->mu.small, &s->mu.main};
-    for (size_t i = 0; i < VV_ARRAY_COUNT(queues); i++)
-        queues[i]->ends.newer = queues[i]->ends.older = &queues[i]->ends;
+    for (size_t i = 0; i < QUEUE_COUNT; i++)
+        s->mu.queues[i].ends.newer = s->mu.queues[i].ends.older = &s->mu.queues[i].ends;
     return VV_STATUS_OK;
 }
 
@@ -479,8 +497,8 @@ void vv_block_cache_destroy(vv_block_cache *c) {
         return;
     for (uint32_t i = 0; i < c->shard_count; i++) {
         shard *s = &c->shards[i];
-        free_queue(s, &s->mu.small);
-        free_queue(s, &s->mu.main);
+        free_queue(s, &s->mu.queues[QUEUE_SMALL]);
+        free_queue(s, &s->mu.queues[QUEUE_MAIN]);
         VV_ASSERT(s->mu.bytes + s->mu.outsized_bytes == 0); /* else a block is still pinned or on its way */
         free_idle(s);
         vv_sst_unpacker_deinit(&s->unpacker);
@@ -510,6 +528,8 @@ static frame *find_unlocked(shard *s, uint64_t hash, uint64_t file_number, uint6
     for (int n = 0; f && n < WALK_MAX; f = next_of(f), n++) {
         if (atomic_load_explicit(&f->name, memory_order_relaxed) != name_of(hash))
             continue;
+        __builtin_prefetch((const uint8_t *)f + VV_CACHE_LINE_BYTES); /* the hints, mostly */
+        __builtin_prefetch((const uint8_t *)f + (size_t)2 * VV_CACHE_LINE_BYTES);
         if (!use(f))
             return NULL;
         if (is_block(f, file_number, offset))
@@ -559,9 +579,7 @@ vv_block *vv_block_cache_allocate(vv_block_cache *c, uint64_t file_number, vv_bl
         free_uncached(s, f);
         return NULL;
     }
-    uint64_t bytes = vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(f->block.data);
-    if (bytes != f->charged_bytes)
-        free_scraps(recharge(s, f, bytes));
+    charge_exactly(s, f);
     return &f->block;
 }
 
@@ -577,7 +595,7 @@ static void publish(shard *s, frame *f, uint64_t hash) {
     atomic_store_explicit(&f->name, name_of(hash), memory_order_relaxed);
     atomic_store_explicit(&f->hash_next, atomic_load_explicit(bucket, memory_order_relaxed),
                           memory_order_release);
-    queue_add(ghost_take(s, hash) ? &s->mu.main : &s->mu.small, f);
+    queue_add(s, ghost_take(s, hash) ? QUEUE_MAIN : QUEUE_SMALL, f);
     /* release: pairs with the acquire of whoever pins it, also of those who came here by an old way. */
     atomic_store_explicit(&f->state, STATE_FINDABLE | 1, memory_order_release);
     atomic_store_explicit(bucket, f, memory_order_release);
@@ -674,7 +692,20 @@ static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
     vv_free_bulk(f->block.data);
     f->block.data = image;
     f->block.bytes = image_bytes;
-    free_scraps(recharge(s, f, vv_alloc_usable_bytes(f) + vv_alloc_usable_bytes(image)));
+    charge_exactly(s, f);
+    return VV_STATUS_OK;
+}
+
+static vv_status add_hints(shard *s, frame *f) {
+    size_t bytes = vv_sst_hints_bytes(f->block.data);
+    if (bytes == 0)
+        return VV_STATUS_OK;
+    f->block.hints = bytes <= sizeof f->hints ? f->hints : vv_alloc_bulk(_Alignof(scrap), bytes);
+    if (!f->block.hints)
+        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    f->block.hint_count = vv_sst_block_count(f->block.data);
+    vv_sst_hints_build(f->block.data, f->block.hints);
+    charge_exactly(s, f);
     return VV_STATUS_OK;
 }
 
@@ -690,6 +721,8 @@ vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_
     }
     if (vv_ok(st) && image_bytes > 0)
         st = unpack(shard_of_block(c, b), (frame *)b, image_bytes);
+    if (vv_ok(st))
+        st = add_hints(shard_of_block(c, b), (frame *)b);
     if (!vv_ok(st)) {
         vv_block_cache_discard(c, b);
         return fail_block(r, offset, st, err);
@@ -717,4 +750,11 @@ vv_status vv_block_cache_fetch(vv_block_cache *c, const vv_sst_reader *r, vv_blo
         return fail_block(r, h.offset, st, err);
     }
     return vv_block_cache_complete(c, r, b, read_bytes, out, err);
+}
+
+bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
+                       vv_entry *out) {
+    if (h.position != VV_SST_POSITION_UNKNOWN || !b->hints)
+        return vv_sst_block_seek_key(h, b->data, key, lsn, out);
+    return vv_sst_hints_seek_key(b->hints, b->hint_count, b->data, key, key_hash, lsn, out);
 }

@@ -28,7 +28,9 @@ typedef struct vv_block {
     uint64_t file_number;
     uint64_t offset;
     uint32_t bytes; /* of data; of a block that was compressed, more than on disk */
+    uint32_t hint_count;
     void *data;     /* for vv_sst_block_seek() and its like; read-only once completed */
+    uint8_t *hints; /* for vv_block_seek_key(), of hint_count entries; NULL: none */
 } vv_block;
 
 /*
@@ -60,6 +62,10 @@ vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_
 /* The last step of completing, for a block that is ready: publish it, pinned for the caller. If another
  * thread was first, `b` is discarded and that one's block returned. */
 vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b);
+
+/* What vv_sst_block_seek_key() does, with fewer looks at the block. key_hash: vv_hash_key() of key. */
+bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
+                       vv_entry *out);
 
 /* Unpin. From any thread. */
 void vv_block_cache_release(vv_block_cache *c, vv_block *b);

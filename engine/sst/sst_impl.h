@@ -102,11 +102,41 @@ vv_status vv_sst_block_builder_seal(vv_sst_block_builder *b, uint64_t seed, vv_s
 void vv_sst_block_builder_drop(vv_sst_block_builder *b, uint32_t count);
 void vv_sst_block_builder_deinit(vv_sst_block_builder *b);
 
+/* The offset table of a ready block: where each entry is, counted from the end of the block's head. */
+static inline const uint8_t *vv_sst_block_places(const void *bytes) {
+    const uint8_t *head = bytes;
+    return head + VV_SST_BLOCK_HEAD_BYTES + vv_get_be32(head + 12) -
+           vv_get_be32(head + 16) * sizeof(uint32_t);
+}
+
+/* The entry at such a place. */
+static inline void vv_sst_block_entry_at(const void *bytes, uint32_t place, vv_entry *out) {
+    const uint8_t *e = (const uint8_t *)bytes + VV_SST_BLOCK_HEAD_BYTES + place;
+    uint16_t key_bytes = vv_get_be16(e + 2);
+    *out = (vv_entry){
+        .kind = e[0],
+        .flags = e[1],
+        .lsn = vv_get_be64(e + 8),
+        .expires_unix_ms = vv_get_be64(e + 16),
+        .key = vv_slice_make(e + VV_SST_ENTRY_HEAD_BYTES, key_bytes),
+        .value = vv_slice_make(e + VV_SST_ENTRY_HEAD_BYTES + key_bytes, vv_get_be32(e + 4)),
+    };
+}
+
 /* Make a ready block of a verified one that is packed: image has the bytes that vv_sst_block_verify() said.
  * CORRUPTION, UNSUPPORTED, NO_MEMORY. */
 vv_status vv_sst_block_unpack(vv_sst_unpacker *u, const void *stored, void *image) VV_CHECKED;
 /* The index of the first entry at or behind (key, lsn); the count if there is none. */
 uint32_t vv_sst_block_lower_bound(const void *bytes, vv_slice key, uint64_t lsn);
+
+/* ---- hints of a cached block (hints.c) ---- */
+
+/* What the hints of a ready block take; 0: it gets none. */
+size_t vv_sst_hints_bytes(const void *block);
+void vv_sst_hints_build(const void *block, uint8_t *hints);
+/* The newest version of `key` at or below lsn in a block of `count` entries. False: there is none. */
+bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *block, vv_slice key,
+                           uint64_t key_hash, uint64_t lsn, vv_entry *out);
 
 /* ---- index block (index.c) ---- */
 

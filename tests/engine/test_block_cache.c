@@ -1,4 +1,5 @@
 #include "base/alloc.h"
+#include "base/checksum.h"
 #include "base/sync.h"
 #include "engine/sst/block_cache.h"
 #include "tests/engine/sst_fixture.h"
@@ -317,7 +318,8 @@ static void readers_run(void *arg) {
         bool right = vv_sst_reader_find_key(rs->reader, want->key, want->lsn, &h) &&
                      vv_ok(vv_block_cache_read(rs->cache, rs->reader, h, &b, NULL));
         if (right) {
-            right = vv_sst_block_seek_key(h, b->data, want->key, want->lsn, &e) && entry_equal(&e, want);
+            uint64_t hash = vv_hash_key(want->key.data, want->key.bytes);
+            right = vv_block_seek_key(b, h, want->key, hash, want->lsn, &e) && entry_equal(&e, want);
             vv_block_cache_release(rs->cache, b);
         }
         atomic_fetch_add(&rs->failures, !right);

@@ -51,13 +51,21 @@ static void check_find_key(vv_sst_reader *r, vv_block_cache *c, vv_slice key, ui
         cr_assert_null(wanted);
         return;
     }
+    uint32_t position = h.position;
     cr_assert(vv_ok(vv_block_cache_read(c, r, h, &b, NULL)));
     bool found = vv_sst_block_seek_key(h, b->data, key, lsn, &e);
     cr_assert_eq(found, wanted != NULL);
     if (found)
         cr_assert(entry_equal(&e, wanted));
+    /* The same by the cached block's hints. */
+    found = vv_block_seek_key(b, h, key, vv_hash_key(key.data, key.bytes), lsn, &e);
+    cr_assert_eq(found, wanted != NULL);
+    if (found)
+        cr_assert(entry_equal(&e, wanted));
+    h.position = UINT32_MAX; /* and without a dense index */
+    cr_assert_eq(vv_block_seek_key(b, h, key, vv_hash_key(key.data, key.bytes), lsn, &e), found);
     if (r->index.head.type == VV_INDEX_DENSE) {
-        vv_sst_block_entry(b->data, h.position, &e);
+        vv_sst_block_entry(b->data, position, &e);
         cr_assert(entry_equal(&e, wanted), "the position is right");
     }
     vv_block_cache_release(c, b);

@@ -1,0 +1,81 @@
+/*
+ * hints.c - where in a block a key may be, without a search.
+ *
+ * A binary search in a block of 4 KiB looks at some six entries and at their places in the offset table,
+ * nearly each of them in a cache line of its own that is in no cache. So a block gets hints when it enters
+ * the block cache: of each entry one byte of the key's hash, its tag, and the place in the block.
+ *
+ *   tag: 1 byte, of each entry | place: 2 bytes, of each entry
+ *
+ * A get compares sixteen tags at once with that of its key, and looks at the entries whose tag is equal: the
+ * one that it wants, and one in 256 of the others. It takes them in order, so that of a key's versions the
+ * newest comes first; a key without an equal tag is not in the block.
+ *
+ * Blocks with entries that begin beyond 64 KiB have no hints. Cursors need none: they look for places, not
+ * for keys.
+ */
+#include "engine/sst/sst_impl.h"
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#define TAGS_AT_ONCE 16
+
+/* Bits of the hash that are independent of which filter's line the key has. */
+static uint8_t tag_of(uint64_t key_hash) {
+    return (uint8_t)key_hash;
+}
+
+size_t vv_sst_hints_bytes(const void *block) {
+    uint32_t count = vv_sst_block_count(block);
+    uint32_t last = vv_get_be32(vv_sst_block_places(block) + (count - 1) * sizeof(uint32_t));
+    if (last > UINT16_MAX)
+        return 0;
+    /* The last comparison reads on into the places; those of few entries are fewer than it reads. */
+    return VV_MAX((size_t)count * (sizeof(uint8_t) + sizeof(uint16_t)), (size_t)TAGS_AT_ONCE);
+}
+
+void vv_sst_hints_build(const void *block, uint8_t *hints) {
+    uint32_t count = vv_sst_block_count(block);
+    const uint8_t *places = vv_sst_block_places(block);
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t place = (uint16_t)vv_get_be32(places + i * sizeof(uint32_t));
+        vv_entry e;
+        vv_sst_block_entry_at(block, place, &e);
+        hints[i] = tag_of(vv_hash_key(e.key.data, e.key.bytes));
+        memcpy(hints + count + (size_t)i * sizeof place, &place, sizeof place);
+    }
+}
+
+/* A bit for each of the next sixteen tags: is it equal? */
+static uint32_t compare_tags(const uint8_t *tags, uint8_t tag) {
+#ifdef __SSE2__
+    __m128i at_once = _mm_loadu_si128((const __m128i *)(const void *)tags);
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(at_once, _mm_set1_epi8((char)tag)));
+#else
+    uint32_t equal = 0;
+    for (uint32_t i = 0; i < TAGS_AT_ONCE; i++)
+        equal |= (uint32_t)(tags[i] == tag) << i;
+    return equal;
+#endif
+}
+
+bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *block, vv_slice key,
+                           uint64_t key_hash, uint64_t lsn, vv_entry *out) {
+    uint8_t tag = tag_of(key_hash);
+    for (uint32_t i = 0; i < count; i += TAGS_AT_ONCE) {
+        uint32_t equal = compare_tags(hints + i, tag);
+        if (count - i < TAGS_AT_ONCE)
+            equal &= (UINT32_C(1) << (count - i)) - 1; /* what is compared behind the tags are places */
+        for (; equal; equal &= equal - 1) {
+            uint32_t index = i + (uint32_t)__builtin_ctz(equal);
+            uint16_t place;
+            memcpy(&place, hints + count + (size_t)index * sizeof place, sizeof place);
+            vv_sst_block_entry_at(block, place, out);
+            if (vv_slice_equal(out->key, key) && out->lsn <= lsn)
+                return true;
+        }
+    }
+    return false;
+}
