@@ -41,7 +41,7 @@ static bool find_in_memory(vv_get *g) {
 
 static void release_reader(vv_get *g) {
     if (g->reader)
-        vv_table_cache_release(g->tables, g->reader);
+        vv_table_cache_release(g->tables, g->reader, g->reader_pin);
     g->reader = NULL;
 }
 
@@ -88,7 +88,7 @@ vv_get_want vv_get_step(vv_get *g) {
             if (!next_table(g))
                 return finish(g, vv_status_make(VV_NOT_FOUND, VV_SUB_NONE, 0));
             g->at = VV_GET_AT_TABLE;
-            g->reader = vv_table_cache_peek(g->tables, g->table_number);
+            g->reader = vv_table_cache_peek(g->tables, g->table_number, &g->reader_pin);
             break;
         case VV_GET_AT_TABLE:
             if (!g->reader)
@@ -122,6 +122,7 @@ vv_get_want vv_get_step(vv_get *g) {
 void vv_get_supply_table(vv_get *g, vv_status st, vv_sst_reader *reader) {
     VV_ASSERT(g->at == VV_GET_AT_TABLE && !g->reader);
     g->reader = reader;
+    g->reader_pin = VV_TABLE_PIN_SHARED;
     /* A table of the version is there, or data is lost: its file missing must not read as the key missing. */
     if (vv_is(st, VV_NOT_FOUND))
         st = vv_status_make(VV_CORRUPTION, VV_SUB_NONE, st.sys);

@@ -38,6 +38,7 @@ typedef struct vv_get {
     /* what is wanted */
     uint64_t table_number;
     vv_sst_reader *reader; /* pinned while its block is wanted */
+    vv_table_pin reader_pin;
     vv_block_handle block_handle;
     uint32_t block_reads; /* blocks that were supplied so far */
 
@@ -54,7 +55,8 @@ void vv_get_init(vv_get *g, vv_view *view, vv_table_cache *tables, vv_block_cach
 /* Run until done or something is wanted; the same is wanted again until it is supplied. */
 vv_get_want vv_get_step(vv_get *g) VV_CHECKED;
 
-/* After WANTS_TABLE: the pinned reader, which the machine releases, or why there is none. */
+/* After WANTS_TABLE: the reader as vv_table_cache_get() has pinned it, which the machine releases, or why
+ * there is none. */
 void vv_get_supply_table(vv_get *g, vv_status st, vv_sst_reader *reader);
 
 /* After WANTS_BLOCK: the verified, pinned block, which the machine releases, or why there is none. */

@@ -18,7 +18,7 @@ typedef struct run_iter {
 static void close_table(run_iter *r) {
     vv_iter_destroy(r->inner);
     if (r->reader)
-        vv_table_cache_release(r->tables, r->reader);
+        vv_table_cache_release(r->tables, r->reader, VV_TABLE_PIN_SHARED);
     r->inner = NULL;
     r->reader = NULL;
 }

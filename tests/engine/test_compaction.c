@@ -181,7 +181,7 @@ static void visit(const vv_compaction_result *r, visit_fn fn, void *arg) {
             fn(&it->entry, i, arg);
         cr_assert(vv_ok(it->status));
         vv_iter_destroy(it);
-        vv_table_cache_release(fx.tables, reader);
+        vv_table_cache_release(fx.tables, reader, VV_TABLE_PIN_SHARED);
     }
 }
 
