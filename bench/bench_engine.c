@@ -10,10 +10,13 @@
  * engine/works.c what there is to do, README.md the settings.
  */
 #include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "bench/engine/targets.h"
 #include "bench/engine/work.h"
@@ -191,6 +194,30 @@ static void run_work(const work *w) {
     free(picks);
 }
 
+/* ---- being stopped ---- */
+
+/* Gigabytes may lie in the directory. */
+static void *wait_for_signal(void *arg) {
+    const sigset_t *signals = arg;
+    int which;
+    sigwait(signals, &which);
+    report_dir_remove();
+    _exit(128 + which);
+}
+
+/* Before there are other threads, which then leave these signals to that one. */
+static void clean_up_when_stopped(void) {
+    static sigset_t signals;
+    pthread_t thread;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    if (pthread_create(&thread, NULL, wait_for_signal, &signals) != 0)
+        report_die("no thread");
+    pthread_detach(thread);
+}
+
 /* ---- the command line ---- */
 
 static bool named(const work *w, const char *name) {
@@ -300,6 +327,7 @@ int main(int argc, char **argv) {
     report_machine();
     say_missing();
     report_dir_create();
+    clean_up_when_stopped();
     for (const work *w = works; w->name; w++)
         if (wanted(w, argc, argv))
             run_work(w);

@@ -94,6 +94,8 @@ static child start_child(const char *what, const store_kind *kind, const char *d
     int fds[2];
     child c;
     posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none;
     snprintf(count_text, sizeof count_text, "%" PRIu64, count);
     snprintf(seconds_text, sizeof seconds_text, "%g", seconds);
     snprintf(name, sizeof name, "%s", kind->name);
@@ -107,8 +109,14 @@ static child start_child(const char *what, const store_kind *kind, const char *d
     posix_spawn_file_actions_adddup2(&actions, fds[1], STDOUT_FILENO);
     posix_spawn_file_actions_addclose(&actions, fds[0]);
     posix_spawn_file_actions_addclose(&actions, fds[1]);
-    if (posix_spawn(&c.pid, self, &actions, NULL, argv, environ) != 0)
+    /* It dies of what would stop us, and its directory is ours. */
+    sigemptyset(&none);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    if (posix_spawn(&c.pid, self, &actions, &attributes, argv, environ) != 0)
         report_die("no process");
+    posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     close(fds[1]);
     c.says = fdopen(fds[0], "r");
