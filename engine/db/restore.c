@@ -372,18 +372,59 @@ static vv_status choose(restore_job *j, const vv_archive_frame *f, uint64_t limi
     return VV_STATUS_OK;
 }
 
+/* ---- a moment before the backup ---- */
+
+static vv_status backup_is_later(const restore_job *j, uint64_t lsn, uint64_t unix_ms) {
+    return vv_fail(j->err, invalid(),
+                   "the backup is of a later time: its LSN %" PRIu64 " was archived at Unix time %" PRIu64
+                   " ms",
+                   lsn, unix_ms);
+}
+
+/* A frame of after the moment has something that the backup has, too. One that has both that and what the
+ * backup lacks has the time of its newest record; its others are not much older. */
+static bool shows_later_backup(const restore_job *j, const vv_archive_frame *f) {
+    return f->last_lsn < j->next_lsn ||
+           (f->first_lsn < j->next_lsn && j->o->to_unix_ms + VV_ARCHIVE_FRAME_MS <= f->unix_ms);
+}
+
+/*
+ * The file that goes on behind the backup begins with what the backup lacks: so the one before it tells when
+ * the backup's newest record was archived. If there is none nobody knows, and the backup is taken for what
+ * there was at that moment; what can't be read of it says nothing either.
+ */
+static vv_status check_backup_time(restore_job *j, size_t first) {
+    const vv_archive_entry *files = j->archive.files;
+    char path[VV_ARCHIVE_PATH_BYTES + 64];
+    vv_error ignored;
+    vv_archive_reader *r;
+    vv_archive_frame f, last = {0};
+    if (j->o->to_unix_ms == 0 || files[first].first_lsn != j->next_lsn)
+        return VV_STATUS_OK;
+    size_t i = first;
+    while (i > 0 && !(vv_ok(files[i - 1].status) && files[i - 1].first_lsn < j->next_lsn))
+        i--;
+    if (i == 0)
+        return VV_STATUS_OK;
+    vv_archive_dir_file(&j->archive, files[i - 1].number, path);
+    if (!vv_ok(vv_archive_reader_open(j->io, path, &r, &ignored)))
+        return VV_STATUS_OK;
+    while (vv_ok(vv_archive_reader_next(r, &f, &ignored)) && f.first_lsn < files[i - 1].limit_lsn)
+        last = f;
+    vv_archive_reader_close(r);
+    return last.unix_ms > j->o->to_unix_ms ? backup_is_later(j, last.last_lsn, last.unix_ms) : VV_STATUS_OK;
+}
+
+/* ---- records ---- */
+
 static vv_status use_frame(restore_job *j, const vv_archive_frame *f, uint64_t limit_lsn) {
     vv_slice records;
     uint64_t count, applied_lsn = 0;
     varve_error words;
     if (j->o->to_unix_ms != 0 && f->unix_ms > j->o->to_unix_ms) {
         j->done = true;
-        if (f->last_lsn < j->next_lsn)
-            return vv_fail(j->err, invalid(),
-                           "the backup is of a later time: its LSN %" PRIu64
-                           " was archived at Unix time %" PRIu64 " ms",
-                           f->last_lsn, f->unix_ms);
-        return VV_STATUS_OK;
+        return shows_later_backup(j, f) ? backup_is_later(j, VV_MIN(f->last_lsn, j->next_lsn - 1), f->unix_ms)
+                                        : VV_STATUS_OK;
     }
     VV_TRY(check_history(j, f));
     VV_TRY(choose(j, f, limit_lsn, &records, &count));
@@ -449,6 +490,8 @@ static vv_status use_archive(restore_job *j) {
                 first_lsn = VV_MIN(first_lsn, j->archive.files[k].first_lsn);
             return first_lsn == UINT64_MAX ? VV_STATUS_OK : gap(j, first_lsn - 1);
         }
+        if (i == 0)
+            VV_TRY(check_backup_time(j, next));
         VV_TRY(use_file(j, &j->archive.files[next]));
         i = next + 1;
     }

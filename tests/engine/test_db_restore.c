@@ -187,17 +187,18 @@ static int step_of_lsn(uint64_t lsn) {
 }
 
 Test(db_restore, to_each_lsn_and_time_of_a_random_history) {
+    enum { BEFORE = 20, BEHIND = 24 }; /* batches, of the backup */
     uint64_t seed = vv_test_seed();
     history = calloc(1, sizeof *history);
     ax_options = (varve_archive_options){.file_bytes = 24 << 10, .sync_interval_us = 500};
     fx_open();
     ax_start();
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < BEFORE; i++)
         step(&seed);
     ax_back_up();
-    uint64_t backup_lsn = history->lsn[19];
+    uint64_t backup_lsn = history->lsn[BEFORE - 1];
     int marks[8], mark_count = 0;
-    for (int i = 20; i < 60; i++) {
+    for (int i = BEFORE; i < BEFORE + BEHIND; i++) {
         step(&seed);
         uint64_t dice = vv_test_random(&seed) % 10;
         if (dice < 2 && mark_count < 8) {
@@ -220,7 +221,7 @@ Test(db_restore, to_each_lsn_and_time_of_a_random_history) {
     }
     ax_stop();
     fx_close();
-    uint64_t last_lsn = history->lsn[59];
+    uint64_t last_lsn = history->lsn[BEFORE + BEHIND - 1];
     for (uint64_t lsn = backup_lsn; lsn <= last_lsn; lsn++) {
         must(restore_to(lsn, 0));
         cr_assert(info.backup_lsn == backup_lsn && (info.unix_ms != 0) == (info.records != 0));
@@ -232,14 +233,61 @@ Test(db_restore, to_each_lsn_and_time_of_a_random_history) {
         expect_state(marks[i]);
     }
     must(restore_to(0, 0));
-    cr_assert_eq(info.records, 40);
-    expect_state(59);
+    cr_assert_eq(info.records, BEHIND);
+    expect_state(BEFORE + BEHIND - 1);
     must(restore_to(0, vv_clock_unix_ms() + 1000000));
-    expect_state(59);
+    expect_state(BEFORE + BEHIND - 1);
     refused(restore_to(backup_lsn - 1, 0), VARVE_INVALID_ARGUMENT, "before the backup's");
     refused(restore_to(last_lsn + 1, 0), VARVE_INVALID_ARGUMENT, "behind the end");
     refused(restore_to(0, 1000), VARVE_INVALID_ARGUMENT, "later time");
     free(history);
+}
+
+/* Whether the archive's files and frames end where the backup does depends on when its thread ran. */
+Test(db_restore, a_time_before_the_backup_is_refused_wherever_files_and_frames_end) {
+    uint64_t before = vv_clock_unix_ms() - 1000;
+    fx_open();
+    ax_options.file_bytes = 1; /* a file for each batch: one of them begins just behind the backup */
+    ax_start();
+    ax_puts(10);
+    ax_back_up();
+    ax_puts(5);
+    ax_stop();
+    fx_close();
+    refused(restore_to(0, before), VARVE_INVALID_ARGUMENT, "later time: its LSN 10 was");
+    refused(restore_to(0, 1000), VARVE_INVALID_ARGUMENT, "later time: its LSN 10 was");
+    must(restore_to(0, vv_clock_unix_ms() + 1000));
+    cr_assert_eq(info.lsn, 15);
+}
+
+Test(db_restore, a_time_before_the_backup_is_refused_in_the_middle_of_a_frame) {
+    fx_open();
+    ax_puts(10);
+    ax_back_up();
+    ax_puts(5);
+    ax_start(); /* all that there is in a frame or two */
+    ax_wait(15);
+    ax_stop();
+    fx_close();
+    refused(restore_to(0, 1000), VARVE_INVALID_ARGUMENT, "later time");
+}
+
+Test(db_restore, without_anything_older_in_the_archive_the_backup_is_what_there_was) {
+    fx_open();
+    ax_options.file_bytes = 1;
+    ax_start();
+    ax_puts(10);
+    ax_back_up();
+    ax_puts(5);
+    ax_stop();
+    fx_close();
+    for (int n = 1; n <= 10; n++) {
+        char name[40];
+        snprintf(name, sizeof name, "%016x.archive", n);
+        cr_assert_eq(unlink(ax_path(name)), 0);
+    }
+    must(restore_to(0, 1000));
+    cr_assert_eq(info.lsn, 10);
 }
 
 /* ---- archives that are not whole ---- */
