@@ -35,6 +35,7 @@ enum {
     OPT_FROM,
     OPT_REVERSE,
     OPT_KEYS_ONLY,
+    OPT_ENTRIES,
     OPT_INCREMENTAL,
     OPT_LINK,
     OPT_FETCH,
@@ -66,6 +67,7 @@ static const struct option long_options[] = {
     {"from", required_argument, NULL, OPT_FROM},
     {"reverse", no_argument, NULL, OPT_REVERSE},
     {"keys-only", no_argument, NULL, OPT_KEYS_ONLY},
+    {"entries", no_argument, NULL, OPT_ENTRIES},
     {"incremental", required_argument, NULL, OPT_INCREMENTAL},
     {"link", no_argument, NULL, OPT_LINK},
     {"fetch", no_argument, NULL, OPT_FETCH},
@@ -231,6 +233,24 @@ static const command commands[] = {
      "  --json             an object for each damage, then one for all: {\"file_count\", \"block_count\", "
      "\"bytes\",\n"
      "                     \"damage_count\"}\n"},
+    {"inspect", VV_CLI_INSPECT, 1, 1, false, false, true, false, true, "inspect FILE",
+     "tell what is in a file of a database",
+     "Tell what is in FILE: a segment of the log (wal-*.log), a table (*.sst), a manifest (of a directory it "
+     "is its\n"
+     "MANIFEST), an archive's file, the side file of a tail that was cut off the log, or a marker. Each "
+     "thing in it is a line: what\n"
+     "it is, then NAME=VALUE; a summary comes last. Keys and values are quoted as for batch. Nothing is "
+     "locked or\n"
+     "written; of a database that runs, what is being written may look torn. Each damage is a line, too, "
+     "and\n"
+     "what is whole behind it is told all the same. The exit code is 1 if there is any.\n"
+     "\n"
+     "  --entries          also each operation of a log and each entry of a table, with its value\n"
+     "  --keys-only        of these not the values\n"
+     "  --hex              keys and values are written as hexadecimal digits\n"
+     "  --json             an object for each: {\"item\": KIND, ...}, and {\"damage\": ...}; keys and values "
+     "are base64, with\n"
+     "                     --hex hexadecimal digits\n"},
     {"repair", VV_CLI_REPAIR, 1, 1, false, false, true, false, true, "repair DIR",
      "make a damaged database one that opens",
      "Look through the database in DIR, which no process may have open; if it is damaged, make one of what "
@@ -550,8 +570,12 @@ static vv_cli_parsed check_options(const parse *p) {
     if (c->verb != VV_CLI_SCAN && c->verb != VV_CLI_WATCH &&
         (args->prefix || args->start || args->end || p->limit))
         return bad(p, "%s does not take the options of scan", c->name);
-    if (c->verb != VV_CLI_SCAN && (args->reverse || args->keys_only))
+    if (c->verb != VV_CLI_SCAN && (args->reverse || (args->keys_only && c->verb != VV_CLI_INSPECT)))
         return bad(p, "%s does not take the options of scan", c->name);
+    if (args->entries && c->verb != VV_CLI_INSPECT)
+        return bad(p, "%s does not take --entries", c->name);
+    if (args->keys_only && c->verb == VV_CLI_INSPECT && !args->entries)
+        return bad(p, "--keys-only needs --entries");
     if (c->verb != VV_CLI_WATCH && p->from)
         return bad(p, "%s does not take --from", c->name);
     if (p->from && !parse_number(p->from, &p->args->from))
@@ -604,6 +628,7 @@ static vv_cli_parsed take_option(parse *p, int option, char **argv) {
     case OPT_KEYS_ONLY: p->args->keys_only = true; break;
     case OPT_INCREMENTAL: p->args->incremental = optarg; break;
     case OPT_LINK: p->args->link = true; break;
+    case OPT_ENTRIES: p->args->entries = true; break;
     case OPT_FETCH: p->args->fetch = true; break;
     case OPT_FORCE: p->args->force = true; break;
     case OPT_DRY_RUN: p->args->dry_run = true; break;

@@ -30,6 +30,7 @@ typedef enum vv_cli_verb {
     VV_CLI_STATUS,
     VV_CLI_BACKUP,
     VV_CLI_VERIFY,
+    VV_CLI_INSPECT,
     VV_CLI_REPAIR,
     VV_CLI_RESTORE,
     VV_CLI_PROMOTE,
@@ -55,6 +56,7 @@ typedef struct vv_cli_args {
     uint64_t from;  /* of watch: the first LSN; 0: from now on */
     bool reverse;
     bool keys_only;
+    bool entries;            /* of inspect */
     const char *incremental; /* of backup; NULL: not given */
     bool link;
     bool fetch;   /* of backup */

@@ -36,6 +36,14 @@ static vv_cli_exit failed(const vv_cli_args *args, const vv_client_error *err) {
     return VV_CLI_FAILED;
 }
 
+/* Of a command that calls the engine itself. */
+static vv_cli_exit engine_failed(const vv_cli_args *args, varve_status st, const varve_error *words) {
+    vv_client_error err;
+    (void)vv_client_fail(&err, varve_code_name(st.code), st.reason ? varve_reason_name(st.reason) : "",
+                         words->text);
+    return failed(args, &err);
+}
+
 /* ---- input ---- */
 
 static vv_cli_exit take_word(const vv_cli_args *args, const char *text, const char *what, vv_bytes *out) {
@@ -289,6 +297,7 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_PUT:
     case VV_CLI_DELETE:
     case VV_CLI_BATCH:
+    case VV_CLI_INSPECT:
     case VV_CLI_REPAIR:
     case VV_CLI_RESTORE:
     case VV_CLI_TOKEN: break;
@@ -311,12 +320,8 @@ static vv_cli_exit run_restore(const vv_cli_args *args) {
     vv_progress_begin(&progress, stderr, "restore");
     varve_status st = varve_restore(args->operands[0], args->operands[1], &options, &info, &words);
     vv_progress_end(&progress);
-    if (!varve_ok(st)) {
-        vv_client_error err;
-        (void)vv_client_fail(&err, varve_code_name(st.code), st.reason ? varve_reason_name(st.reason) : "",
-                             words.text);
-        return failed(args, &err);
-    }
+    if (!varve_ok(st))
+        return engine_failed(args, st, &words);
     vv_output_restored(stdout, &info, args->json);
     return VV_CLI_DONE;
 }
@@ -358,14 +363,33 @@ static vv_cli_exit run_repair(const vv_cli_args *args, const char *dir, bool dry
     vv_progress_begin(&r.progress, stderr, args->name);
     varve_status st = varve_repair(dir, NULL, &options, &result, &words);
     vv_progress_end(&r.progress);
-    if (!varve_ok(st)) {
-        vv_client_error err;
-        (void)vv_client_fail(&err, varve_code_name(st.code), st.reason ? varve_reason_name(st.reason) : "",
-                             words.text);
-        return failed(args, &err);
-    }
+    if (!varve_ok(st))
+        return engine_failed(args, st, &words);
     vv_output_repaired(stdout, &result, dir, dry_run, args->json);
     return result.loss_count > 0 || (dry_run && !result.sound) ? VV_CLI_NOT_FOUND : VV_CLI_DONE;
+}
+
+static bool show_item(void *arg, const varve_item *item) {
+    const vv_cli_args *args = arg;
+    vv_output_item(stdout, item, args->keys_only, args->json, args->hex);
+    return !ferror(stdout);
+}
+
+static void show_inspected_damage(void *arg, const varve_damage *d) {
+    const vv_cli_args *args = arg;
+    vv_output_repair(stdout, d, false, args->json, args->hex);
+}
+
+static vv_cli_exit run_inspect(const vv_cli_args *args) {
+    vv_cli_args copy = *args;
+    varve_inspect_result result;
+    varve_error words = {""};
+    varve_inspect_options options = {
+        .item = show_item, .damaged = show_inspected_damage, .arg = &copy, .entries = args->entries};
+    varve_status st = varve_inspect(args->operands[0], &options, &result, &words);
+    if (!varve_ok(st))
+        return engine_failed(args, st, &words);
+    return result.damage_count == 0 ? VV_CLI_DONE : VV_CLI_NOT_FOUND;
 }
 
 static vv_client_target target_of(const vv_cli_args *args) {
@@ -400,6 +424,8 @@ vv_cli_exit vv_cli_run(const vv_cli_args *args) {
         return make_token(args);
     if (args->verb == VV_CLI_RESTORE)
         return run_restore(args);
+    if (args->verb == VV_CLI_INSPECT)
+        return run_inspect(args);
     if (args->verb == VV_CLI_REPAIR)
         return run_repair(args, args->operands[0], args->dry_run);
     if (args->fetch)

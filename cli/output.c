@@ -369,6 +369,47 @@ void vv_output_damage(FILE *out, const varve_damage *d, bool json, bool hex) {
     fputc('\n', out);
 }
 
+static json_t *json_field(const varve_field *f, bool hex) {
+    switch (f->kind) {
+    case VARVE_FIELD_FLAG: return json_boolean(f->number != 0);
+    case VARVE_FIELD_TEXT: return json_stringn(f->data, f->bytes);
+    case VARVE_FIELD_BYTES: return json_bytes(vv_slice_make(f->data, f->bytes), hex);
+    case VARVE_FIELD_ID: return json_bytes(vv_slice_make(f->data, f->bytes), true);
+    case VARVE_FIELD_NUMBER: break;
+    }
+    return json_number(f->number);
+}
+
+static void print_field(FILE *out, const varve_field *f, bool hex) {
+    fprintf(out, " %s=", f->name);
+    switch (f->kind) {
+    case VARVE_FIELD_FLAG: fputs(f->number ? "yes" : "no", out); break;
+    case VARVE_FIELD_TEXT: fwrite(f->data, 1, f->bytes, out); break;
+    case VARVE_FIELD_BYTES: print_word(out, vv_slice_make(f->data, f->bytes), hex); break;
+    case VARVE_FIELD_ID: print_word(out, vv_slice_make(f->data, f->bytes), true); break;
+    case VARVE_FIELD_NUMBER: fprintf(out, "%llu", (unsigned long long)f->number); break;
+    }
+}
+
+void vv_output_item(FILE *out, const varve_item *item, bool keys_only, bool json, bool hex) {
+    json_t *object = json ? json_pack("{s:s}", "item", item->kind) : NULL;
+    if (!json)
+        fputs(item->kind, out);
+    for (size_t i = 0; i < item->field_count; i++) {
+        const varve_field *f = &item->fields[i];
+        if (keys_only && strcmp(f->name, "value") == 0)
+            continue;
+        if (json)
+            json_object_set_new(object, f->name, json_field(f, hex));
+        else
+            print_field(out, f, hex);
+    }
+    if (json)
+        print_json(out, object);
+    else
+        fputc('\n', out);
+}
+
 void vv_output_verified(FILE *out, const varve_verify_result *r, bool json) {
     if (json)
         print_json(out, json_pack("{s:I, s:I, s:I, s:I}", "file_count", (json_int_t)r->file_count,

@@ -44,6 +44,9 @@ void vv_output_damage(FILE *out, const varve_damage *damage, bool json, bool hex
 void vv_output_repair(FILE *out, const varve_damage *d, bool lost, bool json, bool hex);
 void vv_output_repaired(FILE *out, const varve_repair_result *r, const char *dir, bool dry_run, bool json);
 
+/* An item of inspect: a line. keys_only: without the field "value". */
+void vv_output_item(FILE *out, const varve_item *item, bool keys_only, bool json, bool hex);
+
 void vv_output_verified(FILE *out, const varve_verify_result *result, bool json);
 
 /* {} */

@@ -941,6 +941,63 @@ VARVE_API varve_status varve_repair(const char *dir, const varve_options *option
                                     const varve_repair_options *repair, varve_repair_result *out,
                                     varve_error *err) VARVE_CHECKED;
 
+/* ---- what is in a file ---- */
+
+typedef enum varve_field_kind {
+    VARVE_FIELD_NUMBER, /* number */
+    VARVE_FIELD_FLAG,   /* number: 0 or 1 */
+    VARVE_FIELD_TEXT,   /* data and bytes: printable, with no zero behind it */
+    VARVE_FIELD_BYTES,  /* data and bytes: a user's, any bytes */
+    VARVE_FIELD_ID      /* data and bytes: random, or a checksum; for hexadecimal digits */
+} varve_field_kind;
+
+typedef struct varve_field {
+    const char *name; /* snake_case */
+    varve_field_kind kind;
+    uint64_t number;
+    const void *data;
+    size_t bytes;
+} varve_field;
+
+/* Something that was found in a file: "segment", "frame", "operation", "table", "block", "entry", "manifest",
+ * ... */
+typedef struct varve_item {
+    const char *kind; /* snake_case */
+    const varve_field *fields;
+    size_t field_count;
+} varve_item;
+
+typedef struct varve_inspect_options {
+    /* Called for each item, in the order of the file, a summary last; the item is borrowed until it returns.
+     * False: stop. */
+    bool (*item)(void *arg, const varve_item *item);
+    varve_damage_fn damaged; /* NULL: only counted */
+    void *arg;               /* of both */
+    bool entries;            /* also each operation of a log, and each entry of a table */
+} varve_inspect_options;
+
+typedef struct varve_inspect_result {
+    uint64_t item_count;
+    uint64_t damage_count;
+} varve_inspect_result;
+
+/*
+ * Tell what is in a segment of a log, a table, a manifest, an archive's file, a tail that was cut off a log,
+ * or a marker: headers, frames, blocks, entries, counts. The file says itself what it is; its name does not
+ * matter, except where its first bytes are damaged. A directory stands for the manifest in it. Nothing is
+ * locked and nothing is written, so that it may be of a database that runs: what is being written meanwhile
+ * may look torn. Of what is damaged all is told that is still whole. Items and fields are for people and
+ * tools that look into a database; later versions may add some.
+ *
+ * OK                        everything was told; out->damage_count says whether all is sound.
+ * NOT_FOUND, PERMISSION, IO, NO_MEMORY   as they say.
+ * INVALID_ARGUMENT          this is no file of Varve's.
+ * UNSUPPORTED/FORMAT_NEWER  it is of a newer one.
+ * BUSY/CANCELED             item said stop.
+ */
+VARVE_API varve_status varve_inspect(const char *path, const varve_inspect_options *options,
+                                     varve_inspect_result *out, varve_error *err) VARVE_CHECKED;
+
 /* ---- importing: the other end of an export ---- */
 
 /*

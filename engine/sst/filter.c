@@ -11,7 +11,7 @@
 #include "base/alloc.h"
 #include "engine/sst/sst_impl.h"
 
-#define LINE_BYTES       VV_CACHE_LINE_BYTES
+#define LINE_BYTES       VV_SST_FILTER_LINE_BYTES
 #define LINE_BITS        (LINE_BYTES * 8)
 #define LINE_BITS_LOG2   9
 #define PROBE_COUNT_MAX  30
@@ -19,7 +19,7 @@
 #define BITS_PER_KEY_MAX 64
 
 _Static_assert(1 << LINE_BITS_LOG2 == LINE_BITS, "bits of a line");
-_Static_assert(LINE_BYTES == 64, "part of the format");
+_Static_assert(LINE_BYTES == VV_CACHE_LINE_BYTES, "a probe touches one line");
 
 static uint64_t mix(uint64_t x) {
     return x * UINT64_C(0x9E3779B97F4A7C15);

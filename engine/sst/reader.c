@@ -167,6 +167,30 @@ uint64_t vv_sst_reader_max_lsn(const vv_sst_reader *r) {
     return r->index.head.max_lsn;
 }
 
+void vv_sst_reader_describe(const vv_sst_reader *r, vv_sst_description *out) {
+    const vv_sst_index_head *head = &r->index.head;
+    uint64_t filter_bytes =
+        r->filter.lines ? VV_SST_FILTER_HEAD_BYTES + (uint64_t)r->filter.line_count * VV_SST_FILTER_LINE_BYTES
+                        : 0;
+    *out = (vv_sst_description){.format_version = VV_SST_FORMAT_VERSION,
+                                .file_bytes = head->data_bytes + r->index.bytes_count + filter_bytes +
+                                              VV_SST_FOOTER_BYTES,
+                                .table_id = head->table_id,
+                                .created_unix_ms = head->created_unix_ms,
+                                .item_count = head->item_count,
+                                .min_lsn = head->min_lsn,
+                                .max_lsn = head->max_lsn,
+                                .block_count = head->block_count,
+                                .block_bytes = head->block_bytes,
+                                .data_bytes = head->data_bytes,
+                                .index_bytes = r->index.bytes_count,
+                                .index_type = head->type,
+                                .filter_bytes = filter_bytes,
+                                .filter_probes = r->filter.probe_count,
+                                .first_key = head->first_key,
+                                .last_key = vv_sst_index_slot_at(&r->index, head->block_count - 1).last_key};
+}
+
 uint64_t vv_sst_reader_memory_bytes(const vv_sst_reader *r) {
     return vv_alloc_usable_bytes((void *)(uintptr_t)r) + vv_alloc_usable_bytes(r->path) +
            vv_sst_index_memory_bytes(&r->index) + vv_alloc_usable_bytes(r->filter.lines);

@@ -124,6 +124,28 @@ bool vv_sst_reader_find(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_b
  * none in the table, which a dense index always knows. */
 bool vv_sst_reader_find_key(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_block_handle *out);
 
+/* What footer, index and filter say of the whole. */
+typedef struct vv_sst_description {
+    uint32_t format_version;
+    uint64_t file_bytes;
+    uint64_t table_id;
+    uint64_t created_unix_ms;
+    uint64_t item_count;
+    uint64_t min_lsn;
+    uint64_t max_lsn;
+    uint64_t block_count;
+    uint32_t block_bytes;
+    uint64_t data_bytes;
+    uint64_t index_bytes;
+    vv_index_type index_type;
+    uint64_t filter_bytes; /* 0: there is none */
+    uint32_t filter_probes;
+    vv_slice first_key; /* borrowed from the reader, as the next */
+    vv_slice last_key;
+} vv_sst_description;
+
+void vv_sst_reader_describe(const vv_sst_reader *r, vv_sst_description *out);
+
 uint64_t vv_sst_reader_block_count(const vv_sst_reader *r);
 /* The index-th block, 0 to block_count - 1. */
 vv_block_handle vv_sst_reader_block(const vv_sst_reader *r, uint64_t index);
@@ -139,8 +161,21 @@ typedef struct vv_sst_damage {
     vv_status status;
 } vv_sst_damage;
 
+/* A block that is whole. */
+typedef struct vv_sst_block_view {
+    uint64_t index;        /* from 0 */
+    uint64_t offset;       /* in the file */
+    uint64_t bytes;        /* there, padding included */
+    uint64_t stored_bytes; /* of entries and their offsets as stored */
+    uint64_t raw_bytes;    /* of the same before compression */
+    vv_compression compression;
+    const void
+        *ready; /* for vv_sst_block_count() and vv_sst_block_entry(); borrowed until the callback returns */
+} vv_sst_block_view;
+
 typedef struct vv_sst_verify_options {
     void (*damaged)(void *arg, const vv_sst_damage *d);
+    void (*block)(void *arg, const vv_sst_block_view *b); /* each that is whole; may be NULL */
     /* Called behind each piece that was read, and may sleep to keep to a rate. False: stop. */
     bool (*pace)(void *arg, uint64_t bytes);
     void *arg;

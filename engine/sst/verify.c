@@ -64,17 +64,34 @@ static vv_status check_promises(walk *w, uint64_t i, const void *block) {
     return VV_STATUS_OK;
 }
 
+static void show_block(const walk *w, uint64_t i, const uint8_t *stored, const void *ready) {
+    vv_block_handle h = vv_sst_index_handle(&w->reader->index, i);
+    vv_sst_block_view view = {.index = i,
+                              .offset = h.offset,
+                              .bytes = h.bytes,
+                              .stored_bytes = vv_get_be32(stored + 8),
+                              .raw_bytes = vv_get_be32(stored + 12),
+                              .compression = stored[20],
+                              .ready = ready};
+    w->o->block(w->o->arg, &view);
+}
+
 static vv_status check_block(walk *w, uint64_t i, const void *bytes) {
     uint32_t image_bytes;
+    const void *ready = bytes;
     VV_TRY(vv_sst_block_verify(w->reader, vv_sst_index_handle(&w->reader->index, i), bytes, &image_bytes));
-    if (image_bytes == 0)
-        return check_promises(w, i, bytes);
-    w->unpacked.bytes = 0;
-    void *image = vv_sst_buffer_extend(&w->unpacked, image_bytes);
-    if (!image)
-        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    VV_TRY(vv_sst_block_unpack(&w->unpacker, bytes, image));
-    return check_promises(w, i, image);
+    if (image_bytes != 0) {
+        w->unpacked.bytes = 0;
+        void *image = vv_sst_buffer_extend(&w->unpacked, image_bytes);
+        if (!image)
+            return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+        VV_TRY(vv_sst_block_unpack(&w->unpacker, bytes, image));
+        ready = image;
+    }
+    VV_TRY(check_promises(w, i, ready));
+    if (w->o->block)
+        show_block(w, i, bytes, ready);
+    return VV_STATUS_OK;
 }
 
 /* Bytes of the blocks from `first` on that one read takes, and how many blocks these are: at least one. */

@@ -344,6 +344,37 @@ class InProcess(Commands, unittest.TestCase):
         self.assertEqual(varve("repair", self.work / "none").code, 3)
         self.assertEqual(varve("get", "--dry-run", "k").code, 2)
 
+    def test_inspect(self):
+        self.ok("batch", stdin=b"put a 'two words'\ndelete b\n")
+        self.ok("flush")
+        self.ok("backup", self.work / "looked-at")
+        backup = self.work / "looked-at"
+        table = sorted(backup.glob("*.sst"))[-1]
+        result = varve("inspect", table, "--entries")
+        self.assertEqual(result.code, 0)
+        lines = result.out.decode().splitlines()
+        kinds = [line.split()[0] for line in lines]
+        self.assertEqual([kinds[0], kinds[1], kinds[-1]], ["table", "block", "summary"])
+        self.assertTrue(any("kind=put key=a value_bytes=9 value=two\\x20words" in line for line in lines), lines)
+        self.assertTrue(any(line.endswith("kind=delete key=b") for line in lines), lines)
+        self.assertNotIn(b" value=", varve("inspect", table, "--entries", "--keys-only").out)
+        items = [json.loads(line) for line in varve("inspect", backup, "--json", "--hex").out.splitlines()]
+        self.assertEqual(items[0]["item"], "manifest")
+        named = [item for item in items if item["item"] == "table"]
+        self.assertEqual(named[-1]["file"], table.name)
+        self.assertEqual(bytes.fromhex(named[-1]["first_key"]), b"a")
+        with table.open("r+b") as file:
+            file.seek(30)
+            file.write(b"\xff\xff")
+        result = varve("inspect", table, "--json")
+        self.assertEqual(result.code, 1, "a check that failed")
+        damage = [json.loads(line)["damage"] for line in result.out.splitlines() if b'"damage"' in line]
+        self.assertEqual([d["offset"] for d in damage], [0])
+        self.assertEqual(varve("inspect", __file__).code, 3)
+        self.assertEqual(varve("inspect").code, 2)
+        self.assertEqual(varve("get", "--entries", "k").code, 2)
+        self.assertEqual(varve("inspect", "--keys-only", table).code, 2)
+
     def test_reading_makes_no_database(self):
         for words in (["get", "k"], ["delete", "k"], ["flush"], ["stats"], ["scan"], ["compact"]):
             result = varve("--data", self.work / "none", *words)
