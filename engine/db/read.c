@@ -20,7 +20,8 @@ static void bring_block(varve_db *db, vv_get *g, vv_error *err) {
 }
 
 vv_status vv_db_lookup_resume(varve_db *db, vv_get *g) {
-    vv_error err = {.text = ""};
+    vv_error err;
+    err.text[0] = '\0'; /* the rest is not worth its time in each get */
     for (;;) {
         switch (vv_get_step(g)) {
         case VV_GET_WANTS_TABLE: vv_db_bring_table(db, g, &err); break;

@@ -29,12 +29,18 @@ static vv_get_want finish_found(vv_get *g) {
     return finish(g, VV_STATUS_OK);
 }
 
+/* An empty memtable, as after a flush, is passed by its count: the entries that the reader may see were
+ * counted before their LSN became visible. */
+static bool find_in_memtable(vv_get *g, vv_memtable *m) {
+    return vv_memtable_count(m) > 0 && vv_memtable_get(m, g->key, g->lsn, &g->entry);
+}
+
 static bool find_in_memory(vv_get *g) {
     const vv_view *v = g->view;
-    if (vv_memtable_get(v->active, g->key, g->lsn, &g->entry))
+    if (find_in_memtable(g, v->active))
         return true;
     for (uint32_t i = 0; i < v->sealed_count; i++)
-        if (vv_memtable_get(v->sealed[i], g->key, g->lsn, &g->entry))
+        if (find_in_memtable(g, v->sealed[i]))
             return true;
     return false;
 }

@@ -328,6 +328,18 @@ void vv_sst_index_close(vv_sst_index *x) {
     *x = (vv_sst_index){0};
 }
 
+/* The index of the first of `count` ascending integers that is not below `wanted`. What is in the loop
+ * becomes a conditional move: which half it is nobody can predict. */
+static uint64_t first_not_below(const uint64_t *sorted, uint64_t count, uint64_t wanted) {
+    const uint64_t *from = sorted;
+    while (count > 1) {
+        uint64_t half = count / 2;
+        from = from[half - 1] < wanted ? from + half : from;
+        count -= half;
+    }
+    return (uint64_t)(from - sorted) + (count == 1 && *from < wanted);
+}
+
 uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn) {
     /* A key that leaves the shared bytes is before or behind all keys of the table. */
     size_t common = VV_MIN(key.bytes, x->shared_bytes);
@@ -337,15 +349,17 @@ uint64_t vv_sst_index_find(const vv_sst_index *x, vv_slice key, uint64_t lsn) {
     if (order < 0 || key.bytes < x->shared_bytes)
         return 0;
     uint64_t prefix = prefix_behind(key, x->shared_bytes);
-    uint64_t low = 0, high = x->head.block_count;
+    uint64_t low = first_not_below(x->prefixes, x->head.block_count, prefix);
+    if (low == x->head.block_count || x->prefixes[low] != prefix)
+        return low;
+    /* The keys themselves decide, as far as the integers are equal. */
+    uint64_t high = x->head.block_count;
+    if (prefix != UINT64_MAX)
+        high = low + first_not_below(x->prefixes + low, high - low, prefix + 1);
     while (low < high) {
         uint64_t mid = low + (high - low) / 2;
-        bool before = x->prefixes[mid] < prefix;
-        if (x->prefixes[mid] == prefix) {
-            vv_sst_index_slot s = vv_sst_index_slot_at(x, mid);
-            before = vv_entry_compare(s.last_key, s.last_lsn, key, lsn) < 0;
-        }
-        if (before)
+        vv_sst_index_slot s = vv_sst_index_slot_at(x, mid);
+        if (vv_entry_compare(s.last_key, s.last_lsn, key, lsn) < 0)
             low = mid + 1;
         else
             high = mid;
@@ -377,7 +391,9 @@ bool vv_sst_index_find_position(const vv_sst_index *x, uint64_t i, vv_slice key,
 
 vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i) {
     VV_ASSERT(i < x->head.block_count);
-    return vv_sst_index_slot_at(x, i).handle;
+    const uint8_t *slot = x->bytes + x->slots_at[i];
+    return (vv_block_handle){
+        .offset = vv_get_be64(slot), .bytes = vv_get_be32(slot + 8), .position = VV_SST_POSITION_UNKNOWN};
 }
 
 uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x) {
