@@ -5,10 +5,21 @@
  * single writer needs no more than ordered stores.
  *
  * A node is one piece of the arena, with its tower growing downwards from it, so that the links of the low
- * levels share a cache line with the prefix that decides nearly every comparison:
+ * levels share a cache line with the prefix that decides most comparisons of a reader:
  *
- *   [next of level h-1] ... [next of level 1] | [next of level 0][record: prefix, lsn, ...] [key][value]
+ *   [link of level h-1] ... [link of level 1] | [next of level 0][record: prefix, lsn, ...] [key][value]
  *                                             ^ node
+ *
+ * Gets go by an index of the keys' hashes (mem_index.h), as long as that knows the key. Iterators search.
+ *
+ * The writer's search
+ *   A link of level 1 and above has a hint, for the writer alone: how many bytes the keys on both of its ends
+ *   share, and the six bytes of the further one that follow those. The search knows how many bytes its key
+ *   shares with the node that it stands on; so it can nearly always tell from the hint alone on which side
+ *   the next node is, however much the keys have in common, and touches that node only if it goes there.
+ *   (R. Grossi, G. Italiano, "Efficient Techniques for Maintaining Multidimensional Keys in Linked Data
+ *   Structures", ICALP 1999, keep such numbers in the nodes of trees.) Keys count as continued by zeros
+ *   without end here; two that are the same then share ALL, and are told apart by a look at them.
  *
  * Invariants
  *   S1  Level 0 links all entries in internal order; each level is a subsequence of the one below.
@@ -28,20 +39,29 @@
 #include "engine/mem/mem_index.h"
 #include "engine/mem/mem_sorted.h"
 
-#define HEIGHT_MAX       16 /* with one node in four going up a level: 4^16 entries */
+#define HEIGHT_MAX       24 /* with one node in two going up a level: 2^24 entries, and slower beyond */
 #define LOAD_ITEMS_FIRST 1024
 #define LINK_AHEAD       8 /* nodes that are on their way into the cache while one is linked */
 #define OLDER_MAX        8 /* versions that a get walks over before it searches */
 
 typedef struct node node;
-typedef _Atomic(node *) link;
+typedef _Atomic(node *) next_node;
+
+/* Bits 48 and up: the number of bytes shared, ALL if there is no difference. The others: the six that follow,
+ * big-endian. */
+typedef uint64_t hint;
+
+#define ALL UINT16_MAX
+
+typedef struct link {
+    next_node next;
+    hint hint; /* writer's; of no meaning without a next */
+} link;
 
 struct node {
-    link next0;
+    next_node next0;
     vv_mem_record record;
 };
-
-_Static_assert(sizeof(link) == 8, "tower slot");
 
 /* Entries on their way in by loading. */
 typedef struct skiplist_load {
@@ -63,7 +83,11 @@ typedef struct skiplist {
 /* ---- nodes ---- */
 
 static link *link_at(node *n, uint32_t level) {
-    return &n->next0 - level;
+    return (link *)(void *)n - level;
+}
+
+static next_node *next_of(node *n, uint32_t level) {
+    return level == 0 ? &n->next0 : &link_at(n, level)->next;
 }
 
 static node *node_of(const vv_mem_record *r) {
@@ -72,14 +96,14 @@ static node *node_of(const vv_mem_record *r) {
 
 /* acquire: pairs with the release in skiplist_add(). */
 static node *next_at(node *n, uint32_t level) {
-    return atomic_load_explicit(link_at(n, level), memory_order_acquire);
+    return atomic_load_explicit(next_of(n, level), memory_order_acquire);
 }
 
 /* What follows n on a level. If that is too far, the search goes on a level below: start loading what is
  * there while the comparison waits for its own cache line. */
 static node *step(node *n, uint32_t level) {
     if (level > 0)
-        __builtin_prefetch(atomic_load_explicit(link_at(n, level - 1), memory_order_relaxed));
+        __builtin_prefetch(atomic_load_explicit(next_of(n, level - 1), memory_order_relaxed));
     return next_at(n, level);
 }
 
@@ -101,22 +125,111 @@ static node *find(skiplist *s, const vv_mem_target *t, node **before) {
     return known;
 }
 
+/* ---- the writer's search ---- */
+
+static uint32_t hint_shared(hint h) {
+    return (uint32_t)(h >> 48);
+}
+
+static uint64_t hint_bytes(hint h) {
+    return h << 16;
+}
+
+/* The six bytes from `at` on, in the upper 48 bits. */
+static uint64_t bytes_from(vv_slice key, size_t at) {
+    uint8_t bytes[8] = {0};
+    if (key.bytes >= at + 8) {
+        memcpy(bytes, (const uint8_t *)key.data + at, 8);
+    } else if (key.bytes > at) {
+        memcpy(bytes, (const uint8_t *)key.data + at, key.bytes - at);
+    }
+    return vv_get_be64(bytes) & ~UINT64_C(0xFFFF);
+}
+
+static hint hint_make(vv_slice key, uint32_t shared) {
+    return (uint64_t)shared << 48 | (shared == ALL ? 0 : bytes_from(key, shared) >> 16);
+}
+
+/* How many bytes two keys share that share `from` at least. */
+static uint32_t shared_bytes(vv_slice a, vv_slice b, uint32_t from) {
+    size_t longer = VV_MAX(a.bytes, b.bytes);
+    for (size_t at = from; at < longer; at += 6) {
+        uint64_t difference = bytes_from(a, at) ^ bytes_from(b, at);
+        if (difference)
+            return (uint32_t)at + (uint32_t)__builtin_clzll(difference) / 8;
+    }
+    return ALL;
+}
+
+/* Where the writer came through on each level: the last node before, and the bytes that its key shares. */
+typedef struct path {
+    node *before[HEIGHT_MAX];
+    uint32_t shared[HEIGHT_MAX];
+} path;
+
+/* Is `next` before t, by a look at it? Then *shared, which it shares with t at least, becomes all that it
+ * does. */
+static bool node_is_before(const node *next, const vv_mem_target *t, uint32_t *shared) {
+    if (!vv_mem_is_before(&next->record, t))
+        return false;
+    *shared = shared_bytes(vv_mem_record_key(&next->record), t->key, *shared);
+    return true;
+}
+
+/*
+ * The same by the hint of the link that leads there from a node before t, which shares *shared bytes with t.
+ * If next shares more with that node than t does, then it differs from t where the node does, and in the same
+ * way; if less, it is what t is before.
+ */
+static bool link_is_before(const link *l, const node *next, const vv_mem_target *t, uint32_t *shared) {
+    uint32_t next_shared = hint_shared(l->hint);
+    if (next_shared != *shared)
+        return next_shared > *shared;
+    uint64_t bytes = *shared == ALL ? 0 : bytes_from(t->key, *shared);
+    uint64_t next_bytes = hint_bytes(l->hint);
+    if (next_bytes == bytes)
+        return node_is_before(next, t, shared);
+    if (next_bytes > bytes)
+        return false;
+    *shared += (uint32_t)__builtin_clzll(bytes ^ next_bytes) / 8;
+    return true;
+}
+
+static void find_place(skiplist *s, const vv_mem_target *t, path *p) {
+    node *n = s->head;
+    uint32_t shared = shared_bytes(vv_slice_make(NULL, 0), t->key, 0);
+    for (uint32_t level = atomic_load_explicit(&s->height, memory_order_relaxed); level-- > 1;) {
+        for (;;) {
+            const link *l = link_at(n, level);
+            node *next = atomic_load_explicit(&l->next, memory_order_relaxed);
+            if (!next || !link_is_before(l, next, t, &shared))
+                break;
+            n = next;
+        }
+        p->before[level] = n;
+        p->shared[level] = shared;
+    }
+    node *next = step(n, 0);
+    while (next && vv_mem_is_before(&next->record, t)) {
+        n = next;
+        next = step(n, 0);
+    }
+    p->before[0] = n;
+}
+
 /* ---- memtable ---- */
 
-/* xorshift64*; 1 with 3 in 4, 2 with 3 in 16, and so on. */
+/* xorshift64*; 1 with 1 in 2, 2 with 1 in 4, and so on. As hints spare the looks at nodes that are too far,
+ * what is left are the steps to nodes: 1 on each level with this share, 3 with one in four. */
 static uint32_t random_height(uint64_t *state) {
     uint64_t x = *state;
     x ^= x >> 12;
     x ^= x << 25;
     x ^= x >> 27;
     *state = x;
-    uint64_t bits = (x * UINT64_C(0x2545F4914F6CDD1D)) >> (64 - 2 * (HEIGHT_MAX - 1));
-    uint32_t height = 1;
-    while (height < HEIGHT_MAX && (bits & 3) == 0) {
-        height++;
-        bits >>= 2;
-    }
-    return height;
+    uint64_t bits = (x * UINT64_C(0x2545F4914F6CDD1D)) >> (64 - (HEIGHT_MAX - 1));
+    /* The bit beyond ends the tallest tower. */
+    return 1 + (uint32_t)__builtin_ctzll(bits | UINT64_C(1) << (HEIGHT_MAX - 1));
 }
 
 static size_t node_bytes(uint32_t height, size_t data_bytes) {
@@ -139,20 +252,26 @@ static vv_status skiplist_reserve(vv_memtable *m, uint64_t entry_count, uint64_t
     return vv_arena_reserve(s->arena, bytes);
 }
 
+static void set_hint(link *l, vv_slice key, const node *next) {
+    vv_slice next_key = vv_mem_record_key(&next->record);
+    l->hint = hint_make(next_key, shared_bytes(key, next_key, 0));
+}
+
 static void skiplist_add(vv_memtable *m, const vv_entry *e) {
     skiplist *s = (skiplist *)m;
     VV_ASSERT(s->load.count == 0);
     vv_mem_target t = vv_mem_target_make(e->key, e->lsn);
     uint64_t hash = vv_hash_key(e->key.data, e->key.bytes);
     vv_mem_index_prefetch(&s->index, hash); /* comes while the search goes on */
-    node *before[HEIGHT_MAX];
-    node *behind = find(s, &t, before);
-    VV_ASSERT(!behind || behind->record.lsn != t.lsn);
+    path p;
+    find_place(s, &t, &p);
 
     uint32_t height = random_height(&s->random);
     uint32_t old_height = atomic_load_explicit(&s->height, memory_order_relaxed);
-    for (uint32_t level = old_height; level < height; level++)
-        before[level] = s->head;
+    for (uint32_t level = old_height; level < height; level++) {
+        p.before[level] = s->head;
+        p.shared[level] = shared_bytes(vv_slice_make(NULL, 0), t.key, 0);
+    }
     /* relaxed: a reader that sees it early finds NULL links of the head on the new levels. */
     if (height > old_height)
         atomic_store_explicit(&s->height, height, memory_order_relaxed);
@@ -160,11 +279,15 @@ static void skiplist_add(vv_memtable *m, const vv_entry *e) {
     node *n = node_alloc(s, height, e->key.bytes + e->value.bytes);
     vv_mem_record_fill(&n->record, e);
     for (uint32_t level = 0; level < height; level++) {
-        link *from = link_at(before[level], level);
-        atomic_store_explicit(link_at(n, level), atomic_load_explicit(from, memory_order_relaxed),
-                              memory_order_relaxed);
+        node *behind = atomic_load_explicit(next_of(p.before[level], level), memory_order_relaxed);
+        atomic_store_explicit(next_of(n, level), behind, memory_order_relaxed);
+        if (level > 0) {
+            if (behind)
+                set_hint(link_at(n, level), e->key, behind);
+            link_at(p.before[level], level)->hint = hint_make(e->key, p.shared[level]);
+        }
         /* release: publishes the whole node; pairs with the acquire in next_at(). */
-        atomic_store_explicit(from, n, memory_order_release);
+        atomic_store_explicit(next_of(p.before[level], level), n, memory_order_release);
     }
     vv_mem_index_put(&s->index, hash, &n->record);
 }
@@ -234,13 +357,15 @@ static void link_sorted(skiplist *s, const skiplist_load *l) {
         node *n = node_of(l->items[i].record);
         uint32_t height = (uint32_t)(uintptr_t)atomic_load_explicit(&n->next0, memory_order_relaxed);
         for (uint32_t level = 0; level < height; level++) {
-            atomic_store_explicit(link_at(last[level], level), n, memory_order_relaxed);
+            atomic_store_explicit(next_of(last[level], level), n, memory_order_relaxed);
+            if (level > 0)
+                set_hint(link_at(last[level], level), vv_mem_record_key(&last[level]->record), n);
             last[level] = n;
         }
         tallest = VV_MAX(tallest, height);
     }
     for (uint32_t level = 0; level < HEIGHT_MAX; level++)
-        atomic_store_explicit(link_at(last[level], level), NULL, memory_order_relaxed);
+        atomic_store_explicit(next_of(last[level], level), NULL, memory_order_relaxed);
     atomic_store_explicit(&s->height, tallest, memory_order_relaxed);
 }
 
@@ -419,7 +544,7 @@ vv_status vv_skiplist_create(uint64_t seed, vv_memtable **out) {
     s->head = node_alloc(s, HEIGHT_MAX, 0);
     memset(s->head, 0, sizeof *s->head);
     for (uint32_t level = 0; level < HEIGHT_MAX; level++)
-        atomic_init(link_at(s->head, level), NULL);
+        atomic_init(next_of(s->head, level), NULL);
     vv_mem_index_init(&s->index, s->arena);
     *out = &s->base;
     return VV_STATUS_OK;
