@@ -415,7 +415,9 @@ static void start_write(pipeline *p, const vv_pipeline_op *op) {
     bool alone = op->sequence != 0;
     size_t bytes = op->key.bytes + op->value.bytes;
     run *r = p->building;
-    if (r && (alone || r->deletes != deletes || r->count == RUN_OPS_MAX || r->bytes + bytes > RUN_BYTES_MAX))
+    /* A run that is still empty, since the write that it was made for was refused, takes whatever comes. */
+    if (r && r->count > 0 &&
+        (alone || r->deletes != deletes || r->count == RUN_OPS_MAX || r->bytes + bytes > RUN_BYTES_MAX))
         submit_run(p, 0);
     if (!p->building)
         p->building = run_new(p);

@@ -56,22 +56,27 @@ static inline bool vv_wire_skip(vv_wire *w, uint64_t bytes) {
     return true;
 }
 
-/* A tag has 32 bits. Longer ones, of superfluous zeros, are not taken by all decoders. */
-#define VV_WIRE_TAG_BYTES_MAX 5
+/* A tag has 32 bits, and so has a length. Longer ones, of superfluous zeros, are not taken by all decoders.
+ */
+#define VV_WIRE_SHORT_BYTES_MAX 5
 
-/* The next field. False: malformed, or something that a reader by hand leaves to others (groups, long tags).
- * Only while w->at < w->end. */
+static inline bool vv_wire_short_varint(vv_wire *w, uint64_t *out) {
+    const uint8_t *start = w->at;
+    return vv_wire_varint(w, out) && w->at - start <= VV_WIRE_SHORT_BYTES_MAX;
+}
+
+/* The next field. False: malformed, or something that a reader by hand leaves to others (groups, long tags
+ * and lengths). Only while w->at < w->end. */
 static inline bool vv_wire_next(vv_wire *w, vv_wire_field *out) {
     uint64_t tag, length;
-    const uint8_t *start = w->at;
-    if (!vv_wire_varint(w, &tag) || tag >> 3 == 0 || tag >> 32 != 0 || w->at - start > VV_WIRE_TAG_BYTES_MAX)
+    if (!vv_wire_short_varint(w, &tag) || tag >> 3 == 0 || tag >> 32 != 0)
         return false;
     out->number = (uint32_t)(tag >> 3);
     out->type = (vv_wire_type)(tag & 7);
     switch (out->type) {
     case VV_WIRE_VARINT: return vv_wire_varint(w, &out->value);
     case VV_WIRE_BYTES:
-        if (!vv_wire_varint(w, &length))
+        if (!vv_wire_short_varint(w, &length))
             return false;
         out->bytes = vv_slice_make(w->at, length);
         return vv_wire_skip(w, length);
