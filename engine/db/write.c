@@ -397,6 +397,35 @@ static bool commit_list(varve_db *db, vv_write *list, uint32_t number) {
     return stop;
 }
 
+/* Asynchronous writes are due: start writing them. False: that is over already. */
+static bool begin_due_sync(varve_db *db, uint64_t now_ns) {
+    if (!vv_wal_commit_apart(db->wal)) {
+        vv_status_ignore(vv_db_sync_log(db, false), "a failure is latched: every later write reports it");
+        return false;
+    }
+    /* For those that come from here on. */
+    db->commit.sync_due_ns = now_ns + db->settings.wal_sync_interval_us * VV_NS_PER_US;
+    return true;
+}
+
+/* Without the lock while the device works: more of them are committed by their own threads meanwhile, into
+ * the next frame. All else that writes or syncs goes through this thread, since `unsynced` stays until the
+ * end. */
+static void end_due_sync(varve_db *db) {
+    vv_wal_await(db->wal);
+    vv_mutex_lock(&db->commit.lock);
+    vv_status st = vv_wal_collect(db->wal);
+    if (vv_ok(st)) {
+        vv_wal_stats stats;
+        vv_wal_stats_get(db->wal, &stats);
+        db->commit.unsynced = stats.durable_lsn < vv_wal_last_lsn(db->wal);
+        vv_db_followers_notify(db);
+    } else {
+        latch(db); /* every later write reports it */
+    }
+    vv_mutex_unlock(&db->commit.lock);
+}
+
 void vv_db_writer(void *arg) {
     varve_db *db = arg;
     for (bool stop = false; !stop;) {
@@ -410,14 +439,18 @@ void vv_db_writer(void *arg) {
         if (list)
             stop = commit_list(db, list, number);
         vv_db_confirm(db);
+        bool unsynced = db->commit.unsynced && !atomic_load_explicit(&db->wal_failed, memory_order_relaxed);
         uint64_t due_ns = vv_db_next_deadline_ns(db);
-        uint64_t now_ns = db->commit.unsynced || due_ns != UINT64_MAX ? vv_clock_mono_ns() : 0;
-        if (db->commit.unsynced && now_ns < db->commit.sync_due_ns)
+        uint64_t now_ns = unsynced || due_ns != UINT64_MAX ? vv_clock_mono_ns() : 0;
+        bool syncing = false;
+        if (unsynced && now_ns >= db->commit.sync_due_ns)
+            syncing = begin_due_sync(db, now_ns);
+        else if (unsynced)
             due_ns = VV_MIN(due_ns, db->commit.sync_due_ns);
-        else if (db->commit.unsynced)
-            vv_status_ignore(vv_db_sync_log(db, false), "a failure is latched: every later write reports it");
         vv_mutex_unlock(&db->commit.lock);
-        if (!stop && vv_commit_queue_empty(&db->commit.queue))
+        if (syncing)
+            end_due_sync(db); /* and look again when the next is due */
+        else if (!stop && vv_commit_queue_empty(&db->commit.queue))
             vv_commit_queue_sleep(&db->commit.queue,
                                   due_ns == UINT64_MAX ? due_ns : due_ns - VV_MIN(due_ns, now_ns));
     }

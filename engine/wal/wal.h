@@ -113,6 +113,17 @@ void vv_wal_commit(vv_wal *w, bool inline_only);
  */
 vv_status vv_wal_sync(vv_wal *w) VV_CHECKED;
 
+/*
+ * Commit and sync in three steps, for the ring's thread, so that others may append while the device works: if
+ * the first returns true, give up the writer role, await, take the role again, and collect. Until then others
+ * may append what vv_wal_append_fits(), and nothing else. OK of the last: what was committed survives power
+ * loss; what was appended meanwhile is as before. False of the first: nothing is on its way, and
+ * vv_wal_sync() says what became of it.
+ */
+bool vv_wal_commit_apart(vv_wal *w) VV_CHECKED;
+void vv_wal_await(vv_wal *w);
+vv_status vv_wal_collect(vv_wal *w) VV_CHECKED;
+
 /* Could a thread that is not the ring's append one record of this size and commit it inline: nothing is in
  * flight or half-filled, and the segment and the slot have room. Writer role. */
 bool vv_wal_inline_fits(const vv_wal *w, uint64_t record_bytes);

@@ -113,6 +113,7 @@ struct vv_wal {
     vv_io_queue *queue;
     bool ring_tried;
     pthread_t ring_thread;
+    bool awaiting; /* from vv_wal_commit_apart() to vv_wal_collect(): what is done is not to be retired yet */
 
     /* Written by the writer role (the segment counts by the thread too), read by anyone. durable_lsn is
      * stored with release order: who acquires it sees what was done before the record was durable. */

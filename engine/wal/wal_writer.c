@@ -72,11 +72,8 @@ static void slot_reset(vv_wal *w, vv_wal_slot *slot) {
     slot->record_count = 0;
 }
 
-/* The frame in `slot` was written and synced, or that failed. */
-static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
-    slot->done = true;
-    if (!vv_ok(st))
-        vv_wal_latch(w, st, "write and sync of a frame");
+/* Count what is done as durable, in LSN order, and free its slots. */
+static void retire(vv_wal *w) {
     while (w->retired < w->opened) {
         vv_wal_slot *oldest = &w->slots[w->retired % w->slot_count];
         if (!oldest->done)
@@ -94,6 +91,15 @@ static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
         slot_reset(w, oldest);
         w->retired++;
     }
+}
+
+/* The frame in `slot` was written and synced, or that failed. */
+static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
+    slot->done = true;
+    if (!vv_ok(st))
+        vv_wal_latch(w, st, "write and sync of a frame");
+    if (!w->awaiting)
+        retire(w);
 }
 
 static void write_done(vv_io_req *req) {
@@ -182,21 +188,23 @@ static void seal_and_start(vv_wal *w) {
     start(w, waiting_slot(w));
 }
 
+/* Wait for one frame of those on the ring. False: it broke, and their buffers are the kernel's for ever. */
+static bool run_ring(vv_wal *w) {
+    uint32_t done;
+    vv_status st = vv_io_run(w->queue, 1, &done);
+    if (!vv_ok(st))
+        vv_wal_latch(w, st, "the log's ring");
+    return vv_ok(st) || done > 0;
+}
+
 /* Wait until at most `left` frames are on their way. */
 static void wait_for_flight(vv_wal *w, uint32_t left) {
     vv_wal_slot *waiting = waiting_slot(w);
     if (waiting && in_flight(w) > left)
         start(w, waiting);
     VV_ASSERT(in_flight(w) <= left || on_ring_thread(w));
-    while (in_flight(w) > left) {
-        uint32_t done;
-        vv_status st = vv_io_run(w->queue, 1, &done);
-        if (!vv_ok(st)) {
-            vv_wal_latch(w, st, "the log's ring");
-            if (done == 0)
-                break; /* its buffers are the kernel's for ever */
-        }
-    }
+    while (in_flight(w) > left && run_ring(w))
+        ;
 }
 
 /* ---- append ---- */
@@ -334,6 +342,27 @@ void vv_wal_commit(vv_wal *w, bool inline_only) {
 
 vv_status vv_wal_sync(vv_wal *w) {
     wait_for_flight(w, 0);
+    return vv_wal_failed(w) ? latched() : VV_STATUS_OK;
+}
+
+bool vv_wal_commit_apart(vv_wal *w) {
+    VV_ASSERT(!w->awaiting);
+    vv_wal_commit(w, false);
+    /* Then nothing fits inline for others, whose frames would have to be retired before these. */
+    w->awaiting = in_flight(w) > 0 && w->queue;
+    return w->awaiting;
+}
+
+/* Without the role: `done` of the frames on the ring is all that is touched. */
+void vv_wal_await(vv_wal *w) {
+    VV_ASSERT(on_ring_thread(w));
+    while (w->queue->in_flight > 0 && run_ring(w))
+        ;
+}
+
+vv_status vv_wal_collect(vv_wal *w) {
+    w->awaiting = false;
+    retire(w);
     return vv_wal_failed(w) ? latched() : VV_STATUS_OK;
 }
 

@@ -125,6 +125,29 @@ Test(wal_faults, frames_count_as_durable_in_lsn_order_only) {
     must(fault_close());
 }
 
+Test(wal_faults, what_was_awaited_counts_when_it_is_collected) {
+    fx_options.segment_bytes = 128 * 1024;
+    must(fault_open(0));
+    for (int i = 0; i < 3; i++)
+        fly();
+    cr_assert(vv_wal_commit_apart(fx_wal));
+    cr_assert_eq(durable(), 0, "nothing is done yet");
+    cr_assert(vv_wal_append_fits(fx_wal, 100) && !vv_wal_inline_fits(fx_wal, 100));
+    must(fx_append(fx_wal, 4));
+    vv_wal_await(fx_wal);
+    cr_assert_eq(durable(), 0, "who has the writer role sees nothing of it");
+    must(fx_append(fx_wal, 5));
+    must(vv_wal_collect(fx_wal));
+    cr_assert_eq(durable(), 3, "the open frame is not written yet");
+    vv_wal_commit(fx_wal, false);
+    must(vv_wal_sync(fx_wal));
+    cr_assert_eq(durable(), 5);
+    must(fault_close());
+    must(fault_open(0));
+    cr_assert_eq(fx_replay_count, 5);
+    must(fault_close());
+}
+
 Test(wal_faults, more_frames_than_slots_wait_for_room) {
     fx_options.segment_bytes = 128 * 1024;
     must(fault_open(0));
@@ -245,6 +268,23 @@ Test(wal_faults, a_failed_frame_in_flight_latches_and_later_ones_do_not_count) {
         must(fault_open(0));
         cr_assert_geq(fx_replay_count, 1);
         must(fault_close());
+    }
+}
+
+Test(wal_faults, a_failure_that_was_awaited_latches) {
+    fx_options.segment_bytes = 128 * 1024;
+    for (int nth = 1; nth <= 3; nth++) { /* done as 4, 3, 2: one of them fails */
+        fx_wipe();
+        must(fault_open(0));
+        fx_put(1);
+        for (int i = 0; i < 3; i++)
+            fly();
+        cr_assert(vv_wal_commit_apart(fx_wal));
+        fault_arm(F_WRITE_SYNC, nth, EIO, false);
+        vv_wal_await(fx_wal);
+        cr_assert(latched());
+        cr_assert(vv_is(vv_wal_collect(fx_wal), VV_WAL_FAILED));
+        is_latched_for_good(1);
     }
 }
 
