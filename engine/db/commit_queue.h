@@ -81,6 +81,7 @@ typedef struct vv_commit_queue {
                                              * that is filling */
     VV_CACHE_ALIGNED _Atomic uint32_t writer_sleeps;
     _Atomic uint32_t nudged;
+    _Atomic int32_t awaited; /* the push that wakes a writer that gathers, counted from now on; else 0 */
     struct {
         VV_CACHE_ALIGNED _Atomic uint32_t word;
         _Atomic uint32_t sleepers;
@@ -105,6 +106,9 @@ static inline bool vv_commit_queue_has_callbacks(vv_commit_queue *q) {
  */
 vv_write *vv_commit_queue_take(vv_commit_queue *q, uint32_t *group_out);
 
+/* The single writer. How many writes are queued; it stops counting at `most`. */
+uint32_t vv_commit_queue_count(vv_commit_queue *q, uint32_t most);
+
 /* Sleep until w->done. */
 void vv_commit_queue_wait(vv_commit_queue *q, vv_write *w, uint32_t group);
 
@@ -123,5 +127,9 @@ static inline void vv_commit_queue_nudged(vv_commit_queue *q) {
 /* The writer thread: sleep until something is pushed or nudges it, or timeout_ns is over (UINT64_MAX: no
  * limit). May return early. */
 void vv_commit_queue_sleep(vv_commit_queue *q, uint64_t timeout_ns);
+
+/* The writer thread: sleep until `count` writes are queued or something nudges it, but no longer than
+ * timeout_ns. May return early. */
+void vv_commit_queue_gather(vv_commit_queue *q, uint32_t count, uint64_t timeout_ns);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/stack.h"
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
+#include "engine/db/gather.h"
 #include "engine/db/marker.h"
 #include "engine/db/retry.h"
 #include "engine/lsm/get.h"
@@ -148,6 +149,7 @@ struct varve_db {
         vv_memtable *active; /* under lock, as all that follows; the view's, which keeps it alive */
         uint64_t next_lsn;
         uint64_t committed_lsn; /* visible, or hidden by the commit limit alone */
+        vv_gather gather;       /* how many to wait for before the next commit */
         vv_retry_table retry;   /* of all writes below next_lsn */
         _Atomic uint64_t retried_writes;
         bool epoch_is_ours;          /* our own writes may carry db->epoch (epochs.c) */

@@ -102,8 +102,9 @@ vv_status vv_wal_append(vv_wal *w, const vv_record *rec, const vv_slice *parts,
 
 /*
  * Start writing what was appended. The log's ring belongs to one thread, the one that first calls this with
- * inline_only false; any other thread in the writer role passes true, and its frames are written in
- * vv_wal_sync() by a blocking write with RWF_DSYNC, the fastest way for a lone record.
+ * inline_only false. Any other thread in the writer role passes true, and so may that one: if nothing else is
+ * in flight the frame is written in vv_wal_sync() by a blocking write with RWF_DSYNC, the fastest way for
+ * a few records, but nothing else happens meanwhile.
  */
 void vv_wal_commit(vv_wal *w, bool inline_only);
 

@@ -201,7 +201,7 @@ static bool run_ring(vv_wal *w) {
 static void wait_for_flight(vv_wal *w, uint32_t left) {
     vv_wal_slot *waiting = waiting_slot(w);
     if (waiting && in_flight(w) > left)
-        start(w, waiting);
+        write_inline(w, waiting);
     VV_ASSERT(in_flight(w) <= left || on_ring_thread(w));
     while (in_flight(w) > left && run_ring(w))
         ;
