@@ -37,7 +37,8 @@ struct varve_iter {
     bool valid;
     bool backward;
     vv_status status;
-    vv_entry entry;
+    const vv_entry *shown; /* forward: the merge's; backward: `copied` */
+    vv_entry copied;
     buffer key;      /* of the entry at hand, or of the one that is passed over */
     buffer value;    /* of a copied entry */
     bool pass_key;   /* forward: versions of `key` are still to be passed over */
@@ -53,14 +54,18 @@ static vv_slice slice_of(const buffer *b) {
     return vv_slice_make(b->data, b->bytes);
 }
 
-static vv_status buffer_set(buffer *b, vv_slice s) {
-    if (s.bytes > b->capacity) {
-        uint8_t *data = vv_realloc(b->data, s.bytes);
-        if (!data)
-            return no_memory();
-        b->data = data;
-        b->capacity = s.bytes;
-    }
+static vv_status buffer_grow(buffer *b, size_t bytes) {
+    uint8_t *data = vv_realloc(b->data, bytes);
+    if (!data)
+        return no_memory();
+    b->data = data;
+    b->capacity = bytes;
+    return VV_STATUS_OK;
+}
+
+static inline vv_status buffer_set(buffer *b, vv_slice s) {
+    if (VV_UNLIKELY(s.bytes > b->capacity))
+        VV_TRY(buffer_grow(b, s.bytes));
     if (s.bytes)
         memcpy(b->data, s.data, s.bytes);
     b->bytes = s.bytes;
@@ -69,11 +74,20 @@ static vv_status buffer_set(buffer *b, vv_slice s) {
 
 /* ---- making one ---- */
 
-static vv_status make_children(varve_db *db, vv_view *view, vv_iter **children, uint32_t *count) {
-    VV_TRY(vv_memtable_iter_create(view->active, &children[*count]));
+/* None for an empty memtable, as after a flush: the entries that the iterator may show were counted before
+ * their LSN became visible. */
+static vv_status add_memtable(vv_memtable *m, vv_iter **children, uint32_t *count) {
+    if (vv_memtable_count(m) == 0)
+        return VV_STATUS_OK;
+    VV_TRY(vv_memtable_iter_create(m, &children[*count]));
     ++*count;
-    for (uint32_t i = 0; i < view->sealed_count; i++, ++*count)
-        VV_TRY(vv_memtable_iter_create(view->sealed[i], &children[*count]));
+    return VV_STATUS_OK;
+}
+
+static vv_status make_children(varve_db *db, vv_view *view, vv_iter **children, uint32_t *count) {
+    VV_TRY(add_memtable(view->active, children, count));
+    for (uint32_t i = 0; i < view->sealed_count; i++)
+        VV_TRY(add_memtable(view->sealed[i], children, count));
     for (size_t i = 0; i < view->version->run_count; i++, ++*count)
         VV_TRY(vv_run_iter_create(&view->version->runs[i], db->tables, db->blocks, &db->reader.fetcher,
                                   &children[*count]));
@@ -180,6 +194,21 @@ static bool above_lower(const varve_iter *it, vv_slice key) {
     return it->lower.bytes == 0 || vv_slice_compare(key, slice_of(&it->lower)) >= 0;
 }
 
+/* Is it the key that is passed over? Neighbours mostly differ in their last bytes: a look at those spares the
+ * comparison of all. */
+static inline bool is_passed(const varve_iter *it, vv_slice key) {
+    if (!it->pass_key || key.bytes != it->key.bytes)
+        return false;
+    uint64_t a, b;
+    if (key.bytes >= sizeof a) {
+        memcpy(&a, (const uint8_t *)key.data + key.bytes - sizeof a, sizeof a);
+        memcpy(&b, it->key.data + key.bytes - sizeof b, sizeof b);
+        if (a != b)
+            return false;
+    }
+    return vv_slice_equal(key, slice_of(&it->key));
+}
+
 /* From where the merge stands to the next live entry. */
 static void find_forward(varve_iter *it) {
     uint64_t skipped = 0;
@@ -187,8 +216,7 @@ static void find_forward(varve_iter *it) {
     it->valid = false;
     for (; it->merged->valid && below_upper(it, it->merged->entry.key); vv_iter_next(it->merged)) {
         const vv_entry *e = &it->merged->entry;
-        bool passed = it->pass_key && vv_slice_equal(e->key, slice_of(&it->key));
-        if (!passed && e->lsn <= it->lsn) {
+        if (e->lsn <= it->lsn && !is_passed(it, e->key)) {
             vv_status st = buffer_set(&it->key, e->key);
             if (!vv_ok(st)) {
                 fail(it, st);
@@ -196,7 +224,7 @@ static void find_forward(varve_iter *it) {
             }
             it->pass_key = true; /* this version decides: older ones are hidden */
             if (is_live(e)) {
-                it->entry = *e;
+                it->shown = e;
                 it->valid = true;
                 return;
             }
@@ -226,7 +254,7 @@ static bool pass_key_backward(varve_iter *it, uint64_t *skipped) {
         if (e->lsn > it->lsn)
             continue;
         it->key_live = is_live(e);
-        it->entry = *e;
+        it->copied = *e;
         vv_status st = it->key_live ? buffer_set(&it->value, e->value) : VV_STATUS_OK;
         if (!vv_ok(st)) {
             fail(it, st);
@@ -234,8 +262,9 @@ static bool pass_key_backward(varve_iter *it, uint64_t *skipped) {
         }
     }
     it->within_key = false;
-    it->entry.key = slice_of(&it->key);
-    it->entry.value = slice_of(&it->value);
+    it->copied.key = slice_of(&it->key);
+    it->copied.value = slice_of(&it->value);
+    it->shown = &it->copied;
     return true;
 }
 
@@ -347,10 +376,11 @@ varve_status varve_iter_status(const varve_iter *it) {
 
 void varve_iter_entry(const varve_iter *it, varve_entry *out) {
     VV_ASSERT(it->valid);
-    *out = (varve_entry){.key = it->entry.key.data,
-                         .key_bytes = it->entry.key.bytes,
-                         .value = it->entry.value.data,
-                         .value_bytes = it->entry.value.bytes,
-                         .lsn = it->entry.lsn,
-                         .expires_unix_ms = it->entry.expires_unix_ms};
+    const vv_entry *e = it->shown;
+    *out = (varve_entry){.key = e->key.data,
+                         .key_bytes = e->key.bytes,
+                         .value = e->value.data,
+                         .value_bytes = e->value.bytes,
+                         .lsn = e->lsn,
+                         .expires_unix_ms = e->expires_unix_ms};
 }

@@ -5,7 +5,7 @@
  * largest while moving backward. A step moves the top child and sifts it down: about log2(k) comparisons, and
  * only one while the same child stays on top. (D. E. Knuth, TAOCP volume 3, 5.4.1; a loser tree saves
  * comparisons only for random interleavings, while neighbours in a level-structured tree mostly come from one
- * child.)
+ * child.) One child alone needs none of this: it is the merge.
  */
 #include "engine/lsm/merge.h"
 
@@ -164,6 +164,10 @@ static const vv_iter_ops ops = {.destroy = destroy,
 
 vv_status vv_merge_create(vv_iter *const *children_take, uint32_t count, vv_iter **out) {
     *out = NULL;
+    if (count == 1) {
+        *out = children_take[0];
+        return VV_STATUS_OK;
+    }
     merge_iter *m = vv_alloc_zeroed(sizeof *m + 2 * (size_t)count * sizeof m->children[0]);
     if (!m) {
         for (uint32_t i = 0; i < count; i++)

@@ -12,15 +12,25 @@ typedef struct run_iter {
     vv_error *err;
     size_t index;          /* of the open table */
     vv_sst_reader *reader; /* pinned; NULL: none is open */
+    vv_table_pin pin;
     vv_iter *inner;
 } run_iter;
 
 static void close_table(run_iter *r) {
     vv_iter_destroy(r->inner);
     if (r->reader)
-        vv_table_cache_release(r->tables, r->reader, VV_TABLE_PIN_SHARED);
+        vv_table_cache_release(r->tables, r->reader, r->pin);
     r->inner = NULL;
     r->reader = NULL;
+}
+
+/* Without a lock if the table is open already. */
+static vv_status pin_reader(run_iter *r, uint64_t file_number) {
+    r->reader = vv_table_cache_peek(r->tables, file_number, &r->pin);
+    if (r->reader)
+        return VV_STATUS_OK;
+    r->pin = VV_TABLE_PIN_SHARED;
+    return vv_table_cache_get(r->tables, file_number, &r->reader, r->err);
 }
 
 /* Make table `index` the open one; false: it can't be opened, which the status then says. */
@@ -28,7 +38,7 @@ static bool open_table(run_iter *r, size_t index) {
     if (r->inner && r->index == index)
         return true;
     close_table(r);
-    vv_status st = vv_table_cache_get(r->tables, r->run->tables[index]->file_number, &r->reader, r->err);
+    vv_status st = pin_reader(r, r->run->tables[index]->file_number);
     if (vv_ok(st))
         st = r->scan ? vv_sst_scan_create(r->reader, r->scan, &r->inner)
                      : vv_sst_iter_create(r->reader, r->blocks, r->fetcher, &r->inner);
@@ -142,7 +152,10 @@ static void seek_back(vv_iter *it, vv_slice key, uint64_t lsn) {
 static void next(vv_iter *it) {
     run_iter *r = (run_iter *)it;
     vv_iter_next(r->inner);
-    settle_forward(r);
+    if (VV_LIKELY(r->inner->valid))
+        r->base.entry = r->inner->entry;
+    else
+        settle_forward(r);
 }
 
 static void prev(vv_iter *it) {

@@ -21,6 +21,7 @@ typedef struct sst_iter {
     uint32_t steps;                /* from a block to the next one, since it came elsewhere from */
     vv_block *block;               /* pinned, or NULL */
     uint64_t block_index;          /* of `block` */
+    uint32_t entry_count;          /* in `block` */
     uint32_t entry_index;
 } sst_iter;
 
@@ -64,7 +65,10 @@ static bool pin(sst_iter *it, uint64_t index) {
                           ? read_ahead(it, h)
                           : vv_block_cache_read(it->cache, it->reader, h, &it->block, NULL);
     it->block_index = index;
-    return vv_ok(it->base.status);
+    if (!vv_ok(it->base.status))
+        return false;
+    it->entry_count = vv_sst_block_count(it->block->data);
+    return true;
 }
 
 /* Show entry `index` of the pinned block. */
@@ -100,7 +104,7 @@ static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
     if (!pin(it, vv_sst_index_find(&it->reader->index, key, lsn)))
         return;
     uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
-    if (index == vv_sst_block_count(it->block->data)) {
+    if (index == it->entry_count) {
         /* The index promised an entry at or behind this one. */
         base->status = vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
         return;
@@ -110,10 +114,13 @@ static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
 
 static void iter_next(vv_iter *base) {
     sst_iter *it = (sst_iter *)base;
+    if (VV_LIKELY(it->entry_index + 1 < it->entry_count)) {
+        it->entry_index++;
+        vv_sst_block_entry_next(&base->entry);
+        return;
+    }
     base->valid = false;
-    if (it->entry_index + 1 < vv_sst_block_count(it->block->data))
-        show(it, it->entry_index + 1);
-    else if (pin(it, it->block_index + 1))
+    if (pin(it, it->block_index + 1))
         show(it, 0);
 }
 
@@ -122,14 +129,14 @@ static void show_before(sst_iter *it, uint32_t index) {
     if (index > 0)
         show(it, index - 1);
     else if (it->block_index > 0 && pin(it, it->block_index - 1))
-        show(it, vv_sst_block_count(it->block->data) - 1);
+        show(it, it->entry_count - 1);
 }
 
 static void iter_seek_last(vv_iter *base) {
     sst_iter *it = (sst_iter *)base;
     start(base);
     if (pin(it, vv_sst_reader_block_count(it->reader) - 1))
-        show(it, vv_sst_block_count(it->block->data) - 1);
+        show(it, it->entry_count - 1);
 }
 
 static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
@@ -143,7 +150,7 @@ static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
     if (!pin(it, block_index))
         return;
     uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
-    if (index < vv_sst_block_count(it->block->data)) {
+    if (index < it->entry_count) {
         show(it, index);
         if (vv_entry_compare(base->entry.key, base->entry.lsn, key, lsn) == 0)
             return;

@@ -110,9 +110,8 @@ static inline const uint8_t *vv_sst_block_places(const void *bytes) {
            vv_get_be32(head + 16) * sizeof(uint32_t);
 }
 
-/* The entry at such a place. */
-static inline void vv_sst_block_entry_at(const void *bytes, uint32_t place, vv_entry *out) {
-    const uint8_t *e = (const uint8_t *)bytes + VV_SST_BLOCK_HEAD_BYTES + place;
+/* The entry that begins at e. */
+static inline void vv_sst_entry_decode(const uint8_t *e, vv_entry *out) {
     uint16_t key_bytes = vv_get_be16(e + 2);
     *out = (vv_entry){
         .kind = e[0],
@@ -122,6 +121,16 @@ static inline void vv_sst_block_entry_at(const void *bytes, uint32_t place, vv_e
         .key = vv_slice_make(e + VV_SST_ENTRY_HEAD_BYTES, key_bytes),
         .value = vv_slice_make(e + VV_SST_ENTRY_HEAD_BYTES + key_bytes, vv_get_be32(e + 4)),
     };
+}
+
+/* The entry at such a place. */
+static inline void vv_sst_block_entry_at(const void *bytes, uint32_t place, vv_entry *out) {
+    vv_sst_entry_decode((const uint8_t *)bytes + VV_SST_BLOCK_HEAD_BYTES + place, out);
+}
+
+/* *e, which is not the last one of its ready block, becomes the one behind it: they lie without gaps. */
+static inline void vv_sst_block_entry_next(vv_entry *e) {
+    vv_sst_entry_decode((const uint8_t *)e->value.data + e->value.bytes, e);
 }
 
 /* Make a ready block of a verified one that is packed: image has the bytes that vv_sst_block_verify() said.
