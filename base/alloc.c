@@ -5,6 +5,12 @@
  * later; those of a thread that has gone idle it may keep for good, since they are only looked at when their
  * arena is used. So what large buffers, come and gone on some thread, leave behind could be neither counted
  * nor bounded. In an arena of its own it is both, and all threads use the same free pages.
+ *
+ * Bulk is asked of the system in huge pages, where it has them: what lies spread over hundreds of MiB, as
+ * cached blocks do, costs a walk through the page table at nearly each access otherwise. Gets from a cache of
+ * 256 MiB took a fifth less time with them, scans a sixth. A huge page is there as a whole once a part of it
+ * is touched; jemalloc takes the lowest free pages first, so that at most the last one has a part that nobody
+ * wanted.
  */
 #include "base/alloc.h"
 
@@ -18,6 +24,7 @@
 #else
 #include <jemalloc/jemalloc.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #endif
 
@@ -108,14 +115,46 @@ void vv_alloc_overhead_refresh(void) {}
 /* Free pages of bulk that nobody has wanted for so long go back to the system. */
 #define BULK_DECAY_MS 1000
 
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
 static pthread_once_t bulk_once = PTHREAD_ONCE_INIT;
 static unsigned bulk_arena; /* set once; valid if bulk_flags is not 0 */
 static int bulk_flags;      /* for mallocx(); 0: no arena could be made, and bulk is as the rest */
+
+static extent_hooks_t bulk_hooks;      /* jemalloc's, but for `alloc` */
+static extent_alloc_t *default_extent; /* theirs */
+
+static void *allocate_extent(extent_hooks_t *hooks, void *at, size_t bytes, size_t alignment, bool *zero,
+                             bool *commit, unsigned arena) {
+    bool huge = bytes >= HUGE_PAGE_BYTES;
+    if (huge && !at && alignment < HUGE_PAGE_BYTES)
+        alignment = HUGE_PAGE_BYTES;
+    void *extent = default_extent(hooks, at, bytes, alignment, zero, commit, arena);
+    if (extent && huge)
+        (void)madvise(extent, bytes, MADV_HUGEPAGE); /* advice: without it there are small ones */
+    return extent;
+}
+
+/* On failure the arena stays as it was. */
+static void want_huge_pages(void) {
+    extent_hooks_t *hooks = NULL;
+    size_t bytes = sizeof hooks;
+    char name[48];
+    snprintf(name, sizeof name, "arena.%u.extent_hooks", bulk_arena);
+    if (mallctl(name, &hooks, &bytes, NULL, 0) != 0)
+        return;
+    bulk_hooks = *hooks;
+    default_extent = hooks->alloc;
+    bulk_hooks.alloc = allocate_extent;
+    hooks = &bulk_hooks;
+    (void)mallctl(name, NULL, NULL, &hooks, sizeof hooks);
+}
 
 static void make_bulk_arena(void) {
     size_t bytes = sizeof bulk_arena;
     if (mallctl("arenas.create", &bulk_arena, &bytes, NULL, 0) != 0)
         return;
+    want_huge_pages();
     char name[48];
     ssize_t decay_ms = BULK_DECAY_MS;
     snprintf(name, sizeof name, "arena.%u.dirty_decay_ms", bulk_arena);
