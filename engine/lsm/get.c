@@ -107,8 +107,7 @@ vv_get_want vv_get_step(vv_get *g) {
                 break;
             }
             g->at = VV_GET_AT_BLOCK;
-            g->block = vv_block_cache_lookup(g->blocks, vv_sst_reader_file_number(g->reader),
-                                             g->block_handle.offset);
+            g->block = vv_block_cache_find(g->blocks, g->reader, g->block_handle);
             break;
         case VV_GET_AT_BLOCK:
             if (!g->block)

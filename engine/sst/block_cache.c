@@ -34,6 +34,10 @@
  *     swaps fails. acquire: it sees all that readers did before they released their pins.
  *   - Of the one that unpins last and the one that erases, exactly one leaves the state 0: it gives it up.
  *
+ * A reader remembers in which frame each of its blocks was found (find()). That is a hint as well: the frame
+ * is still one of this cache's, and what it has is looked at with the pin. For its blocks' way from index to
+ * data that saves the bucket, which is in a cache line of its own.
+ *
  * When the bound is passed and all is pinned, `crowded` says so, and who unpins goes on evicting. seq_cst:
  * evict_surplus() sets it and then looks at the states once more, a reader unpins and then looks at it; one
  * of them sees the other.
@@ -120,6 +124,7 @@ typedef struct shard {
 } shard;
 
 struct vv_block_cache {
+    uint64_t id;          /* of all caches that the process ever had */
     uint32_t shard_count; /* a power of two */
     struct {
         /* Two cache lines: processors fetch them in pairs. */
@@ -462,6 +467,8 @@ vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) {
     if (!c)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     memset(c, 0, bytes);
+    static _Atomic uint64_t last_id;
+    c->id = 1 + atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed);
     for (; c->shard_count < count; c->shard_count++) {
         vv_status st = shard_init(&c->shards[c->shard_count], capacity_bytes / count);
         if (!vv_ok(st)) {
@@ -522,20 +529,34 @@ static void release(shard *s, frame *f) {
     free_scraps(freed);
 }
 
+static bool has_name(frame *f, uint64_t hash) {
+    return atomic_load_explicit(&f->name, memory_order_relaxed) == name_of(hash);
+}
+
+/* For a get, which looks there first. */
+static void prefetch_hints(const frame *f) {
+    __builtin_prefetch((const uint8_t *)f + VV_CACHE_LINE_BYTES);
+    __builtin_prefetch((const uint8_t *)f + (size_t)2 * VV_CACHE_LINE_BYTES);
+}
+
+/* Pin f if it has this block. NULL: another one of this name, or the frame has changed hands since. */
+static frame *use_block(shard *s, frame *f, uint64_t file_number, uint64_t offset) {
+    if (!use(f))
+        return NULL;
+    if (VV_LIKELY(is_block(f, file_number, offset)))
+        return f;
+    release(s, f);
+    return NULL;
+}
+
 /* The block's frame, pinned; NULL: not there, or it takes the lock to know. */
 static frame *find_unlocked(shard *s, uint64_t hash, uint64_t file_number, uint64_t offset) {
     frame *f = atomic_load_explicit(bucket_of(s, hash), memory_order_acquire);
     for (int n = 0; f && n < WALK_MAX; f = next_of(f), n++) {
-        if (atomic_load_explicit(&f->name, memory_order_relaxed) != name_of(hash))
+        if (!has_name(f, hash))
             continue;
-        __builtin_prefetch((const uint8_t *)f + VV_CACHE_LINE_BYTES); /* the hints, mostly */
-        __builtin_prefetch((const uint8_t *)f + (size_t)2 * VV_CACHE_LINE_BYTES);
-        if (!use(f))
-            return NULL;
-        if (is_block(f, file_number, offset))
-            return f;
-        release(s, f); /* another one of this name, or the frame has changed hands since */
-        return NULL;
+        prefetch_hints(f);
+        return use_block(s, f, file_number, offset);
     }
     return NULL;
 }
@@ -551,6 +572,13 @@ static frame *find_locked(shard *s, uint64_t hash, uint64_t file_number, uint64_
     return f;
 }
 
+/* What two threads that share a stripe count at the same moment may count once: it is a statistic, and a sum
+ * without a lost one would be a good part of a hit. */
+static void count_hit(vv_block_cache *c) {
+    _Atomic uint64_t *count = &c->hits[(unsigned)sched_getcpu() & (HIT_STRIPES - 1)].count;
+    atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
 vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_t offset) {
     uint64_t hash = hash_of(file_number, offset);
     shard *s = shard_of(c, hash);
@@ -559,9 +587,49 @@ vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_
         f = find_locked(s, hash, file_number, offset);
     if (!f)
         return NULL;
-    atomic_fetch_add_explicit(&c->hits[(unsigned)sched_getcpu() & (HIT_STRIPES - 1)].count, 1,
-                              memory_order_relaxed);
+    count_hit(c);
     return &f->block;
+}
+
+/* Where r remembers the frame of its block; NULL: it does so for another cache. */
+static _Atomic(void *) *memo_of(const vv_block_cache *c, const vv_sst_reader *r, uint32_t index) {
+    /* relaxed: it is set once, and the frames below are then this cache's. */
+    uint64_t id = atomic_load_explicit(&r->memo->cache_id, memory_order_relaxed);
+    if (VV_UNLIKELY(id == 0) &&
+        atomic_compare_exchange_strong_explicit(&r->memo->cache_id, &id, c->id, memory_order_relaxed,
+                                                memory_order_relaxed))
+        id = c->id;
+    return VV_LIKELY(id == c->id) ? &r->memo->frames[index] : NULL;
+}
+
+/* memo: NULL, or r's for this block. */
+static vv_block *find_again(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h,
+                            _Atomic(void *) *memo) {
+    /* acquire: pairs with the release below, so that the frame is initialised. */
+    frame *f = memo ? atomic_load_explicit(memo, memory_order_acquire) : NULL;
+    if (VV_UNLIKELY(!f))
+        return NULL;
+    prefetch_hints(f);
+    uint64_t hash = hash_of(r->file_number, h.offset);
+    if (!has_name(f, hash) || !use_block(shard_of(c, hash), f, r->file_number, h.offset))
+        return NULL;
+    count_hit(c);
+    return &f->block;
+}
+
+vv_block *vv_block_cache_find_again(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h) {
+    return find_again(c, r, h, memo_of(c, r, h.index));
+}
+
+vv_block *vv_block_cache_find(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h) {
+    _Atomic(void *) *memo = memo_of(c, r, h.index);
+    vv_block *b = find_again(c, r, h, memo);
+    if (VV_LIKELY(b))
+        return b;
+    b = vv_block_cache_lookup(c, r->file_number, h.offset);
+    if (b && memo)
+        atomic_store_explicit(memo, b, memory_order_release);
+    return b;
 }
 
 vv_block *vv_block_cache_allocate(vv_block_cache *c, uint64_t file_number, vv_block_handle h) {
@@ -733,7 +801,7 @@ vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_
 
 vv_status vv_block_cache_read(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
                               vv_error *err) {
-    *out = vv_block_cache_lookup(c, vv_sst_reader_file_number(r), h.offset);
+    *out = vv_block_cache_find(c, r, h);
     return *out ? VV_STATUS_OK : vv_block_cache_fetch(c, r, h, out, err);
 }
 
@@ -757,4 +825,9 @@ bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint6
     if (h.position != VV_SST_POSITION_UNKNOWN || !b->hints)
         return vv_sst_block_seek_key(h, b->data, key, lsn, out);
     return vv_sst_hints_seek_key(b->hints, b->hint_count, b->data, key, key_hash, lsn, out);
+}
+
+uint32_t vv_block_lower_bound(const vv_block *b, vv_slice key, uint64_t lsn) {
+    return b->hints ? vv_sst_hints_lower_bound(b->hints, b->hint_count, b->data, key, lsn)
+                    : vv_sst_block_lower_bound(b->data, key, lsn);
 }

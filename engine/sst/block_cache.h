@@ -46,6 +46,10 @@ void vv_block_cache_destroy(vv_block_cache *c);
 
 /* Pinned, or NULL. Counts a hit or a miss. */
 vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_t offset);
+/* The same of a block of r's, which remembers where it was found. */
+vv_block *vv_block_cache_find(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h);
+/* The same, only if it is still where it was found last: else NULL, and nothing is counted. */
+vv_block *vv_block_cache_find_again(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h);
 
 /* A block on its way: its data is memory for the bytes as stored, aligned to VV_IO_ALIGN_BYTES. The caller's,
  * until it is completed, inserted or discarded. NULL: no memory. Thread-safe, as all that follow. */
@@ -66,6 +70,9 @@ vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b);
 /* What vv_sst_block_seek_key() does, with fewer looks at the block. key_hash: vv_hash_key() of key. */
 bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
                        vv_entry *out);
+
+/* What vv_sst_block_lower_bound() does, in the same way. */
+uint32_t vv_block_lower_bound(const vv_block *b, vv_slice key, uint64_t lsn);
 
 /* Unpin. From any thread. */
 void vv_block_cache_release(vv_block_cache *c, vv_block *b);
@@ -89,8 +96,9 @@ typedef struct vv_block_cache_stats {
 } vv_block_cache_stats;
 void vv_block_cache_stats_get(vv_block_cache *c, vv_block_cache_stats *out);
 
-/* A cursor over a table, through the cache. Borrows all; holds one block pinned. Once it has gone forward
- * through several blocks, what the cache does not have is read ahead through the fetcher (NULL: never). */
+/* A cursor over a table, through the cache. Borrows all; holds one block pinned, or two. Once it has gone
+ * forward through several blocks, what the cache does not have is read ahead through the fetcher (NULL:
+ * never). */
 vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, const vv_sst_fetcher *f,
                              vv_iter **out) VV_CHECKED;
 

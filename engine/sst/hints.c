@@ -11,8 +11,11 @@
  * one that it wants, and one in 256 of the others. It takes them in order, so that of a key's versions the
  * newest comes first; a key without an equal tag is not in the block.
  *
- * Blocks with entries that begin beyond 64 KiB have no hints. Cursors need none: they look for places, not
- * for keys.
+ * A cursor looks for a place in the order, so that it must search; but it finds the places here, and asks for
+ * the cache lines of several entries at once: two rounds of waiting for memory in such a block instead of
+ * eight.
+ *
+ * Blocks with entries that begin beyond 64 KiB have no hints.
  */
 #include "engine/sst/sst_impl.h"
 
@@ -21,6 +24,7 @@
 #endif
 
 #define TAGS_AT_ONCE 16
+#define PIVOTS       8
 
 /* Bits of the hash that are independent of which filter's line the key has. */
 static uint8_t tag_of(uint64_t key_hash) {
@@ -48,6 +52,12 @@ void vv_sst_hints_build(const void *block, uint8_t *hints) {
     }
 }
 
+static uint16_t place_of(const uint8_t *hints, uint32_t count, uint32_t index) {
+    uint16_t place;
+    memcpy(&place, hints + count + (size_t)index * sizeof place, sizeof place);
+    return place;
+}
+
 /* A bit for each of the next sixteen tags: is it equal? */
 static uint32_t compare_tags(const uint8_t *tags, uint8_t tag) {
 #ifdef __SSE2__
@@ -70,12 +80,40 @@ bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *blo
             equal &= (UINT32_C(1) << (count - i)) - 1; /* what is compared behind the tags are places */
         for (; equal; equal &= equal - 1) {
             uint32_t index = i + (uint32_t)__builtin_ctz(equal);
-            uint16_t place;
-            memcpy(&place, hints + count + (size_t)index * sizeof place, sizeof place);
-            vv_sst_block_entry_at(block, place, out);
+            vv_sst_block_entry_at(block, place_of(hints, count, index), out);
             if (vv_slice_equal(out->key, key) && out->lsn <= lsn)
                 return true;
         }
     }
     return false;
+}
+
+/* Is entry `index` before (key, lsn)? */
+static bool is_before(const uint8_t *hints, uint32_t count, const void *block, uint32_t index, vv_slice key,
+                      uint64_t lsn) {
+    vv_entry e;
+    vv_sst_block_entry_at(block, place_of(hints, count, index), &e);
+    return vv_entry_compare(e.key, e.lsn, key, lsn) < 0;
+}
+
+uint32_t vv_sst_hints_lower_bound(const uint8_t *hints, uint32_t count, const void *block, vv_slice key,
+                                  uint64_t lsn) {
+    const uint8_t *entries = (const uint8_t *)block + VV_SST_BLOCK_HEAD_BYTES;
+    uint32_t from = 0, left = count;
+    while (left > 0) {
+        /* The last one of each of some groups of `stride`; the rest is a group without one. */
+        uint32_t stride = (left + PIVOTS - 1) / PIVOTS, low = 0, high = left / stride, pivots = high;
+        for (uint32_t i = 1; i <= pivots; i++)
+            __builtin_prefetch(entries + place_of(hints, count, from + i * stride - 1));
+        while (low < high) {
+            uint32_t mid = (low + high) / 2;
+            if (is_before(hints, count, block, from + (mid + 1) * stride - 1, key, lsn))
+                low = mid + 1;
+            else
+                high = mid;
+        }
+        from += low * stride;
+        left = low == pivots ? left - pivots * stride : stride - 1;
+    }
+    return from;
 }

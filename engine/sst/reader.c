@@ -119,6 +119,12 @@ vv_status vv_sst_reader_open_at(vv_io_backend *b, const char *path, uint64_t fil
     st = load(r, &t, err);
     if (!vv_ok(st))
         goto fail;
+    r->memo = vv_alloc_zeroed(sizeof *r->memo + r->index.head.block_count * sizeof r->memo->frames[0]);
+    if (!r->memo) {
+        st = vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: no memory for a table reader",
+                     path);
+        goto fail;
+    }
     vv_free(t.data);
     *out = r;
     return VV_STATUS_OK;
@@ -143,6 +149,7 @@ void vv_sst_reader_close(vv_sst_reader *r) {
     vv_file_close(r->file);
     vv_sst_index_close(&r->index);
     vv_sst_filter_close(&r->filter);
+    vv_free(r->memo);
     vv_free(r->path);
     vv_free(r);
 }
@@ -193,7 +200,8 @@ void vv_sst_reader_describe(const vv_sst_reader *r, vv_sst_description *out) {
 
 uint64_t vv_sst_reader_memory_bytes(const vv_sst_reader *r) {
     return vv_alloc_usable_bytes((void *)(uintptr_t)r) + vv_alloc_usable_bytes(r->path) +
-           vv_sst_index_memory_bytes(&r->index) + vv_alloc_usable_bytes(r->filter.lines);
+           vv_sst_index_memory_bytes(&r->index) + vv_alloc_usable_bytes(r->filter.lines) +
+           vv_alloc_usable_bytes(r->memo);
 }
 
 bool vv_sst_reader_may_contain(const vv_sst_reader *r, uint64_t key_hash) {

@@ -92,6 +92,7 @@ typedef struct vv_block_handle {
     uint64_t offset;
     uint32_t bytes;
     uint32_t position; /* of the entry that was looked for, if a dense index knows it; see seek_key below */
+    uint32_t index;    /* of the block in its table */
 } vv_block_handle;
 
 /*

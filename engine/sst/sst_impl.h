@@ -6,6 +6,8 @@
 #ifndef VV_ENGINE_SST_SST_IMPL_H
 #define VV_ENGINE_SST_SST_IMPL_H
 
+#include <stdatomic.h>
+
 #include "base/checksum.h"
 #include "base/codec.h"
 #include "engine/sst/sst.h"
@@ -147,6 +149,9 @@ void vv_sst_hints_build(const void *block, uint8_t *hints);
 /* The newest version of `key` at or below lsn in a block of `count` entries. False: there is none. */
 bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *block, vv_slice key,
                            uint64_t key_hash, uint64_t lsn, vv_entry *out);
+/* As vv_sst_block_lower_bound(). */
+uint32_t vv_sst_hints_lower_bound(const uint8_t *hints, uint32_t count, const void *block, vv_slice key,
+                                  uint64_t lsn);
 
 /* ---- index block (index.c) ---- */
 
@@ -201,7 +206,9 @@ typedef struct vv_sst_index {
     size_t bytes_count;
     size_t shared_bytes;     /* every key of the table begins with this many bytes of the first key */
     uint64_t *prefixes;      /* of each block's last key: the 8 bytes behind the shared ones */
+    uint64_t *fences;        /* the last prefix of each group of them */
     uint64_t *slots_at;      /* where each slot is in bytes */
+    uint32_t *blocks_at;     /* where each block is, and where the last one ends; in units of block_bytes */
     vv_sst_index_keys *keys; /* of each block; NULL: sparse */
     uint32_t *keys_at;       /* of each entry: where its key is, from the first one of its block on */
 } vv_sst_index;
@@ -255,11 +262,18 @@ vv_status vv_sst_footer_decode(const uint8_t at[VV_SST_FOOTER_BYTES], uint64_t f
 
 /* ---- reader ---- */
 
+/* Where a block cache has found the reader's blocks. */
+typedef struct vv_sst_memo {
+    _Atomic uint64_t cache_id; /* the first one that asked; 0: none yet */
+    _Atomic(void *) frames[];  /* of each block: the frame that had it, or NULL */
+} vv_sst_memo;
+
 struct vv_sst_reader {
     vv_file *file;
     uint64_t file_number;
     vv_sst_index index;
     vv_sst_filter filter;
+    vv_sst_memo *memo;
     void *cache_entry;      /* the table cache's, if it opened the reader */
     uint64_t damage_offset; /* of the part that made opening fail */
     char *path;

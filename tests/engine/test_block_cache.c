@@ -2,6 +2,7 @@
 #include "base/checksum.h"
 #include "base/sync.h"
 #include "engine/sst/block_cache.h"
+#include "engine/sst/sst_impl.h"
 #include "tests/engine/sst_fixture.h"
 
 enum { BLOCK = 4096 };
@@ -349,4 +350,137 @@ Test(block_cache, threads_read_compressed_blocks_at_once) {
     vv_sst_reader_close(rs.reader);
     model_free(&m);
     fixture_free(&f);
+}
+
+typedef struct table {
+    fixture f;
+    model m;
+    vv_sst_reader *reader;
+} table;
+
+static table table_make(uint32_t count, uint32_t value_bytes) {
+    generator g = {
+        .count = count, .value_bytes = value_bytes, .versions = 3, .block_bytes = BLOCK, .fp_rate = 0.01};
+    table t = {.f = fixture_make(), .m = model_make(&g)};
+    const char *path = vv_tempdir_path("t.sst");
+    vv_sst_summary s = table_write(&t.f, path, &t.m, g.block_bytes, g.fp_rate);
+    vv_sst_summary_deinit(&s);
+    t.reader = table_open(&t.f, path, 1);
+    return t;
+}
+
+static void table_free(table *t) {
+    vv_sst_reader_close(t->reader);
+    model_free(&t->m);
+    fixture_free(&t->f);
+}
+
+/* Read block i; *hit_out: the cache had it. */
+static void read_block(vv_block_cache *c, const table *t, uint64_t i, bool *hit_out) {
+    vv_block_cache_stats before, after;
+    vv_block *b;
+    vv_block_handle h = vv_sst_reader_block(t->reader, i);
+    cr_assert_eq(h.index, i);
+    vv_block_cache_stats_get(c, &before);
+    cr_assert(vv_ok(vv_block_cache_read(c, t->reader, h, &b, NULL)));
+    cr_assert_eq(b->file_number, 1);
+    cr_assert_eq(b->offset, h.offset);
+    uint32_t image_bytes;
+    cr_assert(vv_ok(vv_sst_block_verify(t->reader, h, b->data, &image_bytes)));
+    vv_block_cache_release(c, b);
+    vv_block_cache_stats_get(c, &after);
+    cr_assert_eq(after.hits + after.misses, before.hits + before.misses + 1);
+    *hit_out = after.hits > before.hits;
+}
+
+/* A reader remembers in which frames it found its blocks; by now they may have others' blocks. */
+Test(block_cache, what_a_reader_remembers_is_only_a_hint) {
+    table t = table_make(20000, 100);
+    vv_block_cache *c = make(600000);
+    uint64_t seed = vv_test_seed(), count = vv_sst_reader_block_count(t.reader), hits = 0;
+    cr_assert_gt(count, 300);
+    for (int n = 0; n < 20000; n++) {
+        bool hit;
+        uint64_t among = n % 2 ? count : 100;
+        read_block(c, &t, vv_test_random(&seed) % among, &hit);
+        hits += hit;
+        if (n == 10000)
+            vv_block_cache_erase_file(c, 1);
+    }
+    cr_assert_gt(hits, 5000);
+    /* Nothing is found again that is pinned but erased, and nothing is counted for it. */
+    vv_block *b;
+    vv_block_handle h = vv_sst_reader_block(t.reader, 0);
+    for (int i = 0; i < 2; i++) {
+        cr_assert(vv_ok(vv_block_cache_read(c, t.reader, h, &b, NULL)));
+        if (i == 0)
+            vv_block_cache_release(c, b);
+    }
+    cr_assert_eq(vv_block_cache_find_again(c, t.reader, h), b);
+    vv_block_cache_release(c, b);
+    vv_block_cache_erase_file(c, 1);
+    vv_block_cache_stats before, after;
+    vv_block_cache_stats_get(c, &before);
+    cr_assert_null(vv_block_cache_find_again(c, t.reader, h));
+    vv_block_cache_stats_get(c, &after);
+    cr_assert_eq(before.hits + before.misses, after.hits + after.misses);
+    vv_block_cache_release(c, b);
+    vv_block_cache_destroy(c);
+    table_free(&t);
+}
+
+Test(block_cache, two_caches_of_one_reader_have_their_own_blocks) {
+    table t = table_make(2000, 100);
+    vv_block_cache *caches[] = {make(8 << 20), make(8 << 20)};
+    bool hit;
+    for (int n = 0; n < 3; n++) {
+        for (int i = 0; i < 2; i++) {
+            read_block(caches[i], &t, 3, &hit);
+            cr_assert_eq(hit, n > 0);
+        }
+    }
+    vv_block *blocks[2];
+    for (int i = 0; i < 2; i++)
+        cr_assert(vv_ok(
+            vv_block_cache_read(caches[i], t.reader, vv_sst_reader_block(t.reader, 3), &blocks[i], NULL)));
+    cr_assert_neq(blocks[0], blocks[1]);
+    for (int i = 0; i < 2; i++)
+        vv_block_cache_release(caches[i], blocks[i]);
+    /* The first one's frames are gone with it, whatever stands there now. */
+    vv_block_cache_destroy(caches[0]);
+    caches[0] = make(8 << 20);
+    for (int n = 0; n < 3; n++) {
+        read_block(caches[0], &t, 3, &hit);
+        cr_assert_eq(hit, n > 0);
+    }
+    vv_block_cache_destroy(caches[0]);
+    vv_block_cache_destroy(caches[1]);
+    table_free(&t);
+}
+
+Test(block_cache, a_search_by_hints_finds_the_place_of_a_search_without) {
+    static const uint32_t value_bytes[] = {0, 1, 100, 1000, 3000};
+    for (size_t i = 0; i < sizeof value_bytes / sizeof value_bytes[0]; i++) {
+        table t = table_make(3000, value_bytes[i]);
+        vv_block_cache *c = make(64 << 20);
+        for (uint64_t n = 0; n < vv_sst_reader_block_count(t.reader); n += 3) {
+            vv_block *b;
+            cr_assert(vv_ok(vv_block_cache_read(c, t.reader, vv_sst_reader_block(t.reader, n), &b, NULL)));
+            cr_assert_not_null(b->hints);
+            for (uint32_t e = 0; e < vv_sst_block_count(b->data); e++) {
+                vv_entry entry;
+                vv_sst_block_entry(b->data, e, &entry);
+                cr_assert_eq(vv_block_lower_bound(b, entry.key, entry.lsn), e);
+                cr_assert_eq(vv_block_lower_bound(b, entry.key, entry.lsn - 1), e + 1);
+                vv_slice shorter = vv_slice_make(entry.key.data, entry.key.bytes - 1);
+                cr_assert_eq(vv_block_lower_bound(b, shorter, VV_LSN_MAX),
+                             vv_sst_block_lower_bound(b->data, shorter, VV_LSN_MAX));
+            }
+            cr_assert_eq(vv_block_lower_bound(b, vv_slice_make("\xff\xff", 2), 0),
+                         vv_sst_block_count(b->data));
+            vv_block_cache_release(c, b);
+        }
+        vv_block_cache_destroy(c);
+        table_free(&t);
+    }
 }
