@@ -4,6 +4,9 @@
  * All blocks come through the cache. One that isn't there is read on the spot, until the cursor has gone
  * through some blocks in order: then it comes from the read-ahead, and enters the cache like any other, to be
  * the first to leave it. While others have used up what all may read ahead, it goes on as before.
+ *
+ * Shortly before the end of a block it looks for the next one, if that is cached, so that its first entries
+ * come from memory while the last ones of this block are read.
  */
 #include "base/alloc.h"
 #include "engine/sst/block_cache.h"
@@ -11,6 +14,9 @@
 
 /* So many blocks in order, and more are expected to follow. */
 #define STEPS_TO_READ_AHEAD 2
+/* So many entries before a block's end the next one is looked for, and so many bytes of it. */
+#define ENTRIES_TO_LOOK_AHEAD 8
+#define BYTES_TO_LOOK_AHEAD   256
 
 typedef struct sst_iter {
     vv_iter base;
@@ -23,17 +29,31 @@ typedef struct sst_iter {
     uint64_t block_index;          /* of `block` */
     uint32_t entry_count;          /* in `block` */
     uint32_t entry_index;
+    uint32_t entry_look; /* where to look ahead; entry_count: it is done */
+    vv_block *ahead;     /* the block behind `block`, pinned, or NULL */
 } sst_iter;
 
 static void unpin(sst_iter *it) {
     if (it->block)
         vv_block_cache_release(it->cache, it->block);
-    it->block = NULL;
+    if (it->ahead)
+        vv_block_cache_release(it->cache, it->ahead);
+    it->block = it->ahead = NULL;
+}
+
+static void look_ahead(sst_iter *it) {
+    it->entry_look = it->entry_count;
+    if (it->ahead || it->block_index + 1 >= vv_sst_reader_block_count(it->reader))
+        return;
+    vv_block_handle h = vv_sst_reader_block(it->reader, it->block_index + 1);
+    it->ahead = vv_block_cache_find_again(it->cache, it->reader, h);
+    for (size_t i = 0; it->ahead && i < BYTES_TO_LOOK_AHEAD; i += VV_CACHE_LINE_BYTES)
+        __builtin_prefetch((const uint8_t *)it->ahead->data + i);
 }
 
 static vv_status read_ahead(sst_iter *it, vv_block_handle h) {
     uint64_t file_number = vv_sst_reader_file_number(it->reader);
-    it->block = vv_block_cache_lookup(it->cache, file_number, h.offset);
+    it->block = vv_block_cache_find(it->cache, it->reader, h);
     if (it->block)
         return VV_STATUS_OK;
     if (!it->readahead)
@@ -56,18 +76,26 @@ static vv_status read_ahead(sst_iter *it, vv_block_handle h) {
 static bool pin(sst_iter *it, uint64_t index) {
     if (it->block && it->block_index == index)
         return true;
-    it->steps = it->block && index == it->block_index + 1 ? it->steps + 1 : 0;
+    bool steps = it->block && index == it->block_index + 1;
+    vv_block *ahead = steps ? it->ahead : NULL;
+    if (ahead)
+        it->ahead = NULL;
+    it->steps = steps ? it->steps + 1 : 0;
     unpin(it);
     if (index >= vv_sst_reader_block_count(it->reader))
         return false;
-    vv_block_handle h = vv_sst_reader_block(it->reader, index);
-    it->base.status = it->fetcher && it->steps >= STEPS_TO_READ_AHEAD
-                          ? read_ahead(it, h)
-                          : vv_block_cache_read(it->cache, it->reader, h, &it->block, NULL);
+    it->block = ahead;
+    if (!ahead) {
+        vv_block_handle h = vv_sst_reader_block(it->reader, index);
+        it->base.status = it->fetcher && it->steps >= STEPS_TO_READ_AHEAD
+                              ? read_ahead(it, h)
+                              : vv_block_cache_read(it->cache, it->reader, h, &it->block, NULL);
+    }
     it->block_index = index;
     if (!vv_ok(it->base.status))
         return false;
     it->entry_count = vv_sst_block_count(it->block->data);
+    it->entry_look = it->entry_count > ENTRIES_TO_LOOK_AHEAD ? it->entry_count - ENTRIES_TO_LOOK_AHEAD : 0;
     return true;
 }
 
@@ -103,7 +131,7 @@ static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
     start(base);
     if (!pin(it, vv_sst_index_find(&it->reader->index, key, lsn)))
         return;
-    uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
+    uint32_t index = vv_block_lower_bound(it->block, key, lsn);
     if (index == it->entry_count) {
         /* The index promised an entry at or behind this one. */
         base->status = vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
@@ -114,6 +142,8 @@ static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
 
 static void iter_next(vv_iter *base) {
     sst_iter *it = (sst_iter *)base;
+    if (VV_UNLIKELY(it->entry_index >= it->entry_look))
+        look_ahead(it);
     if (VV_LIKELY(it->entry_index + 1 < it->entry_count)) {
         it->entry_index++;
         vv_sst_block_entry_next(&base->entry);
@@ -149,7 +179,7 @@ static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
     }
     if (!pin(it, block_index))
         return;
-    uint32_t index = vv_sst_block_lower_bound(it->block->data, key, lsn);
+    uint32_t index = vv_block_lower_bound(it->block, key, lsn);
     if (index < it->entry_count) {
         show(it, index);
         if (vv_entry_compare(base->entry.key, base->entry.lsn, key, lsn) == 0)
