@@ -3,9 +3,11 @@
  */
 #include "bench/engine/work.h"
 
-#define MIB         (UINT64_C(1) << 20)
-#define MEMTABLE    (64 * MIB)
-#define CACHE       (256 * MIB)
+#define MIB      (UINT64_C(1) << 20)
+#define MEMTABLE (64 * MIB)
+#define CACHE    (256 * MIB)
+#define CACHE_AMPLE                                                                                          \
+    (1024 * MIB) /* what is read beside a writer fits, tables that are just being merged included */
 #define VALUE_BYTES 64
 
 static const work_set durable = {.what = "nothing; writes are durable",
@@ -41,7 +43,7 @@ static const work_set changing = {.what =
                                   .keys = 2000000,
                                   .value_bytes = VALUE_BYTES,
                                   .memtable_bytes = MEMTABLE,
-                                  .cache_bytes = CACHE,
+                                  .cache_bytes = CACHE_AMPLE,
                                   .compacted = true};
 static const work_set ycsb = {.what = "500,000 records of 1,000 bytes; writes are asynchronous",
                               .keys = 500000,

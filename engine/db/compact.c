@@ -83,6 +83,8 @@ static vv_status install(varve_db *db, const vv_compaction_plan *plan, const vv_
         vv_free(tables);
         return st;
     }
+    for (size_t i = 0; i < r->output_count; i++)
+        vv_db_open_ahead(db, r->outputs[i].file_number);
     vv_edit edit = {.added = tables,
                     .added_count = r->output_count,
                     .removed = plan->inputs,
@@ -121,6 +123,7 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                           .filter_fp_rate = db->settings.filter_fp_rate,
                                           .compression = (vv_compression)db->settings.compression,
                                           .index_type = (vv_index_type)db->settings.index_type,
+                                          .cache = db->blocks,
                                           .memory_bytes = &db->io_memory_bytes},
                                .dir = db->dir,
                                .read_bytes_max = VV_DB_MERGE_READ_BYTES_MAX,

@@ -186,7 +186,8 @@ struct varve_db {
     vv_table **doubtful;
     size_t doubtful_count;
 
-    _Atomic uint64_t io_memory_bytes; /* pools of queues, what merges read ahead, table writers */
+    _Atomic uint64_t lookups_at_flush; /* of blocks in the cache, until the last flush began */
+    _Atomic uint64_t io_memory_bytes;  /* pools of queues, what merges read ahead, table writers */
 
     vv_view_cell current; /* state.view, for readers without a lock */
 
@@ -445,6 +446,8 @@ void vv_db_flush_queue_destroy(varve_db *db, vv_io_queue *queue);
 
 /* Called when an obsolete table loses its last reader: removes it from the caches and the disk. */
 void vv_db_drop_table(void *arg, uint64_t file_number);
+/* Open a table that is about to be installed, so that no get waits for its index and filter. */
+void vv_db_open_ahead(varve_db *db, uint64_t file_number);
 
 /* ---- compact.c ---- */
 

@@ -147,6 +147,24 @@ void vv_db_drop_table(void *arg, uint64_t file_number) {
     vv_status_ignore(vv_path_unlink(db->io, path, NULL), "an orphan is removed by the next open");
 }
 
+void vv_db_open_ahead(varve_db *db, uint64_t file_number) {
+    vv_sst_reader *r;
+    vv_status st = vv_table_cache_get(db->tables, file_number, &r, NULL);
+    if (vv_ok(st))
+        vv_table_cache_release(db->tables, r, VV_TABLE_PIN_SHARED);
+    vv_status_ignore(st, "who reads the table opens it, and says what is wrong with it");
+}
+
+/* Whether gets look into tables at all: since the last flush for each 16th block of one. Else its blocks
+ * would be put into the cache for nobody. */
+static bool tables_are_read(varve_db *db) {
+    vv_block_cache_stats s;
+    vv_block_cache_stats_get(db->blocks, &s);
+    uint64_t lookups = s.hits + s.misses;
+    uint64_t before = atomic_exchange_explicit(&db->lookups_at_flush, lookups, memory_order_relaxed);
+    return lookups - before >= db->settings.memtable_bytes / db->settings.block_bytes / 16;
+}
+
 /* Table file and its name, both durable. On failure nothing is left behind. */
 static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, uint64_t file_number,
                              vv_table **out, vv_error *err) {
@@ -160,17 +178,22 @@ static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, u
                                .filter_fp_rate = db->settings.filter_fp_rate,
                                .compression = (vv_compression)db->settings.compression,
                                .index_type = (vv_index_type)db->settings.index_type,
+                               .cache = tables_are_read(db) ? db->blocks : NULL,
+                               .file_number = file_number,
                                .memory_bytes = &db->io_memory_bytes};
     vv_status st = vv_flush_memtable(m, &o, &summary, err);
     if (vv_ok(st))
         st = vv_dir_sync(db->io, db->dir, err);
     if (vv_ok(st)) {
         *out = vv_table_create(0, file_number, file_number, &summary, vv_db_drop_table, db);
-        if (*out)
+        if (*out) {
+            vv_db_open_ahead(db, file_number);
             return VV_STATUS_OK;
+        }
         st = vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: out of memory", path);
     }
     vv_sst_summary_deinit(&summary);
+    vv_block_cache_erase_file(db->blocks, file_number);
     vv_status_ignore(vv_path_unlink(db->io, path, NULL), "an orphan is removed by the next open");
     return st;
 }

@@ -20,6 +20,13 @@ typedef enum vv_kind {
     VV_KIND_DELETE = 2, /* tombstone: its value is empty */
 } vv_kind;
 
+/* Whether what an entry was read from is in memory for gets. */
+typedef enum vv_heat {
+    VV_HEAT_COLD = 0,
+    VV_HEAT_WARM = 1, /* it is, and was used; or it has just been written */
+    VV_HEAT_HOT = 2,  /* it is, and was used again and again */
+} vv_heat;
+
 typedef struct vv_entry {
     vv_slice key;   /* 1 to VV_KEY_BYTES_MAX bytes */
     vv_slice value; /* empty for a tombstone */
@@ -27,6 +34,7 @@ typedef struct vv_entry {
     uint64_t expires_unix_ms; /* 0: never */
     uint8_t kind;             /* a vv_kind */
     uint8_t flags;            /* 0 so far; readers refuse what they do not know */
+    uint8_t heat;             /* a vv_heat, which a table's writer goes by; not stored */
 } vv_entry;
 
 /* <0, 0, >0 in the internal order. */

@@ -81,6 +81,7 @@ static vv_status open_inputs(merge_job *j) {
         return no_memory(j->err);
     j->scan = (vv_sst_scan_options){.queue = j->o->queue,
                                     .window_bytes = j->o->read_bytes_max / j->run_count,
+                                    .cache = j->o->writer.cache,
                                     .memory_bytes = j->o->memory_bytes};
     for (; made < j->run_count; made++) {
         st = vv_run_scan_create(&j->runs[made], j->o->tables, &j->scan, j->err, &scans[made]);
@@ -112,6 +113,7 @@ static vv_status open_output(merge_job *j) {
     vv_sst_writer_options wo = j->o->writer;
     wo.queue = j->o->queue;
     wo.path = path;
+    wo.file_number = j->writer_number;
     return vv_sst_writer_create(&wo, &j->writer, j->err);
 }
 
@@ -137,6 +139,8 @@ static vv_status close_output(merge_job *j) {
 static void remove_output(const vv_compaction_options *o, uint64_t file_number) {
     char path[PATH_BYTES];
     vv_table_cache_path(o->dir, file_number, path, sizeof path);
+    if (o->writer.cache)
+        vv_block_cache_erase_file(o->writer.cache, file_number);
     vv_status_ignore(vv_path_unlink(o->writer.backend, path, NULL), "an orphan is removed by the next open");
 }
 

@@ -19,7 +19,7 @@
 typedef struct vv_compaction_options {
     vv_io_queue *queue; /* the calling thread's: reads and writes go through it; pool as for flushes */
     vv_table_cache *tables;
-    vv_sst_writer_options writer; /* path and queue are filled in */
+    vv_sst_writer_options writer; /* path, file_number and queue are filled in */
     const char *dir;
     /* What all inputs together may take for reading ahead. Those of one run are read one after the other;
      * each run gets an equal share, but at least VV_SST_SCAN_BYTES_MIN, which it can't do without. */

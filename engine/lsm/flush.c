@@ -12,8 +12,11 @@ vv_status vv_flush_memtable(vv_memtable *m, const vv_sst_writer_options *o, vv_s
     st = vv_memtable_iter_create(m, &it);
     if (!vv_ok(st))
         goto out;
-    for (vv_iter_seek_first(it); it->valid && vv_ok(st); vv_iter_next(it))
-        st = vv_sst_writer_add(w, &it->entry);
+    for (vv_iter_seek_first(it); it->valid && vv_ok(st); vv_iter_next(it)) {
+        vv_entry e = it->entry;
+        e.heat = VV_HEAT_WARM; /* what was just written is read soonest; if not, it is the first to leave */
+        st = vv_sst_writer_add(w, &e);
+    }
     if (vv_ok(st))
         st = it->status;
     if (vv_ok(st))

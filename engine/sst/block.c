@@ -118,11 +118,15 @@ vv_status vv_sst_block_verify(const vv_sst_reader *r, vv_block_handle h, const v
     if (vv_get_be64(head) != vv_checksum(head + VV_SST_CHECKSUM_BYTES, h.bytes - VV_SST_CHECKSUM_BYTES, seed))
         return vv_status_make(VV_CORRUPTION, VV_SUB_CHECKSUM, 0);
     VV_TRY(check_head(head, h.bytes));
-    uint32_t raw_bytes = vv_get_be32(head + 12);
-    if (head[20] == VV_COMPRESSION_NONE)
-        return check_entries(payload_of(bytes), raw_bytes, vv_get_be32(head + 16));
-    *image_bytes_out = VV_SST_BLOCK_HEAD_BYTES + raw_bytes;
-    return VV_STATUS_OK;
+    *image_bytes_out = vv_sst_block_image_bytes(bytes);
+    return *image_bytes_out > 0
+               ? VV_STATUS_OK
+               : check_entries(payload_of(bytes), vv_get_be32(head + 12), vv_get_be32(head + 16));
+}
+
+uint32_t vv_sst_block_image_bytes(const void *stored) {
+    const uint8_t *head = stored;
+    return head[20] == VV_COMPRESSION_NONE ? 0 : VV_SST_BLOCK_HEAD_BYTES + vv_get_be32(head + 12);
 }
 
 vv_status vv_sst_block_unpack(vv_sst_unpacker *u, const void *stored, void *image) {

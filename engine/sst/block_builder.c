@@ -54,7 +54,16 @@ vv_status vv_sst_block_builder_add(vv_sst_block_builder *b, const vv_entry *e) {
     if (e->value.bytes)
         memcpy(at + VV_SST_ENTRY_HEAD_BYTES + e->key.bytes, e->value.data, e->value.bytes);
     b->count++;
+    b->warm_count += e->heat == VV_HEAT_WARM;
+    b->hot_count += e->heat == VV_HEAT_HOT;
     return VV_STATUS_OK;
+}
+
+vv_heat vv_sst_block_builder_heat(const vv_sst_block_builder *b) {
+    uint32_t enough = (b->count + 2) / 3;
+    if (b->hot_count >= enough)
+        return VV_HEAT_HOT;
+    return b->hot_count + b->warm_count >= enough ? VV_HEAT_WARM : VV_HEAT_COLD;
 }
 
 /* Where entry i begins; of i == count: where the last one ends. */
@@ -74,6 +83,9 @@ void vv_sst_block_builder_drop(vv_sst_block_builder *b, uint32_t count) {
     for (uint32_t i = count; i < b->count; i++)
         vv_put_be32(b->offsets.data + (i - count) * sizeof(uint32_t), offset_of(b, i) - begin);
     b->entries.bytes -= begin;
+    /* Those that stay are taken for as warm as those that go. */
+    b->warm_count = (uint32_t)((uint64_t)b->warm_count * (b->count - count) / b->count);
+    b->hot_count = (uint32_t)((uint64_t)b->hot_count * (b->count - count) / b->count);
     b->count -= count;
     b->offsets.bytes = b->count * sizeof(uint32_t);
 }

@@ -203,6 +203,11 @@ static bool unpin(frame *f) {
     return (state & ~STATE_USES) == 1;
 }
 
+/* To go on from the small queue to the main one. */
+static bool used_enough(uint32_t state) {
+    return (state & STATE_USES) >= USES_TO_STAY * STATE_USE;
+}
+
 /* Make a frame the caller's: under the lock, one that can be found. False: somebody has it pinned. */
 static bool claim(frame *f, uint32_t state) {
     return (state & STATE_PINS) == 0 && atomic_compare_exchange_strong_explicit(
@@ -292,7 +297,7 @@ static bool turn_small(shard *s, scrap **freed) {
     frame *f = s->mu.queues[QUEUE_SMALL].ends.newer;
     /* seq_cst: see `crowded` above. */
     uint32_t state = atomic_load_explicit(&f->state, memory_order_seq_cst);
-    if ((state & STATE_PINS) == 0 && (state & STATE_USES) >= USES_TO_STAY * STATE_USE) {
+    if ((state & STATE_PINS) == 0 && used_enough(state)) {
         atomic_fetch_and_explicit(&f->state, ~STATE_USES, memory_order_relaxed);
         queue_again(s, QUEUE_MAIN, f);
         return true;
@@ -658,18 +663,18 @@ void vv_block_cache_discard(vv_block_cache *c, vv_block *b) {
 }
 
 /* Let the caller's frame be found, pinned once. */
-static void publish(shard *s, frame *f, uint64_t hash) {
+static void publish(shard *s, frame *f, uint64_t hash, vv_heat heat) {
     _Atomic(frame *) *bucket = bucket_of(s, hash);
     atomic_store_explicit(&f->name, name_of(hash), memory_order_relaxed);
     atomic_store_explicit(&f->hash_next, atomic_load_explicit(bucket, memory_order_relaxed),
                           memory_order_release);
-    queue_add(s, ghost_take(s, hash) ? QUEUE_MAIN : QUEUE_SMALL, f);
+    queue_add(s, ghost_take(s, hash) || heat == VV_HEAT_HOT ? QUEUE_MAIN : QUEUE_SMALL, f);
     /* release: pairs with the acquire of whoever pins it, also of those who came here by an old way. */
     atomic_store_explicit(&f->state, STATE_FINDABLE | 1, memory_order_release);
     atomic_store_explicit(bucket, f, memory_order_release);
 }
 
-vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b) {
+static vv_block *insert(vv_block_cache *c, vv_block *b, vv_heat heat) {
     frame *f = (frame *)b;
     VV_ASSERT(atomic_load_explicit(&f->state, memory_order_relaxed) == 0);
     uint64_t hash = hash_of(b->file_number, b->offset);
@@ -684,11 +689,15 @@ vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b) {
     } else if (f->outsized) {
         atomic_store_explicit(&f->state, 1, memory_order_relaxed);
     } else {
-        publish(s, f, hash);
+        publish(s, f, hash, heat);
     }
     vv_mutex_unlock(&s->mu.lock);
     free_scraps(freed);
     return &f->block;
+}
+
+vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b) {
+    return insert(c, b, VV_HEAT_WARM);
 }
 
 void vv_block_cache_release(vv_block_cache *c, vv_block *b) {
@@ -739,12 +748,22 @@ void vv_block_cache_stats_get(vv_block_cache *c, vv_block_cache_stats *out) {
     out->memory_bytes += out->bytes;
 }
 
-/* ---- from disk ---- */
-
-static vv_status fail_block(const vv_sst_reader *r, uint64_t offset, vv_status st, vv_error *err) {
-    return vv_fail(err, st, "%s: data block at %" PRIu64 ": %s", vv_sst_reader_path(r), offset,
-                   st.sub ? vv_sub_text(st.sub) : vv_code_text(st.code));
+vv_heat vv_block_cache_heat(vv_block_cache *c, uint64_t file_number, uint64_t offset) {
+    uint64_t hash = hash_of(file_number, offset);
+    shard *s = shard_of(c, hash);
+    vv_mutex_lock(&s->mu.lock);
+    frame *f = find(s, hash, file_number, offset);
+    uint32_t state = f ? atomic_load_explicit(&f->state, memory_order_relaxed) : 0;
+    vv_heat heat = VV_HEAT_COLD;
+    if (f && (f->queue == QUEUE_MAIN || used_enough(state)))
+        heat = VV_HEAT_HOT;
+    else if (state & STATE_USES)
+        heat = VV_HEAT_WARM;
+    vv_mutex_unlock(&s->mu.lock);
+    return heat;
 }
+
+/* ---- ready blocks ---- */
 
 /* Exchange the stored bytes of f for the ready block of image_bytes that is packed in them. */
 static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
@@ -777,6 +796,33 @@ static vv_status add_hints(shard *s, frame *f) {
     return VV_STATUS_OK;
 }
 
+/* Make a block of it that is whole: image_bytes as vv_sst_block_verify() says. */
+static vv_status make_ready(shard *s, frame *f, uint32_t image_bytes) {
+    if (image_bytes > 0)
+        VV_TRY(unpack(s, f, image_bytes));
+    return add_hints(s, f);
+}
+
+void vv_block_cache_add(vv_block_cache *c, uint64_t file_number, vv_block_handle h, const void *stored,
+                        vv_heat heat) {
+    vv_block *b = vv_block_cache_allocate(c, file_number, h);
+    if (!b)
+        return;
+    memcpy(b->data, stored, h.bytes);
+    vv_status st = make_ready(shard_of_block(c, b), (frame *)b, vv_sst_block_image_bytes(stored));
+    if (vv_ok(st))
+        vv_block_cache_release(c, insert(c, b, heat));
+    else
+        vv_block_cache_discard(c, b);
+}
+
+/* ---- from disk ---- */
+
+static vv_status fail_block(const vv_sst_reader *r, uint64_t offset, vv_status st, vv_error *err) {
+    return vv_fail(err, st, "%s: data block at %" PRIu64 ": %s", vv_sst_reader_path(r), offset,
+                   st.sub ? vv_sub_text(st.sub) : vv_code_text(st.code));
+}
+
 vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_block *b, size_t read_bytes,
                                   vv_block **out, vv_error *err) {
     *out = NULL;
@@ -787,10 +833,8 @@ vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_
         vv_block_handle h = {.offset = offset, .bytes = b->bytes};
         st = vv_sst_block_verify(r, h, b->data, &image_bytes);
     }
-    if (vv_ok(st) && image_bytes > 0)
-        st = unpack(shard_of_block(c, b), (frame *)b, image_bytes);
     if (vv_ok(st))
-        st = add_hints(shard_of_block(c, b), (frame *)b);
+        st = make_ready(shard_of_block(c, b), (frame *)b, image_bytes);
     if (!vv_ok(st)) {
         vv_block_cache_discard(c, b);
         return fail_block(r, offset, st, err);

@@ -67,6 +67,13 @@ vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_
  * thread was first, `b` is discarded and that one's block returned. */
 vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b);
 
+/* Keep a block that was just written: `stored` as it is on disk, VV_HEAT_HOT or VV_HEAT_WARM. Best effort. A
+ * file that does not come to be has to be erased. */
+void vv_block_cache_add(vv_block_cache *c, uint64_t file_number, vv_block_handle h, const void *stored,
+                        vv_heat heat);
+/* How warm a block is: cold also one that nobody has used since it came. Counts nothing. */
+vv_heat vv_block_cache_heat(vv_block_cache *c, uint64_t file_number, uint64_t offset);
+
 /* What vv_sst_block_seek_key() does, with fewer looks at the block. key_hash: vv_hash_key() of key. */
 bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
                        vv_entry *out);

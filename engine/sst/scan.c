@@ -13,6 +13,7 @@
 #include "engine/sst/scan.h"
 
 #include "base/alloc.h"
+#include "engine/sst/block_cache.h"
 #include "engine/sst/sst_impl.h"
 
 /* Large enough for the full rate of a disk at a depth of two. */
@@ -35,6 +36,7 @@ typedef struct scan {
     vv_iter base;
     vv_sst_reader *reader;
     vv_io_queue *queue;
+    vv_block_cache *cache; /* or NULL */
     _Atomic uint64_t *memory_bytes;
     uint64_t counted_bytes; /* there */
     uint8_t *buffers;       /* of all slots */
@@ -50,6 +52,7 @@ typedef struct scan {
     const void *block; /* ready; in a slot, in joined or in unpacked */
     uint64_t block_index;
     uint32_t entry_index;
+    vv_heat heat; /* of the block */
     scan_slot slots[SLOT_COUNT_MAX];
 } scan;
 
@@ -192,6 +195,8 @@ static bool load(scan *s, uint64_t index) {
     s->base.status = make_ready(s, h, bytes);
     count_memory(s, s->buffers_bytes + s->joined.capacity_bytes + s->unpacked.capacity_bytes);
     s->block_index = index;
+    if (s->cache)
+        s->heat = vv_block_cache_heat(s->cache, s->reader->file_number, h.offset);
     return vv_ok(s->base.status);
 }
 
@@ -209,6 +214,7 @@ static bool begin(scan *s, uint64_t index) {
 static void show(scan *s, uint32_t index) {
     s->entry_index = index;
     vv_sst_block_entry(s->block, index, &s->base.entry);
+    s->base.entry.heat = (uint8_t)s->heat;
     s->base.valid = true;
 }
 
@@ -300,6 +306,7 @@ vv_status vv_sst_scan_create(vv_sst_reader *r, const vv_sst_scan_options *o, vv_
     s->base.ops = &scan_ops;
     s->reader = r;
     s->queue = o->queue;
+    s->cache = o->cache;
     s->memory_bytes = o->memory_bytes;
     divide(s, o->window_bytes);
     s->buffers = vv_alloc_aligned(VV_IO_ALIGN_BYTES, s->buffers_bytes);

@@ -17,6 +17,7 @@ typedef struct vv_sst_scan_options {
     /* What to take for reading ahead, between the two above; a small table takes less. Beside it comes the
      * size of the largest block that is compressed, or does not lie within one piece. */
     uint64_t window_bytes;
+    struct vv_block_cache *cache;   /* NULL, or what says how warm each entry is */
     _Atomic uint64_t *memory_bytes; /* NULL, or a gauge to which the scan adds all that, while it takes it */
 } vv_sst_scan_options;
 

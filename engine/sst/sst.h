@@ -44,6 +44,10 @@ typedef struct vv_sst_writer_options {
     double filter_fp_rate; /* BLOOM_FILTER_FALSE_POSITIVE_RATE; 0: no filter */
     vv_compression compression;
     vv_index_type index_type;
+    /* NULL, or where blocks go whose entries were warm, as those of file_number: what gets had in
+     * memory before a merge they have there behind it. */
+    struct vv_block_cache *cache;
+    uint64_t file_number;
     _Atomic uint64_t
         *memory_bytes; /* NULL, or a gauge that the writer adds to what it takes, while it does */
 } vv_sst_writer_options;

@@ -85,6 +85,8 @@ typedef struct vv_sst_block_builder {
     vv_sst_buffer offsets; /* of each entry, as on disk */
     vv_sst_buffer sealed;  /* the block that was sealed last */
     vv_sst_packer packer;
+    uint32_t warm_count; /* of the entries */
+    uint32_t hot_count;
     double ratio; /* packed to raw bytes, of the last blocks */
     uint32_t sealed_count;
 } vv_sst_block_builder;
@@ -97,6 +99,9 @@ uint64_t vv_sst_block_builder_goal(const vv_sst_block_builder *b);
 vv_status vv_sst_block_builder_add(vv_sst_block_builder *b, const vv_entry *e) VV_CHECKED;
 /* Key and LSN of the i-th entry; borrowed until the next add or drop. */
 void vv_sst_block_builder_key(const vv_sst_block_builder *b, uint32_t i, vv_slice *key, uint64_t *lsn);
+/* How warm a block of the entries should be: as a third of them are at least. Where a hot block is merged
+ * with as many entries that are cold, those that were hot still are. */
+vv_heat vv_sst_block_builder_heat(const vv_sst_block_builder *b);
 /* Make a block of the first *count_out entries, at least one, padded to a multiple of block_bytes; borrowed
  * until the next seal. The entries stay until they are dropped. NO_MEMORY. */
 vv_status vv_sst_block_builder_seal(vv_sst_block_builder *b, uint64_t seed, vv_slice *out,
@@ -135,6 +140,8 @@ static inline void vv_sst_block_entry_next(vv_entry *e) {
     vv_sst_entry_decode((const uint8_t *)e->value.data + e->value.bytes, e);
 }
 
+/* What the ready block takes of one that is whole and packed; 0: it is ready as it is. */
+uint32_t vv_sst_block_image_bytes(const void *stored);
 /* Make a ready block of a verified one that is packed: image has the bytes that vv_sst_block_verify() said.
  * CORRUPTION, UNSUPPORTED, NO_MEMORY. */
 vv_status vv_sst_block_unpack(vv_sst_unpacker *u, const void *stored, void *image) VV_CHECKED;

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/checksum.h"
 #include "base/clock.h"
+#include "engine/sst/block_cache.h"
 #include "engine/sst/sink.h"
 #include "engine/sst/sst_impl.h"
 
@@ -139,6 +140,9 @@ static vv_status end_block(vv_sst_writer *w) {
     if (w->head.type == VV_INDEX_DENSE)
         VV_TRY(vv_sst_index_keys_append(&w->keys, &w->block, count));
     VV_TRY(vv_sst_sink_append(&w->sink, block.data, block.bytes));
+    vv_heat heat = vv_sst_block_builder_heat(&w->block);
+    if (w->options.cache && heat != VV_HEAT_COLD)
+        vv_block_cache_add(w->options.cache, w->options.file_number, slot.handle, block.data, heat);
     w->head.data_bytes += block.bytes;
     w->head.block_count++;
     vv_sst_block_builder_drop(&w->block, count);
