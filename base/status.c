@@ -16,7 +16,9 @@ vv_status vv_status_errno(int sys) {
     case EROFS: code = VV_PERMISSION; break;
     case ENOENT: code = VV_NOT_FOUND; break;
     case EEXIST: code = VV_EXISTS; break;
-    case ENOMEM: code = VV_NO_MEMORY; break;
+    case ENOMEM:
+    case EMFILE: /* nothing is wrong with the file: what is missing comes back */
+    case ENFILE: code = VV_NO_MEMORY; break;
     case ENOTDIR:
         code = VV_INVALID_ARGUMENT;
         sub = VV_SUB_NOT_DIRECTORY;

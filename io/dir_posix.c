@@ -2,7 +2,9 @@
  * dir_posix.c - names, directories and the lock file of the real file system.
  *
  * A name is durable when its directory was synced after the change: dir_sync() is an fsync of the directory,
- * and its failure is as final as a file's.
+ * and its failure is as final as a file's. A process that has no descriptor left can't open a directory, and
+ * what it would have to sync may have been renamed already: whoever depends on that holds the directory open
+ * from the beginning (dir_hold()).
  */
 #include "io/io_impl.h"
 
@@ -14,6 +16,8 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+
+#include "base/alloc.h"
 
 vv_status vv_posix_path_rename(vv_io_backend *b, const char *from, const char *to, vv_error *err) {
     (void)b;
@@ -68,13 +72,65 @@ vv_status vv_posix_dir_create(vv_io_backend *b, const char *path, vv_error *err)
     return vv_fail(err, vv_status_errno(sys), "%s: create directory", path);
 }
 
+static int open_dir(const char *path) {
+    return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+vv_status vv_posix_dir_hold(vv_io_backend *b, const char *path, vv_error *err) {
+    vv_posix_backend *p = (vv_posix_backend *)b;
+    size_t bytes = strlen(path) + 1;
+    struct stat st;
+    vv_posix_dir *d = vv_alloc(sizeof *d + bytes);
+    if (!d)
+        return vv_fail(err, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), "%s: out of memory", path);
+    d->fd = open_dir(path);
+    if (d->fd < 0 || fstat(d->fd, &st) != 0) {
+        vv_status failed = vv_status_errno(errno);
+        if (d->fd >= 0)
+            close(d->fd);
+        vv_free(d);
+        return vv_fail(err, failed, "%s: open directory", path);
+    }
+    d->device = st.st_dev;
+    d->inode = st.st_ino;
+    memcpy(d->path, path, bytes);
+    vv_mutex_lock(&p->mu.lock);
+    d->next = p->mu.held;
+    p->mu.held = d;
+    vv_mutex_unlock(&p->mu.lock);
+    return VV_STATUS_OK;
+}
+
+void vv_posix_dirs_release(vv_posix_backend *b) {
+    while (b->mu.held) {
+        vv_posix_dir *d = b->mu.held;
+        b->mu.held = d->next;
+        close(d->fd);
+        vv_free(d);
+    }
+}
+
+/* The descriptor that is held for `path`, or -1. Names are changed by path: if by now another directory has
+ * this one, that is the one to sync. (As long as it is open, no other gets its inode.) */
+static int held_dir(vv_posix_backend *b, const char *path) {
+    struct stat st;
+    vv_mutex_lock(&b->mu.lock);
+    const vv_posix_dir *d = b->mu.held;
+    while (d && strcmp(d->path, path) != 0)
+        d = d->next;
+    vv_mutex_unlock(&b->mu.lock);
+    bool same = d && stat(path, &st) == 0 && st.st_dev == d->device && st.st_ino == d->inode;
+    return same ? d->fd : -1;
+}
+
 vv_status vv_posix_dir_sync(vv_io_backend *b, const char *path, vv_error *err) {
-    (void)b;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int held = held_dir((vv_posix_backend *)b, path);
+    int fd = held >= 0 ? held : open_dir(path);
     if (fd < 0)
         return vv_fail(err, vv_status_errno(errno), "%s: open directory", path);
     vv_status st = vv_io_sys.fsync(fd) == 0 ? VV_STATUS_OK : vv_status_errno(errno);
-    close(fd);
+    if (fd != held)
+        close(fd);
     return vv_ok(st) ? st : vv_fail(err, st, "%s: sync directory", path);
 }
 

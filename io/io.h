@@ -137,6 +137,8 @@ struct vv_io_ops {
     vv_status (*dir_create)(vv_io_backend *b, const char *path, vv_error *err);
     vv_status (*dir_remove)(vv_io_backend *b, const char *path, vv_error *err);
     vv_status (*dir_sync)(vv_io_backend *b, const char *path, vv_error *err);
+    /* NULL where dir_sync() never lacks anything. */
+    vv_status (*dir_hold)(vv_io_backend *b, const char *path, vv_error *err);
     vv_status (*dir_list)(vv_io_backend *b, const char *path, vv_list_fn fn, void *arg, vv_error *err);
     vv_status (*dir_free_bytes)(vv_io_backend *b, const char *path, uint64_t *bytes_out, vv_error *err);
     vv_status (*lock_acquire)(vv_io_backend *b, const char *path, vv_file **lock_out, vv_error *err);
@@ -287,6 +289,14 @@ vv_status vv_dir_create(vv_io_backend *b, const char *path, vv_error *err) {
 static inline VV_CHECKED
 vv_status vv_dir_remove(vv_io_backend *b, const char *path, vv_error *err) {
     return b->ops->dir_remove(b, path, err);
+}
+
+/* From here on, until the backend is destroyed, a vv_dir_sync() by this path needs no further descriptor: it
+ * fails only if the sync itself does. For a directory whose failing sync is final for its owner. Once a
+ * directory. */
+static inline VV_CHECKED
+vv_status vv_dir_hold(vv_io_backend *b, const char *path, vv_error *err) {
+    return b->ops->dir_hold ? b->ops->dir_hold(b, path, err) : VV_STATUS_OK;
 }
 
 /* Make the directory's names durable. */

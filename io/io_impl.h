@@ -34,6 +34,15 @@ extern vv_io_syscalls vv_io_sys;
  * a bound. */
 #define VV_IO_RETRIES_MAX 1000
 
+/* A directory that was opened ahead of its syncs. Does not change while it is in the list. */
+typedef struct vv_posix_dir {
+    struct vv_posix_dir *next;
+    int fd;
+    dev_t device;
+    ino_t inode;
+    char path[];
+} vv_posix_dir;
+
 /* The backend of both. Locking: mu.lock guards the rest of mu. */
 typedef struct vv_posix_backend {
     vv_io_backend head;
@@ -47,6 +56,7 @@ typedef struct vv_posix_backend {
         bool known; /* the device of the last open, so that a table cache doesn't read sysfs each time */
         uint32_t major, minor;
         uint32_t block_bytes;
+        vv_posix_dir *held; /* until the backend goes */
     } mu;
 } vv_posix_backend;
 
@@ -119,6 +129,9 @@ vv_status vv_posix_path_link(vv_io_backend *b, const char *from, const char *to,
 vv_status vv_posix_dir_create(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
 vv_status vv_posix_dir_remove(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
 vv_status vv_posix_dir_sync(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
+vv_status vv_posix_dir_hold(vv_io_backend *b, const char *path, vv_error *err) VV_CHECKED;
+/* At the backend's end. */
+void vv_posix_dirs_release(vv_posix_backend *b);
 vv_status vv_posix_dir_list(vv_io_backend *b, const char *path, vv_list_fn fn, void *arg,
                             vv_error *err) VV_CHECKED;
 vv_status vv_posix_dir_free_bytes(vv_io_backend *b, const char *path, uint64_t *bytes_out,
@@ -135,7 +148,7 @@ vv_status vv_posix_lock_acquire(vv_io_backend *b, const char *path, vv_file **lo
     .file_size = vv_posix_file_size, .path_rename = vv_posix_path_rename,                                    \
     .path_unlink = vv_posix_path_unlink, .path_exists = vv_posix_path_exists,                                \
     .path_link = vv_posix_path_link, .dir_remove = vv_posix_dir_remove, .dir_create = vv_posix_dir_create,   \
-    .dir_sync = vv_posix_dir_sync, .dir_list = vv_posix_dir_list, .dir_free_bytes = vv_posix_dir_free_bytes, \
-    .lock_acquire = vv_posix_lock_acquire
+    .dir_sync = vv_posix_dir_sync, .dir_hold = vv_posix_dir_hold, .dir_list = vv_posix_dir_list,             \
+    .dir_free_bytes = vv_posix_dir_free_bytes, .lock_acquire = vv_posix_lock_acquire
 
 #endif

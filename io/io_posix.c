@@ -141,6 +141,7 @@ vv_status vv_posix_backend_create(const vv_logger *lg, vv_io_backend **out, vv_e
 }
 
 void vv_posix_backend_destroy(vv_io_backend *b) {
+    vv_posix_dirs_release((vv_posix_backend *)b);
     vv_mutex_deinit(&((vv_posix_backend *)b)->mu.lock);
     vv_free(b);
 }

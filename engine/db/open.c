@@ -435,6 +435,8 @@ static vv_status load_steps(varve_db *db, const char *path, vv_error *err) {
     VV_TRY(make_dir(db, err));
     snprintf(lock_path, sizeof lock_path, "%s/" LOCK_NAME, db->dir);
     VV_TRY(vv_lock_acquire(db->io, lock_path, &db->lock_file, err));
+    /* The log gives up for good when the sync of a name fails: not for want of a descriptor. */
+    VV_TRY(vv_dir_hold(db->io, db->dir, err));
     VV_TRY(vv_db_install_complete(db->io, &db->logger, db->dir, err));
     VV_TRY(create_caches(db, err));
     VV_TRY(load_state(db, err));

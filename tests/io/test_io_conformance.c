@@ -2,10 +2,12 @@
  * One suite over every backend of tests/io/backends.h: what io.h promises, seen through io.h alone.
  */
 #include <criterion/parameterized.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/alloc.h"
 #include "tests/io/backends.h"
@@ -292,6 +294,33 @@ CONFORM(rename_replaces_the_target) {
     vv_error err = {0};
     cr_assert_code(vv_path_rename(io, path_of("a"), path_of("c"), &err), VV_NOT_FOUND);
     cr_assert(strstr(err.text, path_of("a")) != NULL, "%s", err.text);
+}
+
+/* By whatever directory has the path. */
+CONFORM(a_directory_that_is_held_is_synced_without_a_descriptor) {
+    must(vv_dir_create(io, path_of("d"), NULL));
+    must(vv_dir_hold(io, path_of("d"), NULL));
+    struct rlimit before, none;
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 0; /* what is open stays so */
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+    vv_status held = vv_dir_sync(io, path_of("d"), NULL);
+    vv_status other = vv_dir_sync(io, root, NULL);
+    vv_status moved = vv_path_rename(io, path_of("d"), path_of("e"), NULL);
+    vv_status made = vv_dir_create(io, path_of("d"), NULL);
+    vv_status replaced = vv_dir_sync(io, path_of("d"), NULL);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+    must(held);
+    must(moved);
+    must(made);
+    if (io->ops->dir_hold) {
+        cr_assert_eq(other.code, VV_NO_MEMORY);
+        cr_assert_eq(other.sys, EMFILE);
+        cr_assert_eq(replaced.code, VV_NO_MEMORY, "synced under its old name");
+        cr_assert_code(vv_dir_hold(io, path_of("none"), NULL), VV_NOT_FOUND);
+    }
+    must(vv_dir_sync(io, path_of("d"), NULL));
 }
 
 CONFORM(an_unlinked_file_lives_while_it_is_open) {
