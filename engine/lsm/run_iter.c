@@ -42,6 +42,8 @@ static bool open_table(run_iter *r, size_t index) {
     if (vv_ok(st))
         st = r->scan ? vv_sst_scan_create(r->reader, r->scan, &r->inner)
                      : vv_sst_iter_create(r->reader, r->blocks, r->fetcher, &r->inner);
+    if (vv_ok(st) && !r->scan)
+        vv_sst_iter_show_at(r->inner, &r->base.entry);
     if (!vv_ok(st)) {
         close_table(r);
         r->base.status = st;
@@ -55,9 +57,9 @@ static bool open_table(run_iter *r, size_t index) {
 
 static void show(run_iter *r) {
     r->base.valid = r->inner && r->inner->valid;
-    if (r->base.valid)
+    if (r->base.valid && r->scan) /* else it is there already */
         r->base.entry = r->inner->entry;
-    else if (r->inner)
+    else if (!r->base.valid && r->inner)
         vv_status_keep(&r->base.status, r->inner->status);
     if (r->scan && r->inner && !vv_ok(r->inner->status))
         vv_table_note_failure(r->run->tables[r->index], r->inner->status);
@@ -152,9 +154,7 @@ static void seek_back(vv_iter *it, vv_slice key, uint64_t lsn) {
 static void next(vv_iter *it) {
     run_iter *r = (run_iter *)it;
     vv_iter_next(r->inner);
-    if (VV_LIKELY(r->inner->valid))
-        r->base.entry = r->inner->entry;
-    else
+    if (VV_UNLIKELY(r->scan || !r->inner->valid))
         settle_forward(r);
 }
 

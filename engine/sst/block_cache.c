@@ -622,6 +622,12 @@ static vv_block *find_again(vv_block_cache *c, const vv_sst_reader *r, vv_block_
     return &f->block;
 }
 
+void vv_block_cache_expect(const vv_block_cache *c, const vv_sst_reader *r, uint32_t index) {
+    _Atomic(void *) *memo = memo_of(c, r, index);
+    if (memo)
+        __builtin_prefetch(atomic_load_explicit(memo, memory_order_relaxed));
+}
+
 vv_block *vv_block_cache_find_again(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h) {
     return find_again(c, r, h, memo_of(c, r, h.index));
 }
@@ -874,4 +880,17 @@ bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint6
 uint32_t vv_block_lower_bound(const vv_block *b, vv_slice key, uint64_t lsn) {
     return b->hints ? vv_sst_hints_lower_bound(b->hints, b->hint_count, b->data, key, lsn)
                     : vv_sst_block_lower_bound(b->data, key, lsn);
+}
+
+uint32_t vv_block_count(const vv_block *b) {
+    return b->hints ? b->hint_count : vv_sst_block_count(b->data);
+}
+
+void vv_block_entry(const vv_block *b, uint32_t index, vv_entry *out) {
+    if (index == 0) /* without a look at where the entries are */
+        vv_sst_block_entry_at(b->data, 0, out);
+    else if (b->hints)
+        vv_sst_block_entry_at(b->data, vv_sst_hints_place(b->hints, b->hint_count, index), out);
+    else
+        vv_sst_block_entry(b->data, index, out);
 }

@@ -50,6 +50,8 @@ vv_block *vv_block_cache_lookup(vv_block_cache *c, uint64_t file_number, uint64_
 vv_block *vv_block_cache_find(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h);
 /* The same, only if it is still where it was found last: else NULL, and nothing is counted. */
 vv_block *vv_block_cache_find_again(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h);
+/* That is soon to be called for the reader's block `index`. */
+void vv_block_cache_expect(const vv_block_cache *c, const vv_sst_reader *r, uint32_t index);
 
 /* A block on its way: its data is memory for the bytes as stored, aligned to VV_IO_ALIGN_BYTES. The caller's,
  * until it is completed, inserted or discarded. NULL: no memory. Thread-safe, as all that follow. */
@@ -78,8 +80,10 @@ vv_heat vv_block_cache_heat(vv_block_cache *c, uint64_t file_number, uint64_t of
 bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
                        vv_entry *out);
 
-/* What vv_sst_block_lower_bound() does, in the same way. */
+/* What vv_sst_block_lower_bound(), count() and entry() do, in the same way. */
 uint32_t vv_block_lower_bound(const vv_block *b, vv_slice key, uint64_t lsn);
+uint32_t vv_block_count(const vv_block *b);
+void vv_block_entry(const vv_block *b, uint32_t index, vv_entry *out);
 
 /* Unpin. From any thread. */
 void vv_block_cache_release(vv_block_cache *c, vv_block *b);
@@ -108,5 +112,8 @@ void vv_block_cache_stats_get(vv_block_cache *c, vv_block_cache_stats *out);
  * never). */
 vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, const vv_sst_fetcher *f,
                              vv_iter **out) VV_CHECKED;
+/* From its next step on this one shows its entries in *at, which is its owner's, instead of its head: an
+ * owner that shows what it shows copies nothing. */
+void vv_sst_iter_show_at(vv_iter *it, vv_entry *at);
 
 #endif

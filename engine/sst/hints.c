@@ -52,12 +52,6 @@ void vv_sst_hints_build(const void *block, uint8_t *hints) {
     }
 }
 
-static uint16_t place_of(const uint8_t *hints, uint32_t count, uint32_t index) {
-    uint16_t place;
-    memcpy(&place, hints + count + (size_t)index * sizeof place, sizeof place);
-    return place;
-}
-
 /* A bit for each of the next sixteen tags: is it equal? */
 static uint32_t compare_tags(const uint8_t *tags, uint8_t tag) {
 #ifdef __SSE2__
@@ -80,7 +74,7 @@ bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *blo
             equal &= (UINT32_C(1) << (count - i)) - 1; /* what is compared behind the tags are places */
         for (; equal; equal &= equal - 1) {
             uint32_t index = i + (uint32_t)__builtin_ctz(equal);
-            vv_sst_block_entry_at(block, place_of(hints, count, index), out);
+            vv_sst_block_entry_at(block, vv_sst_hints_place(hints, count, index), out);
             if (vv_slice_equal(out->key, key) && out->lsn <= lsn)
                 return true;
         }
@@ -92,7 +86,7 @@ bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *blo
 static bool is_before(const uint8_t *hints, uint32_t count, const void *block, uint32_t index, vv_slice key,
                       uint64_t lsn) {
     vv_entry e;
-    vv_sst_block_entry_at(block, place_of(hints, count, index), &e);
+    vv_sst_block_entry_at(block, vv_sst_hints_place(hints, count, index), &e);
     return vv_entry_compare(e.key, e.lsn, key, lsn) < 0;
 }
 
@@ -104,7 +98,7 @@ uint32_t vv_sst_hints_lower_bound(const uint8_t *hints, uint32_t count, const vo
         /* The last one of each of some groups of `stride`; the rest is a group without one. */
         uint32_t stride = (left + PIVOTS - 1) / PIVOTS, low = 0, high = left / stride, pivots = high;
         for (uint32_t i = 1; i <= pivots; i++)
-            __builtin_prefetch(entries + place_of(hints, count, from + i * stride - 1));
+            __builtin_prefetch(entries + vv_sst_hints_place(hints, count, from + i * stride - 1));
         while (low < high) {
             uint32_t mid = (low + high) / 2;
             if (is_before(hints, count, block, from + (mid + 1) * stride - 1, key, lsn))

@@ -14,12 +14,12 @@
 
 /* So many blocks in order, and more are expected to follow. */
 #define STEPS_TO_READ_AHEAD 2
-/* So many entries before a block's end the next one is looked for, and so many bytes of it. */
-#define ENTRIES_TO_LOOK_AHEAD 8
-#define BYTES_TO_LOOK_AHEAD   256
+/* So many entries before a block's end the next one is looked for. */
+#define ENTRIES_TO_LOOK_AHEAD 12
 
 typedef struct sst_iter {
     vv_iter base;
+    vv_entry *entry; /* where the current one is shown: in `base`, or in the owner's */
     vv_sst_reader *reader;
     vv_block_cache *cache;
     const vv_sst_fetcher *fetcher; /* or NULL */
@@ -41,14 +41,20 @@ static void unpin(sst_iter *it) {
     it->block = it->ahead = NULL;
 }
 
+/* As far as the steps' own requests for what comes later don't reach. */
+static void prefetch_entries(const uint8_t *at) {
+    for (size_t i = 0; i <= VV_SST_ENTRIES_AHEAD_BYTES; i += VV_CACHE_LINE_BYTES)
+        __builtin_prefetch(at + i);
+}
+
 static void look_ahead(sst_iter *it) {
     it->entry_look = it->entry_count;
     if (it->ahead || it->block_index + 1 >= vv_sst_reader_block_count(it->reader))
         return;
     vv_block_handle h = vv_sst_reader_block(it->reader, it->block_index + 1);
     it->ahead = vv_block_cache_find_again(it->cache, it->reader, h);
-    for (size_t i = 0; it->ahead && i < BYTES_TO_LOOK_AHEAD; i += VV_CACHE_LINE_BYTES)
-        __builtin_prefetch((const uint8_t *)it->ahead->data + i);
+    if (it->ahead)
+        prefetch_entries(it->ahead->data);
 }
 
 static vv_status read_ahead(sst_iter *it, vv_block_handle h) {
@@ -94,7 +100,9 @@ static bool pin(sst_iter *it, uint64_t index) {
     it->block_index = index;
     if (!vv_ok(it->base.status))
         return false;
-    it->entry_count = vv_sst_block_count(it->block->data);
+    if (index + 1 < vv_sst_reader_block_count(it->reader))
+        vv_block_cache_expect(it->cache, it->reader, (uint32_t)index + 1);
+    it->entry_count = vv_block_count(it->block);
     it->entry_look = it->entry_count > ENTRIES_TO_LOOK_AHEAD ? it->entry_count - ENTRIES_TO_LOOK_AHEAD : 0;
     return true;
 }
@@ -102,7 +110,7 @@ static bool pin(sst_iter *it, uint64_t index) {
 /* Show entry `index` of the pinned block. */
 static void show(sst_iter *it, uint32_t index) {
     it->entry_index = index;
-    vv_sst_block_entry(it->block->data, index, &it->base.entry);
+    vv_block_entry(it->block, index, it->entry);
     it->base.valid = true;
 }
 
@@ -138,6 +146,7 @@ static void iter_seek(vv_iter *base, vv_slice key, uint64_t lsn) {
         return;
     }
     show(it, index);
+    prefetch_entries((const uint8_t *)it->entry->key.data);
 }
 
 static void iter_next(vv_iter *base) {
@@ -146,7 +155,7 @@ static void iter_next(vv_iter *base) {
         look_ahead(it);
     if (VV_LIKELY(it->entry_index + 1 < it->entry_count)) {
         it->entry_index++;
-        vv_sst_block_entry_next(&base->entry);
+        vv_sst_block_entry_next(it->entry);
         return;
     }
     base->valid = false;
@@ -182,7 +191,7 @@ static void iter_seek_back(vv_iter *base, vv_slice key, uint64_t lsn) {
     uint32_t index = vv_block_lower_bound(it->block, key, lsn);
     if (index < it->entry_count) {
         show(it, index);
-        if (vv_entry_compare(base->entry.key, base->entry.lsn, key, lsn) == 0)
+        if (vv_entry_compare(it->entry->key, it->entry->lsn, key, lsn) == 0)
             return;
     }
     base->valid = false;
@@ -208,9 +217,14 @@ vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, const vv_sst_f
     if (!it)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     it->base.ops = &iter_ops;
+    it->entry = &it->base.entry;
     it->reader = r;
     it->cache = c;
     it->fetcher = f;
     *out = &it->base;
     return VV_STATUS_OK;
+}
+
+void vv_sst_iter_show_at(vv_iter *it, vv_entry *at) {
+    ((sst_iter *)it)->entry = at;
 }

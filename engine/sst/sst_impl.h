@@ -135,9 +135,15 @@ static inline void vv_sst_block_entry_at(const void *bytes, uint32_t place, vv_e
     vv_sst_entry_decode((const uint8_t *)bytes + VV_SST_BLOCK_HEAD_BYTES + place, out);
 }
 
+/* So far ahead a cursor asks for what it will decode; a block may end before. */
+#define VV_SST_ENTRIES_AHEAD_BYTES 1024
+
 /* *e, which is not the last one of its ready block, becomes the one behind it: they lie without gaps. */
 static inline void vv_sst_block_entry_next(vv_entry *e) {
-    vv_sst_entry_decode((const uint8_t *)e->value.data + e->value.bytes, e);
+    const uint8_t *next = (const uint8_t *)e->value.data + e->value.bytes;
+    __builtin_prefetch(next + VV_SST_ENTRIES_AHEAD_BYTES);
+    __builtin_prefetch(next + VV_SST_ENTRIES_AHEAD_BYTES + VV_CACHE_LINE_BYTES);
+    vv_sst_entry_decode(next, e);
 }
 
 /* What the ready block takes of one that is whole and packed; 0: it is ready as it is. */
@@ -153,6 +159,12 @@ uint32_t vv_sst_block_lower_bound(const void *bytes, vv_slice key, uint64_t lsn)
 /* What the hints of a ready block take; 0: it gets none. */
 size_t vv_sst_hints_bytes(const void *block);
 void vv_sst_hints_build(const void *block, uint8_t *hints);
+/* Where entry `index` of `count` is. */
+static inline uint32_t vv_sst_hints_place(const uint8_t *hints, uint32_t count, uint32_t index) {
+    uint16_t place;
+    memcpy(&place, hints + count + (size_t)index * sizeof place, sizeof place);
+    return place;
+}
 /* The newest version of `key` at or below lsn in a block of `count` entries. False: there is none. */
 bool vv_sst_hints_seek_key(const uint8_t *hints, uint32_t count, const void *block, vv_slice key,
                            uint64_t key_hash, uint64_t lsn, vv_entry *out);
