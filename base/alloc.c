@@ -21,6 +21,7 @@
 #if VV_ALLOC_IS_MALLOC
 #include <malloc.h>
 #include <stdlib.h>
+#include <unistd.h>
 #else
 #include <jemalloc/jemalloc.h>
 #include <pthread.h>
@@ -32,6 +33,7 @@
 static _Atomic bool armed;
 static _Atomic uint64_t count;
 static _Atomic uint64_t fail_at;
+static _Atomic uint64_t pages_bytes;
 
 bool vv_alloc_must_fail(void) {
     if (VV_LIKELY(!atomic_load_explicit(&armed, memory_order_relaxed)))
@@ -48,6 +50,28 @@ void vv_alloc_fail_at(uint64_t n) {
 
 uint64_t vv_alloc_count(void) {
     return atomic_load_explicit(&count, memory_order_relaxed);
+}
+
+uint64_t vv_alloc_pages_bytes(void) {
+    return atomic_load_explicit(&pages_bytes, memory_order_relaxed);
+}
+
+/* Whole pages, or NULL. */
+static void *take_pages(size_t bytes);
+static void give_pages(void *ptr, size_t bytes);
+
+void *vv_alloc_pages(size_t bytes) {
+    void *ptr = vv_alloc_must_fail() ? NULL : take_pages(bytes);
+    if (ptr)
+        atomic_fetch_add_explicit(&pages_bytes, bytes, memory_order_relaxed);
+    return ptr;
+}
+
+void vv_free_pages(void *ptr, size_t bytes) {
+    if (!ptr)
+        return;
+    give_pages(ptr, bytes);
+    atomic_fetch_sub_explicit(&pages_bytes, bytes, memory_order_relaxed);
 }
 
 char *vv_strdup(const char *text) {
@@ -81,6 +105,16 @@ void *vv_alloc_aligned(size_t alignment, size_t bytes) {
 
 void *vv_alloc_bulk(size_t alignment, size_t bytes) {
     return vv_alloc_aligned(alignment, bytes);
+}
+
+static void *take_pages(size_t bytes) {
+    void *ptr = NULL;
+    return posix_memalign(&ptr, (size_t)sysconf(_SC_PAGESIZE), bytes) == 0 ? ptr : NULL;
+}
+
+static void give_pages(void *ptr, size_t bytes) {
+    (void)bytes;
+    free(ptr);
 }
 
 void vv_free(void *ptr) {
@@ -197,6 +231,18 @@ void *vv_alloc_aligned(size_t alignment, size_t bytes) {
 
 void *vv_alloc_bulk(size_t alignment, size_t bytes) {
     return allocate(bytes, flags_of_bulk() | (int)MALLOCX_ALIGN(alignment));
+}
+
+static void *take_pages(size_t bytes) {
+    void *ptr = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ptr == MAP_FAILED)
+        return NULL;
+    (void)madvise(ptr, bytes, MADV_NOHUGEPAGE); /* fails where there are none */
+    return ptr;
+}
+
+static void give_pages(void *ptr, size_t bytes) {
+    (void)munmap(ptr, bytes);
 }
 
 void vv_free(void *ptr) {

@@ -37,6 +37,14 @@ void *vv_alloc_aligned(size_t alignment, size_t bytes) VV_CHECKED;
 /* As aligned; bulk whatever its size. For what is allocated by the thousands and lives long. */
 void *vv_alloc_bulk(size_t alignment, size_t bytes) VV_CHECKED;
 
+/* Pages of the system's own, none of them huge: for what is registered with the kernel, which counts the
+ * whole of a huge page against the memlock limit, however little of it is registered. Aligned to a page. */
+void *vv_alloc_pages(size_t bytes) VV_CHECKED;
+/* NULL is fine. bytes: as they were asked for. */
+void vv_free_pages(void *ptr, size_t bytes);
+/* All that is there. */
+uint64_t vv_alloc_pages_bytes(void);
+
 char *vv_strdup(const char *text) VV_CHECKED;
 
 /* NULL is fine. */

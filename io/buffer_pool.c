@@ -13,13 +13,13 @@ vv_status vv_buffer_pool_init(vv_buffer_pool *p, uint32_t count, uint32_t buffer
     size_t stride = ((size_t)buffer_bytes + VV_IO_ALIGN_BYTES - 1) & ~(size_t)(VV_IO_ALIGN_BYTES - 1);
     if (count > SIZE_MAX / stride)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    p->slab = vv_alloc_aligned(VV_IO_ALIGN_BYTES, count * stride);
+    p->slab_bytes = count * stride;
+    p->slab = vv_alloc_pages(p->slab_bytes);
     p->free = vv_alloc(count * sizeof *p->free);
     if (!p->slab || !p->free) {
         vv_buffer_pool_deinit(p);
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
     }
-    p->slab_bytes = count * stride;
     p->stride_bytes = stride;
     p->count = count;
     /* The lowest address is taken first. */
@@ -29,7 +29,7 @@ vv_status vv_buffer_pool_init(vv_buffer_pool *p, uint32_t count, uint32_t buffer
 }
 
 void vv_buffer_pool_deinit(vv_buffer_pool *p) {
-    vv_free(p->slab);
+    vv_free_pages(p->slab, p->slab_bytes);
     vv_free(p->free);
     *p = (vv_buffer_pool){0};
 }
