@@ -17,6 +17,10 @@
 
 #define READ_DEPTH 128
 
+/* Of many reads in flight so many are waited for at once: one in READS_PER_WAIT, and no more than that. */
+#define READS_PER_WAIT 8
+#define READS_TO_WAIT  4
+
 typedef struct async_get {
     vv_stack_node node;
     varve_db *db;
@@ -155,9 +159,18 @@ static vv_io_queue *make_queue(varve_db *db) {
     return queue;
 }
 
-/* Wait for a read. If the ring breaks, its requests fail, each lookup says so, and later ones get another. */
+/*
+ * How many reads to wait for. Those who have been answered mostly come with their next one while this thread
+ * sleeps, and what they push is only submitted when it wakes. If it woke for each read, every one would have
+ * a sleep, a submission and a notification of the device of its own. The device has enough to do meanwhile.
+ */
+static uint32_t reads_to_wait(const vv_io_queue *queue) {
+    return VV_MIN(VV_MAX(queue->in_flight / READS_PER_WAIT, 1U), (uint32_t)READS_TO_WAIT);
+}
+
+/* Wait for reads. If the ring breaks, its requests fail, each lookup says so, and later ones get another. */
 static void wait_for_read(varve_db *db, vv_io_queue **queue) {
-    vv_status st = vv_io_run(*queue, 1, NULL);
+    vv_status st = vv_io_run(*queue, reads_to_wait(*queue), NULL);
     if (vv_ok(st) || (*queue)->in_flight > 0)
         return;
     vv_io_queue_destroy(*queue);
