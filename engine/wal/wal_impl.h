@@ -48,6 +48,22 @@ typedef struct vv_wal_segment_list {
 
 typedef enum vv_wal_slot_state { VV_WAL_SLOT_FREE, VV_WAL_SLOT_SEALED, VV_WAL_SLOT_FLYING } vv_wal_slot_state;
 
+/* A frame in a file. */
+typedef struct vv_wal_place {
+    uint64_t offset;
+    vv_wal_frame_head head;
+} vv_wal_place;
+
+/* Frames of the segment that was replayed last which no frame calls durable: frames[first] to frames[end -
+ * 1]. Recovery finds them, and the first segment of this opening gets them (wal_carry.c). */
+typedef struct vv_wal_carry {
+    vv_wal_segment_head from;
+    uint64_t seed; /* of `from` */
+    uint64_t proven_lsn;
+    vv_wal_place *frames;
+    size_t first, end, capacity;
+} vv_wal_carry;
+
 /* A frame on its way, with its buffer. */
 typedef struct vv_wal_slot {
     vv_io_req req;
@@ -136,6 +152,7 @@ struct vv_wal {
 
     /* The thread's, or open's before it starts. */
     uint64_t next_segment_seq;
+    vv_wal_carry carry;   /* between recovery and the first segment */
     uint64_t raw_seq;     /* number in the name of the raw file that waits for its next life, 0: none */
     uint8_t *zero_buffer; /* VV_WAL_ZERO_BYTES zeros; the first block also serves for headers */
 
@@ -182,10 +199,13 @@ void vv_wal_path(const vv_wal *w, uint64_t seq, const char *suffix, char path[VV
  * When this returns OK, header, size, name and every block of the file are durable. Uses w->raw_seq,
  * w->next_segment_seq, w->zero_buffer and, for the first segment, sets w->block_bytes.
  *
+ * carry: frames that it begins with, durable with it; NULL: none. It is made large enough for them.
+ *
  * NO_SPACE, NO_MEMORY, IO and others: there is no such segment. If a directory could not be synced, the log
  * is latched.
  */
-vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out, vv_error *err) VV_CHECKED;
+vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, const vv_wal_carry *carry, vv_wal_segment **out,
+                                 vv_error *err) VV_CHECKED;
 
 /* Take the file of a segment that is needed no more out of the log, as the raw file or for good, durably. */
 vv_status vv_wal_segment_retire(vv_wal *w, uint64_t seq, uint64_t bytes, vv_error *err) VV_CHECKED;
@@ -199,19 +219,37 @@ vv_wal_segment *vv_wal_list_pop(vv_wal_segment_list *list);
 /* ---- wal_recover.c ---- */
 
 /*
- * Replay, and fill in what the log goes on from: log id, closed segments, counters, raw file. Changes nothing
- * on disk unless it succeeds.
+ * Replay, and fill in what the log goes on from: log id, closed segments, counters, raw file, and what the
+ * next segment has to begin with (w->carry). Changes nothing on disk unless it succeeds.
  */
 vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) VV_CHECKED;
 
-/* ---- wal_rewrite.c ---- */
+/* ---- wal_carry.c ---- */
+
+/* The segment `from` is replayed: all before it is proven, by its being there (W3). */
+void vv_wal_carry_begin(vv_wal_carry *c, const vv_wal_segment *from);
+
+/* Its next frame with records. NO_MEMORY. */
+vv_status vv_wal_carry_add(vv_wal_carry *c, uint64_t offset, const vv_wal_frame_head *head) VV_CHECKED;
+
+/* A frame calls everything up to `lsn` durable: what is behind it stays. */
+void vv_wal_carry_prove(vv_wal_carry *c, uint64_t lsn);
+
+static inline bool vv_wal_carry_is_empty(const vv_wal_carry *c) {
+    return c->first == c->end;
+}
+
+/* Empty again, without its memory. */
+void vv_wal_carry_deinit(vv_wal_carry *c);
+
+/* What the frames, and the proof behind them, take in a segment with such blocks. */
+uint64_t vv_wal_carry_bytes(const vv_wal_carry *c, uint32_t block_bytes);
 
 /*
- * Replace the file of a segment that is not written to any more by a copy of it, up to s->end, that is
- * durable for certain. `window` is used for reading. On failure the segment is as it was, by one name or the
- * other. Uses w->zero_buffer.
+ * Write them, and the proof, to the front of `to`, a segment that has no name yet and room for them; its sync
+ * is the caller's. Sets to->end, frame_bytes and first_lsn. CORRUPTION: they are not what was replayed.
  */
-vv_status vv_wal_rewrite(vv_wal *w, const vv_wal_segment *s, vv_wal_window *window, vv_error *err) VV_CHECKED;
+vv_status vv_wal_carry_write(vv_wal *w, const vv_wal_carry *c, vv_wal_segment *to) VV_CHECKED;
 
 /* ---- wal_maintain.c ---- */
 

@@ -43,7 +43,7 @@ static void retire_oldest(vv_wal *w) {
 
 static vv_status prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out) {
     vv_error err = {0};
-    vv_status st = vv_wal_segment_prepare(w, bytes, out, &err);
+    vv_status st = vv_wal_segment_prepare(w, bytes, NULL, out, &err);
     if (!vv_ok(st))
         vv_log(w->logger, VV_LOG_WARN, "wal: %s", err.text);
     return st;

@@ -2,8 +2,8 @@
  * wal_recover.c - reading the log back at open.
  *
  *   list --> check headers, peek at first frames --> pick the segment to start in --> replay frames
- *        --> look for evidence of loss behind the end --> sync what was replayed --> write the end of it anew
- *        --> clear the rest away
+ *        --> look for evidence of loss behind the end --> sync what was replayed --> cut off what the next
+ *            segment gets anew (wal_carry.c) --> clear the rest away
  *
  * What may be missing, and what may not. A frame that was being written when the power went was not
  * acknowledged: it may be torn, and is cut, with all behind it. But every frame carries the LSN that was
@@ -53,7 +53,6 @@ typedef struct recovery {
     size_t first;                 /* where replaying starts; == end if there is no frame */
     size_t end;                   /* behind the last segment with frames */
     uint64_t next_lsn;            /* expected of the next frame */
-    uint64_t proven_lsn;          /* up to here a frame calls everything durable */
     bool clean;                   /* the last frame was a close frame */
     uint64_t end_offset;          /* of the frames in the segment that was replayed last */
     char path[VV_WAL_PATH_BYTES]; /* of the segment at hand */
@@ -373,6 +372,7 @@ static vv_status check_order(recovery *r, const vv_wal_segment *s, const vv_wal_
  * opening and arrived after it: a process that was killed may have left a write with the kernel. */
 static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_end) {
     uint64_t at = s->head.block_bytes;
+    vv_wal_carry_begin(&r->w->carry, s);
     for (;;) {
         vv_wal_frame_head head;
         bool valid;
@@ -395,8 +395,10 @@ static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_e
         VV_TRY(check_order(r, s, &head, at));
         VV_TRY(replay_payload(r, at, &head, payload));
         r->next_lsn = head.last_lsn + 1;
-        r->proven_lsn = VV_MAX(r->proven_lsn, head.durable_lsn);
         r->clean = head.record_count == 0;
+        if (!r->clean)
+            VV_TRY(vv_wal_carry_add(&r->w->carry, at, &head));
+        vv_wal_carry_prove(&r->w->carry, head.durable_lsn);
         /* Nobody depends on a close frame, and its sync may have failed: should it not be there the next
          * time, nothing is missing. */
         r->w->next_frame_seq = head.frame_seq + (r->clean ? 0 : 1);
@@ -412,7 +414,7 @@ static vv_status replay_segment(recovery *r, vv_wal_segment *s, uint64_t frame_e
  * where the frames of the segment at hand end, or would begin. */
 static vv_status check_evidence(recovery *r, uint64_t durable_lsn, uint64_t at) {
     uint64_t missing_lsn = VV_MAX(r->next_lsn, r->w->replay_after_lsn + 1);
-    r->proven_lsn = VV_MAX(r->proven_lsn, durable_lsn);
+    vv_wal_carry_prove(&r->w->carry, durable_lsn);
     if (durable_lsn >= missing_lsn)
         return gap(r, "record %" PRIu64 " was durable once, and is damaged", missing_lsn, at);
     return VV_STATUS_OK;
@@ -508,17 +510,18 @@ static size_t kept_count(const recovery *r) {
 }
 
 /* Readers are about to rely on all that was replayed, and a sync makes durable only what the kernel knows to
- * be not. What no frame calls durable is in the last segment (W3). */
-static vv_status rewrite_end(recovery *r) {
-    if (r->end == 0 || r->next_lsn - 1 <= VV_MAX(r->proven_lsn, r->w->replay_after_lsn))
-        return VV_STATUS_OK;
-    const vv_wal_segment *s = r->found[r->end - 1].segment;
-    VV_TRY(vv_wal_rewrite(r->w, s, r->window, r->err));
-    /* A raw file of this name, that a rewrite before this one left behind, has become the segment. */
-    for (size_t i = 0; i < r->raws.count; i++)
-        if (r->raws.items[i] == s->head.seq)
-            r->raws.items[i] = r->raws.items[--r->raws.count];
-    return VV_STATUS_OK;
+ * be not. What no frame calls durable is in the last segment (W3), and leaves it for the next one. */
+static void cut_unproven(recovery *r) {
+    vv_wal_carry *c = &r->w->carry;
+    if (r->next_lsn - 1 <= r->w->replay_after_lsn)
+        vv_wal_carry_prove(c, r->next_lsn - 1); /* SSTables have them */
+    if (vv_wal_carry_is_empty(c))
+        return;
+    vv_wal_segment *s = r->found[r->end - 1].segment;
+    const vv_wal_place *first = &c->frames[c->first];
+    s->end = first->offset;
+    s->frame_bytes = first->offset - s->head.block_bytes;
+    s->last_lsn = first->head.first_lsn - 1;
 }
 
 /* Segments behind the last frame hold nothing: make them raw, the newest first so that numbers stay
@@ -574,7 +577,8 @@ static void hand_over(recovery *r) {
     for (size_t i = 0; i < kept; i++) {
         vv_wal_segment *s = r->found[i].segment;
         r->found[i].segment = NULL;
-        if (r->found[i].has_frame)
+        bool all_cut = i >= r->first && i < r->end && s->frame_bytes == 0;
+        if (r->found[i].has_frame && !all_cut)
             atomic_store_explicit(&s->first_lsn, r->found[i].first.first_lsn, memory_order_relaxed);
         if (i < r->first || i >= r->end)
             s->last_lsn = w->replay_after_lsn;
@@ -622,10 +626,10 @@ vv_status vv_wal_recover(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error
                               memory_order_relaxed);
         goto out;
     }
-    if (vv_ok(st))
-        st = rewrite_end(r);
-    if (vv_ok(st))
+    if (vv_ok(st)) {
+        cut_unproven(r);
         st = clear_unneeded(r);
+    }
     if (vv_ok(st))
         st = clear_tail(r);
     if (vv_ok(st))

@@ -91,17 +91,20 @@ static vv_status write_header(vv_wal *w, vv_file *file, const vv_wal_segment_hea
 }
 
 /* The part of a segment's birth that happens under its temporary name. */
-static vv_status fill_file(vv_wal *w, vv_wal_segment *s, bool recycled) {
+static vv_status fill_file(vv_wal *w, vv_wal_segment *s, const vv_wal_carry *carry, bool recycled) {
     if (getrandom(&s->head.salt, sizeof s->head.salt, 0) != (ssize_t)sizeof s->head.salt)
         return vv_status_make(VV_INTERNAL, VV_SUB_NONE, 0);
+    s->seed = vv_wal_segment_seed(&s->head);
     if (!recycled)
         VV_TRY(write_zeros(w, s->file, s->head.segment_bytes));
     VV_TRY(write_header(w, s->file, &s->head));
+    if (carry)
+        VV_TRY(vv_wal_carry_write(w, carry, s));
     /* S2: data, size and extents, in one go. */
     return vv_file_sync(s->file, VV_SYNC_FULL);
 }
 
-static void set_sizes(vv_wal *w, vv_wal_segment *s, uint64_t bytes) {
+static void set_sizes(vv_wal *w, vv_wal_segment *s, const vv_wal_carry *carry, uint64_t bytes) {
     uint32_t block = VV_MAX(s->file->align_bytes, s->file->atomic_block_bytes);
     block = VV_MIN(VV_MAX(block, VV_WAL_BLOCK_BYTES_MIN), VV_WAL_BLOCK_BYTES_MAX);
     if (w->block_bytes == 0) {
@@ -109,11 +112,14 @@ static void set_sizes(vv_wal *w, vv_wal_segment *s, uint64_t bytes) {
         w->segment_bytes = vv_align_up(VV_MAX(w->segment_bytes, 4 * (uint64_t)block), block);
         bytes = VV_MAX(bytes, w->segment_bytes);
     }
+    if (carry)
+        bytes = VV_MAX(bytes, block + vv_wal_carry_bytes(carry, block));
     s->head.block_bytes = block;
     s->head.segment_bytes = vv_align_up(bytes, block);
 }
 
-vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out, vv_error *err) {
+vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, const vv_wal_carry *carry, vv_wal_segment **out,
+                                 vv_error *err) {
     *out = NULL;
     char from[VV_WAL_PATH_BYTES], to[VV_WAL_PATH_BYTES];
     bool recycled = w->raw_seq != 0 && bytes == w->segment_bytes;
@@ -134,7 +140,7 @@ vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out
     }
     s->head.seq = w->next_segment_seq;
     memcpy(s->head.log_id, w->log_id, sizeof s->head.log_id);
-    set_sizes(w, s, bytes);
+    set_sizes(w, s, carry, bytes);
     s->end = s->head.block_bytes;
 
     uint64_t file_bytes = 0;
@@ -142,7 +148,7 @@ vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out
         w->raw_seq = 0; /* whatever comes of it */
         vv_status_ignore(vv_file_size(s->file, &file_bytes), "0 has the file written anew");
     }
-    st = fill_file(w, s, file_bytes == s->head.segment_bytes);
+    st = fill_file(w, s, carry, file_bytes == s->head.segment_bytes);
     if (!vv_ok(st)) {
         st = vv_fail(err, st, "%s: can't prepare a log segment of %" PRIu64 " bytes", from,
                      s->head.segment_bytes);
@@ -156,7 +162,6 @@ vv_status vv_wal_segment_prepare(vv_wal *w, uint64_t bytes, vv_wal_segment **out
         vv_wal_segment_destroy(s);
         return st;
     }
-    s->seed = vv_wal_segment_seed(&s->head);
     w->next_segment_seq++;
     *out = s;
     return VV_STATUS_OK;

@@ -29,6 +29,9 @@
 
 #define SLOT_BYTES (UINT64_C(1) << 20)
 
+/* Of the segment that opening makes do with on a full disk. */
+#define SCANT_SEGMENT_BYTES (UINT64_C(1) << 20)
+
 void vv_wal_latch(vv_wal *w, vv_status why, const char *what) {
     if (!atomic_exchange_explicit(&w->failed, true, memory_order_acq_rel))
         vv_log(
@@ -387,6 +390,7 @@ static void destroy(vv_wal *w) {
         vv_wal_segment_destroy(s);
     vv_wal_segment_destroy(w->mu.ready);
     vv_wal_segment_destroy(w->current);
+    vv_wal_carry_deinit(&w->carry);
     vv_wal_tail_deinit(w);
     vv_cond_deinit(&w->mu.answer);
     vv_cond_deinit(&w->mu.work);
@@ -410,11 +414,33 @@ static vv_status make_slots(vv_wal *w) {
     return VV_STATUS_OK;
 }
 
+/* The segment that this opening begins, with what it has to carry over. On a full disk a small one will do:
+ * what there is can be read then, and deletes can make room. */
+static vv_status first_segment(vv_wal *w, vv_error *err) {
+    const vv_wal_carry *carry = vv_wal_carry_is_empty(&w->carry) ? NULL : &w->carry;
+    vv_status st = vv_wal_segment_prepare(w, w->segment_bytes, carry, &w->current, err);
+    if (vv_is(st, VV_NO_SPACE) && w->segment_bytes > SCANT_SEGMENT_BYTES) {
+        st = vv_wal_segment_prepare(w, SCANT_SEGMENT_BYTES, carry, &w->current, err);
+        if (vv_ok(st)) {
+            vv_log(w->logger, VV_LOG_WARN,
+                   "wal: the disk is full: no room for a log segment of %" PRIu64
+                   " bytes, began one of %" PRIu64,
+                   w->segment_bytes, w->current->head.segment_bytes);
+            if (err)
+                err->text[0] = '\0';
+        }
+    }
+    vv_wal_carry_deinit(&w->carry);
+    return st;
+}
+
 static vv_status open_log(vv_wal *w, vv_wal_replay_fn replay, void *arg, vv_error *err) {
     VV_TRY(vv_wal_recover(w, replay, arg, err));
-    VV_TRY(vv_wal_segment_prepare(w, w->segment_bytes, &w->current, err));
+    VV_TRY(first_segment(w, err));
     w->mu.current = w->current;
     w->current->place = atomic_load_explicit(&w->durable_place, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->durable_place, w->current->frame_bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&w->live_bytes, w->current->frame_bytes, memory_order_relaxed);
     atomic_fetch_add_explicit(&w->segment_count, 1, memory_order_relaxed);
     vv_status st = make_slots(w);
     if (vv_ok(st))
