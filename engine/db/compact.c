@@ -116,10 +116,12 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
     vv_mutex_lock(&db->state.lock);
     uint64_t safe_lsn = vv_db_safe_lsn(db);
     vv_mutex_unlock(&db->state.lock);
+    uint32_t block_units = plan->output_level <= 1 ? VV_DB_UPPER_BLOCK_UNITS : 1;
     vv_compaction_options o = {.queue = queue,
                                .tables = db->tables,
                                .writer = {.backend = db->io,
                                           .block_bytes = (uint32_t)db->settings.block_bytes,
+                                          .block_units_max = block_units,
                                           .filter_fp_rate = db->settings.filter_fp_rate,
                                           .compression = (vv_compression)db->settings.compression,
                                           .index_type = (vv_index_type)db->settings.index_type,

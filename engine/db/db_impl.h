@@ -35,6 +35,11 @@
 #define VV_DB_MERGE_READ_BYTES_MAX  (UINT64_C(16) << 20)
 #define VV_DB_CURSOR_READ_BYTES_MAX (UINT64_C(16) << 20)
 
+/* What a block may take, in units of BLOCK_SIZE, in tables of levels 0 and 1, which are soon merged again:
+ * with values of 1 KiB they are a fifth smaller, and so are flushes and merges. Most gets from the disk are
+ * answered by deeper levels, whose blocks take one unit. */
+#define VV_DB_UPPER_BLOCK_UNITS 4
+
 /* Writes that wait for the commit limit: at so many, or so many bytes of them, new ones are refused. */
 #define VV_DB_WAITING_COUNT_MAX (UINT64_C(1) << 20)
 #define VV_DB_WAITING_BYTES_MAX (UINT64_C(256) << 20)

@@ -175,6 +175,7 @@ static vv_status write_table(varve_db *db, vv_io_queue *queue, vv_memtable *m, u
                                .backend = db->io,
                                .path = path,
                                .block_bytes = (uint32_t)db->settings.block_bytes,
+                               .block_units_max = VV_DB_UPPER_BLOCK_UNITS,
                                .filter_fp_rate = db->settings.filter_fp_rate,
                                .compression = (vv_compression)db->settings.compression,
                                .index_type = (vv_index_type)db->settings.index_type,

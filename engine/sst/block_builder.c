@@ -5,10 +5,15 @@
  * time. With it, more entries are collected than fit raw, as many as the blocks before suggest; if they then
  * don't shrink enough, the block takes fewer of them and the rest begins the next one. Only an entry that
  * does not fit in a unit alone takes more, with no other entry beside it.
+ *
+ * Of entries that are not much smaller than a unit few fit, and much of it stays empty: a quarter where
+ * values have 1 KiB. A writer whose table will soon be merged again may say that a block should rather take
+ * some units more. (Not with compression, where it is not known before.)
  */
 #include "base/checksum.h"
 #include "engine/sst/sst_impl.h"
 
+#define EMPTY_SHARE       16   /* one of so many parts of a block may stay empty */
 #define COLLECT_UNITS_MAX 4    /* what a get decompresses at most, in units */
 #define SAFETY            0.94 /* better a little room than a second attempt */
 #define SAMPLE_EVERY      16   /* blocks that fit raw are packed this often, to see whether it pays by now */
@@ -28,11 +33,22 @@ uint64_t vv_sst_block_builder_bytes(const vv_sst_block_builder *b, const vv_entr
     return e ? bytes + entry_bytes(e) + sizeof(uint32_t) : bytes;
 }
 
-uint64_t vv_sst_block_builder_goal(const vv_sst_block_builder *b) {
-    if (b->packer.compression == VV_COMPRESSION_NONE)
-        return b->block_bytes;
+/* With compression: the most bytes that are worth collecting. */
+static uint64_t collect_goal(const vv_sst_block_builder *b) {
     double goal = b->block_bytes * SAFETY / VV_MAX(b->ratio, SAFETY / COLLECT_UNITS_MAX);
     return VV_MAX((uint64_t)goal, (uint64_t)b->block_bytes);
+}
+
+bool vv_sst_block_builder_is_full(const vv_sst_block_builder *b, const vv_entry *e) {
+    uint64_t with = vv_sst_block_builder_bytes(b, e);
+    if (b->packer.compression != VV_COMPRESSION_NONE)
+        return with > collect_goal(b);
+    uint64_t used = vv_sst_block_builder_bytes(b, NULL);
+    uint64_t taken = vv_align_up(used, b->block_bytes);
+    uint64_t most = (uint64_t)b->units_max * b->block_bytes;
+    if (with <= taken)
+        return taken > most; /* of one large entry */
+    return with > most || taken - used <= taken / EMPTY_SHARE;
 }
 
 vv_status vv_sst_block_builder_add(vv_sst_block_builder *b, const vv_entry *e) {
@@ -169,9 +185,12 @@ vv_status vv_sst_block_builder_seal(vv_sst_block_builder *b, uint64_t seed, vv_s
     return VV_STATUS_OK;
 }
 
-void vv_sst_block_builder_init(vv_sst_block_builder *b, uint32_t block_bytes, vv_compression compression) {
-    *b = (vv_sst_block_builder){
-        .block_bytes = block_bytes, .packer = {.compression = compression}, .ratio = 0.5};
+void vv_sst_block_builder_init(vv_sst_block_builder *b, uint32_t block_bytes, uint32_t units_max,
+                               vv_compression compression) {
+    *b = (vv_sst_block_builder){.block_bytes = block_bytes,
+                                .units_max = VV_MAX(units_max, 1u),
+                                .packer = {.compression = compression},
+                                .ratio = 0.5};
 }
 
 void vv_sst_block_builder_deinit(vv_sst_block_builder *b) {

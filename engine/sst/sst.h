@@ -40,7 +40,11 @@ typedef struct vv_sst_writer_options {
     vv_io_queue *queue; /* the calling thread's, with a pool of at least 2 buffers of 64 KiB or more */
     vv_io_backend *backend;
     const char *path;
-    uint32_t block_bytes;  /* BLOCK_SIZE */
+    uint32_t block_bytes; /* BLOCK_SIZE */
+    /* A block of several entries takes one block_bytes, or, while more than a sixteenth of it would be left
+     * empty, up to so many of them (0 is 1): the table becomes smaller, and a get from the disk reads more.
+     */
+    uint32_t block_units_max;
     double filter_fp_rate; /* BLOOM_FILTER_FALSE_POSITIVE_RATE; 0: no filter */
     vv_compression compression;
     vv_index_type index_type;

@@ -80,6 +80,7 @@ void vv_sst_unpacker_deinit(vv_sst_unpacker *u);
 
 typedef struct vv_sst_block_builder {
     uint32_t block_bytes;
+    uint32_t units_max;
     uint32_t count;
     vv_sst_buffer entries;
     vv_sst_buffer offsets; /* of each entry, as on disk */
@@ -91,11 +92,13 @@ typedef struct vv_sst_block_builder {
     uint32_t sealed_count;
 } vv_sst_block_builder;
 
-void vv_sst_block_builder_init(vv_sst_block_builder *b, uint32_t block_bytes, vv_compression compression);
+/* units_max: as block_units_max of the writer's options. */
+void vv_sst_block_builder_init(vv_sst_block_builder *b, uint32_t block_bytes, uint32_t units_max,
+                               vv_compression compression);
 /* What a block of all entries takes uncompressed, with one more entry e (e NULL: as it is). */
 uint64_t vv_sst_block_builder_bytes(const vv_sst_block_builder *b, const vv_entry *e);
-/* The most of those bytes that are worth collecting before a block is sealed. */
-uint64_t vv_sst_block_builder_goal(const vv_sst_block_builder *b);
+/* What is collected, at least one entry, is to be sealed before e is added. */
+bool vv_sst_block_builder_is_full(const vv_sst_block_builder *b, const vv_entry *e);
 vv_status vv_sst_block_builder_add(vv_sst_block_builder *b, const vv_entry *e) VV_CHECKED;
 /* Key and LSN of the i-th entry; borrowed until the next add or drop. */
 void vv_sst_block_builder_key(const vv_sst_block_builder *b, uint32_t i, vv_slice *key, uint64_t *lsn);

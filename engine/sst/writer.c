@@ -76,7 +76,7 @@ vv_status vv_sst_writer_create(const vv_sst_writer_options *o, vv_sst_writer **o
         goto fail;
     }
     w->options.path = w->path;
-    vv_sst_block_builder_init(&w->block, o->block_bytes, o->compression);
+    vv_sst_block_builder_init(&w->block, o->block_bytes, o->block_units_max, o->compression);
     w->head.type = o->index_type;
     w->head.block_bytes = o->block_bytes;
     w->head.table_id = make_table_id(o->path);
@@ -153,8 +153,7 @@ static vv_status end_block(vv_sst_writer *w) {
 static vv_status add(vv_sst_writer *w, const vv_entry *e) {
     bool first = w->head.item_count == 0;
     bool same_key = !first && vv_slice_equal(buffer_slice(&w->last_key), e->key);
-    while (w->block.count > 0 &&
-           vv_sst_block_builder_bytes(&w->block, e) > vv_sst_block_builder_goal(&w->block))
+    while (w->block.count > 0 && vv_sst_block_builder_is_full(&w->block, e))
         VV_TRY(end_block(w));
     VV_TRY(vv_sst_block_builder_add(&w->block, e));
     if (first && !vv_sst_buffer_append(&w->first_key, e->key.data, e->key.bytes))

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "engine/sst/block_cache.h"
 #include "tests/engine/io_spy.h"
 #include "tests/engine/sst_fixture.h"
 
@@ -98,6 +99,52 @@ Test(sst_writer, a_failed_sync_is_not_tried_again) {
     cr_assert(write_with_failure(&f, &m, 3, EIO));
     cr_assert_str_eq(spy.log, "wdtS");
     model_free(&m);
+    fixture_free(&f);
+}
+
+/* What a table of `count` values takes, and whether all of them are found there. */
+static uint64_t bytes_of(fixture *f, uint32_t units_max, uint64_t count, uint32_t value_bytes) {
+    const char *path = vv_tempdir_path("t.sst");
+    unlink(path);
+    vv_sst_writer_options o = options_of(f, path);
+    o.block_units_max = units_max;
+    vv_sst_writer *w;
+    vv_sst_summary s;
+    vv_sst_reader *r;
+    vv_block_cache *c;
+    vv_iter *it;
+    model m = model_make(
+        &(generator){.count = count, .value_bytes = value_bytes, .block_bytes = 4096, .fp_rate = 0.01});
+    cr_assert(vv_ok(vv_sst_writer_create(&o, &w, NULL)));
+    for (uint64_t i = 0; i < m.count; i++)
+        cr_assert(vv_ok(vv_sst_writer_add(w, &m.entries[i])));
+    cr_assert(vv_ok(vv_sst_writer_finish(w, &s, NULL)));
+    vv_sst_writer_destroy(w);
+    cr_assert(vv_ok(vv_sst_reader_open(f->backend, path, 1, &r, NULL)));
+    cr_assert(vv_ok(vv_block_cache_create(1 << 20, &c)));
+    cr_assert(vv_ok(vv_sst_iter_create(r, c, NULL, &it)));
+    uint64_t i = 0;
+    for (vv_iter_seek_first(it); it->valid; vv_iter_next(it), i++)
+        cr_assert(vv_slice_equal(it->entry.key, m.entries[i].key) &&
+                  vv_slice_equal(it->entry.value, m.entries[i].value));
+    cr_assert_eq(i, m.count);
+    vv_iter_destroy(it);
+    vv_block_cache_destroy(c);
+    uint64_t bytes = s.file_bytes;
+    vv_sst_summary_deinit(&s);
+    vv_sst_reader_close(r);
+    model_free(&m);
+    return bytes;
+}
+
+Test(sst_writer, larger_blocks_leave_less_of_them_empty) {
+    fixture f = fixture_make();
+    uint64_t alone = bytes_of(&f, 0, 400, 1024), wide = bytes_of(&f, 4, 400, 1024);
+    cr_assert_lt(wide, alone - alone / 6, "%llu of %llu bytes", (unsigned long long)wide,
+                 (unsigned long long)alone);
+    cr_assert_eq(bytes_of(&f, 0, 400, 60), bytes_of(&f, 4, 400, 60), "small ones fill a block");
+    cr_assert_leq(bytes_of(&f, 4, 100, 5000), bytes_of(&f, 1, 100, 5000));
+    cr_assert_eq(bytes_of(&f, 4, 20, 20000), bytes_of(&f, 1, 20, 20000), "each is larger than four");
     fixture_free(&f);
 }
 
