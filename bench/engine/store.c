@@ -13,7 +13,7 @@
 #include "bench/report.h"
 
 #define SETTLE_TICK_MS   20
-#define SETTLE_QUIET_MS  300
+#define SETTLE_QUIET_MS  1000
 #define SETTLE_CPU_SHARE 10 /* one part in so many of a tick: timers of idle threads */
 
 const char *const store_peer_names[] = {"leveldb", "lmdb", "rocksdb", NULL};

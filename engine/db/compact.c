@@ -17,6 +17,8 @@
 /* After a failure; twice as long after each further one. */
 #define RETRY_NS     VV_NS_PER_S
 #define RETRY_NS_MAX (8 * VV_NS_PER_S)
+/* Flushes that follow each other sooner are a burst. */
+#define BURST_GAP_NS (500 * VV_NS_PER_MS)
 /* How often one who waits for a merge is asked whether he goes on waiting. */
 #define ASK_NS (50 * VV_NS_PER_MS)
 
@@ -176,6 +178,16 @@ static uint64_t drop_lsn(varve_db *db) {
     return VV_MIN(VV_MIN(snapshot_lsn, visible_lsn), safe_lsn ? safe_lsn : VV_LSN_MAX);
 }
 
+/* Memtables are flushed one after the other. The thread looks again when that is over. */
+static bool in_burst(varve_db *db) {
+    uint64_t over_ns = atomic_load_explicit(&db->flow.flushed_ns, memory_order_relaxed) + BURST_GAP_NS;
+    if (atomic_load_explicit(&db->flow.flush_gap_ns, memory_order_relaxed) > BURST_GAP_NS ||
+        vv_clock_mono_ns() >= over_ns)
+        return false;
+    db->compaction.look_again_ns = over_ns;
+    return true;
+}
+
 /* One merge, if one is due. *found_out false: nothing to do. */
 static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool *found_out, vv_error *err) {
     uint64_t lsn;
@@ -183,6 +195,7 @@ static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool 
     vv_view *view = vv_db_view(db, &lsn);
     vv_picker_options o = vv_db_picker_options(db);
     o.drop_lsn = drop_lsn(db);
+    o.burst = in_burst(db);
     vv_compaction_plan plan;
     vv_status st = full ? vv_pick_all(view->version, &o, &plan, found_out)
                         : vv_pick(view->version, &o, db->compaction.cursors, &plan, found_out);
@@ -230,10 +243,14 @@ void vv_db_compactor(void *arg) {
     vv_mutex_lock(&db->compaction.lock);
     while (!atomic_load_explicit(&db->compaction.stop, memory_order_relaxed)) {
         bool full = db->compaction.full_asked > db->compaction.full_done;
-        if (!db->compaction.hint && !full) {
+        if (!db->compaction.hint && !full && db->compaction.look_again_ns == 0) {
             vv_cond_wait(&db->compaction.wanted, &db->compaction.lock);
             continue;
         }
+        if (!db->compaction.hint && !full &&
+            vv_cond_wait_until(&db->compaction.wanted, &db->compaction.lock, db->compaction.look_again_ns))
+            continue;
+        db->compaction.look_again_ns = 0;
         uint64_t asked = db->compaction.full_asked;
         db->compaction.hint = false;
         vv_mutex_unlock(&db->compaction.lock);

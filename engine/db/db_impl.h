@@ -204,6 +204,8 @@ struct varve_db {
         _Atomic uint64_t debt_bytes;
         _Atomic uint64_t delays;
         _Atomic uint64_t delay_us;
+        _Atomic uint64_t flushed_ns; /* when the newest flush ended, and how long after the one before */
+        _Atomic uint64_t flush_gap_ns;
         uint64_t next_ns; /* the next group is not taken before; under commit.lock */
     } flow;
 
@@ -266,8 +268,9 @@ struct varve_db {
         bool hint;           /* tables have changed since the thread last looked */
         uint64_t full_asked; /* calls of varve_compact(), and how many of them are served */
         uint64_t full_done;
-        vv_status full_status; /* of the newest of those */
-        bool no_room;          /* the thread's own: the merge under way gave up for a flush's sake */
+        vv_status full_status;  /* of the newest of those */
+        bool no_room;           /* the thread's own: the merge under way gave up for a flush's sake */
+        uint64_t look_again_ns; /* the thread's own: level 0 may be due then, without a hint; 0: it may not */
         /* What that merge takes at most, and waits for; 0: nobody waits. Set by the thread. Who finds it free
          * stores VV_DB_ROOM_CAME, with the lock (space.c). */
         _Atomic uint64_t wanted_bytes;

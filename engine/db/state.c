@@ -419,8 +419,13 @@ bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out) {
     vv_memtable_unref(m);
     vv_alloc_trim(); /* the writer's buffers are not needed before the next memtable is full */
     *st_out = st;
-    if (vv_ok(st))
+    if (vv_ok(st)) {
+        uint64_t now_ns = vv_clock_mono_ns();
+        uint64_t gap_ns =
+            now_ns - atomic_exchange_explicit(&db->flow.flushed_ns, now_ns, memory_order_relaxed);
+        atomic_store_explicit(&db->flow.flush_gap_ns, gap_ns, memory_order_relaxed);
         vv_db_compaction_hint(db);
+    }
     return true;
 }
 

@@ -227,6 +227,13 @@ static vv_status pick_tiered(const vv_version *v, const vv_picker_options *o, ta
 
 /* ---- leveled ---- */
 
+/* What a merge reads at most, in sizes of level 1: one of several tables of a level, and one of three levels.
+ * Meanwhile level 0 grows. */
+#define SURPLUS_LEVELS_1 4
+#define THROUGH_LEVELS_1 12
+/* What a level may have in a burst, in its sizes. */
+#define BURST_SCORE 2.0
+
 /* The run of a level that is one run: that of its tables, or number 1 for an empty level. */
 static uint64_t level_run(const vv_version *v, uint32_t level) {
     for (size_t i = 0; i < v->run_count; i++)
@@ -258,6 +265,46 @@ static vv_status add_level_0(table_list *l, const vv_version *v) {
     return add_overlapping(l, v, 1, &r);
 }
 
+static uint64_t overlapping_bytes(const vv_version *v, uint32_t level, const key_range *r) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < v->table_count; i++)
+        if (v->tables[i]->level == level && overlaps(v->tables[i], r))
+            bytes += v->tables[i]->summary.file_bytes;
+    return bytes;
+}
+
+static uint64_t list_bytes(const table_list *l) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < l->count; i++)
+        bytes += l->items[i]->summary.file_bytes;
+    return bytes;
+}
+
+/*
+ * Level 0, with what it overlaps, is more than level 1 may have: is it written once less if all of it goes
+ * through to level 2? In two steps, n bytes into level 1 and the surplus s of them on to level 2, where they
+ * meet s/n of its m bytes, n + s + m s/n bytes are written; in one n + m.
+ */
+static bool goes_through(const table_list *l, const vv_version *v, const vv_picker_options *o, uint32_t last,
+                         const key_range *r) {
+    double target = (double)o->level1_bytes, n = (double)list_bytes(l);
+    if (last < 2 || n <= target)
+        return false;
+    double s = n - target, m = (double)overlapping_bytes(v, 2, r);
+    return n + m < n + s + m * s / n && n + m <= target * THROUGH_LEVELS_1;
+}
+
+static vv_status pick_level_0(const vv_version *v, const vv_picker_options *o, uint32_t last, table_list *l,
+                              uint32_t *level_out) {
+    *level_out = 1;
+    VV_TRY(add_level_0(l, v));
+    key_range r = range_of(l);
+    if (!goes_through(l, v, o, last, &r))
+        return VV_STATUS_OK;
+    *level_out = 2;
+    return add_overlapping(l, v, 2, &r);
+}
+
 /* Level 0, or a single table, with what it overlaps. A table of the last level is rewritten alone. */
 static vv_status pick_leveled_tombstones(const vv_version *v, const vv_picker_options *o, uint32_t last,
                                          table_list *l, uint32_t *level_out) {
@@ -287,6 +334,34 @@ static vv_status pick_leveled_tombstones(const vv_version *v, const vv_picker_op
     return VV_STATUS_OK;
 }
 
+/*
+ * From a level that is too large, what it overlaps in the next included: the table whose turn it is, and
+ * those that follow it, as far as they are too much and one merge may be large. Where both levels are of
+ * about the same size a table overlaps two or three of the next, each of which would be rewritten as often.
+ */
+static vv_status add_surplus(table_list *l, const vv_version *v, const vv_picker_options *o, uint32_t level,
+                             const vv_picker_cursor *cursor, uint64_t surplus_bytes) {
+    const vv_table *first = table_behind(v, level, cursor);
+    VV_ASSERT(first); /* the level is too large */
+    double limit = (double)o->level1_bytes * SURPLUS_LEVELS_1;
+    uint64_t bytes = 0;
+    key_range r = {.first = vv_table_first_key(first)};
+    size_t i = 0;
+    while (v->tables[i] != first)
+        i++;
+    for (; i < v->table_count && v->tables[i]->level == level; i++) {
+        r.last = vv_table_last_key(v->tables[i]);
+        uint64_t more = bytes + v->tables[i]->summary.file_bytes;
+        if (bytes > 0 &&
+            (bytes >= surplus_bytes || (double)(more + overlapping_bytes(v, level + 1, &r)) > limit))
+            break;
+        VV_TRY(list_add(l, v->tables[i]));
+        bytes = more;
+    }
+    r = range_of(l);
+    return add_overlapping(l, v, level + 1, &r);
+}
+
 /* The level below 1 must be one run. Runs that another style left there are merged first. */
 static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
                               const vv_picker_cursor *cursors, table_list *l, uint32_t *level_out) {
@@ -298,15 +373,13 @@ static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
             *level_out = level;
             return add_level(l, v, level);
         }
-    if (f[0].runs >= o->threshold) {
-        *level_out = 1;
-        return add_level_0(l, v);
-    }
+    if (f[0].runs >= (o->burst ? o->threshold + o->threshold / 2 : o->threshold))
+        return pick_level_0(v, o, last, l, level_out);
     VV_TRY(pick_leveled_tombstones(v, o, last, l, level_out));
     if (l->count > 0)
         return VV_STATUS_OK;
     uint32_t worst = 0;
-    double worst_score = 1.0;
+    double worst_score = o->burst ? BURST_SCORE : 1.0;
     for (uint32_t level = 1; level < last; level++) {
         double score = (double)f[level].bytes / (double)target_bytes(o, level);
         if (score > worst_score) {
@@ -316,10 +389,8 @@ static vv_status pick_leveled(const vv_version *v, const vv_picker_options *o,
     }
     if (worst == 0)
         return VV_STATUS_OK;
-    VV_TRY(list_add(l, table_behind(v, worst, &cursors[worst])));
-    key_range r = range_of(l);
     *level_out = worst + 1;
-    return add_overlapping(l, v, worst + 1, &r);
+    return add_surplus(l, v, o, worst, &cursors[worst], f[worst].bytes - target_bytes(o, worst));
 }
 
 /* ---- around damage ---- */

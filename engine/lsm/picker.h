@@ -5,8 +5,14 @@
  * next level. In the last level they become one run of that level. Writes each byte about once a level; a
  * read may have to look into (threshold - 1) runs a level. Leveled    Level 0 takes up to `threshold` flushed
  * runs; every other level is one run, whose size may be `ratio` times that of the level above. What is too
- * large gives one table at a time, with all that it overlaps, to the next level. Writes each byte about ratio
- * / 2 times a level; a read looks into one table a level.
+ * large gives the tables that are too much, one or some at a time, with all that they overlap, to the next
+ * level. Writes each byte about ratio / 2 times a level; a read looks into one table a level.
+ *
+ * Bursts      A leveled merge rewrites what it meets, however little it brings: the more gathers before, the
+ * less is written. While flushes follow each other closely level 0 is merged at half as many runs more, and
+ * the other levels may be twice their size. And while level 2 is not much larger than what comes from level
+ * 0, all goes through level 1 to level 2 at once. 2 GB of 1 KiB values, written at full speed in random
+ * order, are so written 2.6 times by merges instead of 4 to 5.6 times.
  *
  * Tombstones  A deleted key costs every cursor that passes it, and a queue leaves nothing else behind: what
  * is mostly tombstones is merged before its size asks for it, where that costs little for each of them, and
@@ -35,6 +41,7 @@ typedef struct vv_picker_options {
     vv_compaction_style style;
     uint32_t levels;       /* LSM_LEVELS, 2 to VV_LEVELS_MAX */
     uint32_t threshold;    /* COMPACTION_THRESHOLD, at least 2 */
+    bool burst;            /* leveled: flushes follow each other closely, see above */
     uint64_t level1_bytes; /* leveled: of level 1; each further level has `ratio` times as much */
     uint32_t ratio;
     /* Tombstones up to here may be dropped at the bottom: no snapshot is older, all readers see them, and the

@@ -166,8 +166,64 @@ Test(picker, leveled_never_gives_the_last_level_away) {
     EXPECT(s, &leveled, false, NOTHING, 0, 0, false);
 }
 
+/* Level 1 may have 100 bytes. */
+Test(picker, leveled_gives_as_many_tables_as_are_too_much) {
+    static const shape s[] = {{1, 1, "a", "b", 60}, {1, 1, "c", "d", 60},  {1, 1, "e", "f", 60},
+                              {1, 1, "g", "h", 60}, {2, 1, "a", "c", 100}, {2, 1, "d", "h", 100}};
+    static const shape large[] = {{1, 1, "a", "b", 60}, {1, 1, "c", "d", 60},  {1, 1, "e", "f", 60},
+                                  {1, 1, "g", "h", 60}, {2, 1, "a", "b", 150}, {2, 1, "d", "h", 300}};
+    EXPECT(s, &leveled, false, "abcef", 2, 1, true);
+    EXPECT(large, &leveled, false, "ae", 2, 1, true); /* with the next one it would read more than 400 */
+}
+
+/* Level 0 and 1 have 240 bytes, 140 too much. */
+Test(picker, leveled_merges_three_levels_where_that_writes_less) {
+    static const shape small[] = {{0, 9, "a", "z", 60}, {0, 8, "a", "z", 60},  {0, 7, "b", "y", 60},
+                                  {1, 5, "a", "z", 60}, {2, 3, "a", "m", 160}, {2, 3, "n", "z", 160}};
+    static const shape large[] = {{0, 9, "a", "z", 60}, {0, 8, "a", "z", 60},  {0, 7, "b", "y", 60},
+                                  {1, 5, "a", "z", 60}, {2, 3, "a", "m", 180}, {2, 3, "n", "z", 180}};
+    static const shape elsewhere[] = {{0, 9, "a", "k", 60}, {0, 8, "a", "k", 60},  {0, 7, "b", "k", 60},
+                                      {1, 5, "a", "k", 60}, {2, 3, "a", "j", 320}, {2, 3, "n", "z", 900},
+                                      {3, 1, "i", "i", 9}};
+    static const shape huge[] = {
+        {0, 9, "a", "z", 400}, {0, 8, "a", "z", 400}, {0, 7, "b", "y", 300}, {2, 3, "a", "m", 101}};
+    static const shape little[] = {{0, 9, "a", "z", 30}, {0, 8, "a", "z", 30}, {0, 7, "b", "y", 30}};
+    static const shape last[] = {
+        {0, 9, "a", "z", 60}, {0, 8, "a", "z", 60}, {0, 7, "b", "y", 60}, {1, 5, "a", "z", 60}};
+    vv_picker_options two_levels = leveled;
+    two_levels.levels = 2;
+    EXPECT(small, &leveled, false, "abcdef", 2, 3, true);
+    EXPECT(large, &leveled, false, "abcd", 1, 5, false);
+    EXPECT(elsewhere, &leveled, false, "abcde", 2, 3, false);
+    EXPECT(huge, &leveled, false, "abc", 1, 1, false);  /* more than 1200 in one merge */
+    EXPECT(little, &leveled, false, "abc", 1, 1, true); /* level 1 may have all of it */
+    EXPECT(last, &two_levels, false, "abcd", 1, 5, true);
+}
+
+Test(picker, leveled_lets_more_gather_in_a_burst) {
+    static const shape due[] = {{0, 9, "a", "z", 10}, {0, 8, "a", "z", 10}, {0, 7, "b", "y", 10}};
+    static const shape half_more[] = {
+        {0, 9, "a", "z", 10}, {0, 8, "a", "z", 10}, {0, 7, "b", "y", 10}, {0, 6, "b", "y", 10}};
+    static const shape twice[] = {{1, 1, "a", "c", 90}, {1, 1, "d", "f", 110}, {2, 1, "a", "z", 10}};
+    static const shape more[] = {{1, 1, "a", "c", 91}, {1, 1, "d", "f", 110}, {2, 1, "a", "b", 10}};
+    vv_picker_options burst = leveled;
+    burst.burst = true;
+    vv_compaction_plan plan;
+    const shape *early[] = {due, twice};
+    for (size_t i = 0; i < VV_ARRAY_COUNT(early); i++) {
+        bool found;
+        vv_version *v = version_of(early[i], 3);
+        cr_assert(vv_ok(vv_pick(v, &burst, cursors, &plan, &found)) && !found);
+        cr_assert(vv_ok(vv_pick(v, &leveled, cursors, &plan, &found)) && found, "when it is over");
+        vv_compaction_plan_deinit(&plan);
+        vv_version_unref(v);
+    }
+    EXPECT(half_more, &burst, false, "abcd", 1, 1, true);
+    EXPECT(more, &burst, false, "abc", 2, 1, true);
+}
+
 Test(picker, leveled_goes_round_the_key_space) {
-    static const shape s[] = {{1, 1, "a", "c", 80}, {1, 1, "d", "f", 80}, {1, 1, "g", "k", 80}};
+    static const shape s[] = {{1, 1, "a", "c", 40}, {1, 1, "d", "f", 40}, {1, 1, "g", "k", 40}};
     static const char *const turns[] = {"a", "b", "c", "a"};
     vv_version *v = version_of(s, VV_ARRAY_COUNT(s));
     for (size_t i = 0; i < VV_ARRAY_COUNT(turns); i++) {
