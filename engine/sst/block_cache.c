@@ -47,7 +47,6 @@
  */
 #include "engine/sst/block_cache.h"
 
-#include <inttypes.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -802,11 +801,11 @@ static vv_status add_hints(shard *s, frame *f) {
     return VV_STATUS_OK;
 }
 
-/* Make a block of it that is whole: image_bytes as vv_sst_block_verify() says. */
-static vv_status make_ready(shard *s, frame *f, uint32_t image_bytes) {
+vv_status vv_block_cache_prepare(vv_block_cache *c, vv_block *b, uint32_t image_bytes) {
+    shard *s = shard_of_block(c, b);
     if (image_bytes > 0)
-        VV_TRY(unpack(s, f, image_bytes));
-    return add_hints(s, f);
+        VV_TRY(unpack(s, (frame *)b, image_bytes));
+    return add_hints(s, (frame *)b);
 }
 
 void vv_block_cache_add(vv_block_cache *c, uint64_t file_number, vv_block_handle h, const void *stored,
@@ -815,82 +814,9 @@ void vv_block_cache_add(vv_block_cache *c, uint64_t file_number, vv_block_handle
     if (!b)
         return;
     memcpy(b->data, stored, h.bytes);
-    vv_status st = make_ready(shard_of_block(c, b), (frame *)b, vv_sst_block_image_bytes(stored));
+    vv_status st = vv_block_cache_prepare(c, b, vv_sst_block_image_bytes(stored));
     if (vv_ok(st))
         vv_block_cache_release(c, insert(c, b, heat));
     else
         vv_block_cache_discard(c, b);
-}
-
-/* ---- from disk ---- */
-
-static vv_status fail_block(const vv_sst_reader *r, uint64_t offset, vv_status st, vv_error *err) {
-    return vv_fail(err, st, "%s: data block at %" PRIu64 ": %s", vv_sst_reader_path(r), offset,
-                   st.sub ? vv_sub_text(st.sub) : vv_code_text(st.code));
-}
-
-vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_block *b, size_t read_bytes,
-                                  vv_block **out, vv_error *err) {
-    *out = NULL;
-    uint64_t offset = b->offset;
-    uint32_t image_bytes = 0;
-    vv_status st = vv_status_make(VV_CORRUPTION, VV_SUB_TRUNCATED, 0);
-    if (read_bytes >= b->bytes) {
-        vv_block_handle h = {.offset = offset, .bytes = b->bytes};
-        st = vv_sst_block_verify(r, h, b->data, &image_bytes);
-    }
-    if (vv_ok(st))
-        st = make_ready(shard_of_block(c, b), (frame *)b, image_bytes);
-    if (!vv_ok(st)) {
-        vv_block_cache_discard(c, b);
-        return fail_block(r, offset, st, err);
-    }
-    *out = vv_block_cache_insert(c, b);
-    return VV_STATUS_OK;
-}
-
-vv_status vv_block_cache_read(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
-                              vv_error *err) {
-    *out = vv_block_cache_find(c, r, h);
-    return *out ? VV_STATUS_OK : vv_block_cache_fetch(c, r, h, out, err);
-}
-
-vv_status vv_block_cache_fetch(vv_block_cache *c, const vv_sst_reader *r, vv_block_handle h, vv_block **out,
-                               vv_error *err) {
-    *out = NULL;
-    vv_block *b = vv_block_cache_allocate(c, vv_sst_reader_file_number(r), h);
-    if (!b)
-        return fail_block(r, h.offset, vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0), err);
-    size_t read_bytes;
-    vv_status st = vv_file_read(vv_sst_reader_file(r), b->data, h.bytes, h.offset, &read_bytes);
-    if (!vv_ok(st)) {
-        vv_block_cache_discard(c, b);
-        return fail_block(r, h.offset, st, err);
-    }
-    return vv_block_cache_complete(c, r, b, read_bytes, out, err);
-}
-
-bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
-                       vv_entry *out) {
-    if (h.position != VV_SST_POSITION_UNKNOWN || !b->hints)
-        return vv_sst_block_seek_key(h, b->data, key, lsn, out);
-    return vv_sst_hints_seek_key(b->hints, b->hint_count, b->data, key, key_hash, lsn, out);
-}
-
-uint32_t vv_block_lower_bound(const vv_block *b, vv_slice key, uint64_t lsn) {
-    return b->hints ? vv_sst_hints_lower_bound(b->hints, b->hint_count, b->data, key, lsn)
-                    : vv_sst_block_lower_bound(b->data, key, lsn);
-}
-
-uint32_t vv_block_count(const vv_block *b) {
-    return b->hints ? b->hint_count : vv_sst_block_count(b->data);
-}
-
-void vv_block_entry(const vv_block *b, uint32_t index, vv_entry *out) {
-    if (index == 0) /* without a look at where the entries are */
-        vv_sst_block_entry_at(b->data, 0, out);
-    else if (b->hints)
-        vv_sst_block_entry_at(b->data, vv_sst_hints_place(b->hints, b->hint_count, index), out);
-    else
-        vv_sst_block_entry(b->data, index, out);
 }

@@ -65,6 +65,11 @@ void vv_block_cache_discard(vv_block_cache *c, vv_block *b);
 vv_status vv_block_cache_complete(vv_block_cache *c, const vv_sst_reader *r, vv_block *b, size_t read_bytes,
                                   vv_block **out, vv_error *err) VV_CHECKED;
 
+/* The step before: a block on its way that is whole is unpacked, if image_bytes, as vv_sst_block_verify()
+ * says them, is not 0, and gets its hints. It is on its way still, also on failure. CORRUPTION, UNSUPPORTED,
+ * NO_MEMORY. */
+vv_status vv_block_cache_prepare(vv_block_cache *c, vv_block *b, uint32_t image_bytes) VV_CHECKED;
+
 /* The last step of completing, for a block that is ready: publish it, pinned for the caller. If another
  * thread was first, `b` is discarded and that one's block returned. */
 vv_block *vv_block_cache_insert(vv_block_cache *c, vv_block *b);

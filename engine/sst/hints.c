@@ -17,6 +17,7 @@
  *
  * Blocks with entries that begin beyond 64 KiB have no hints.
  */
+#include "engine/sst/block_cache.h"
 #include "engine/sst/sst_impl.h"
 
 #ifdef __SSE2__
@@ -110,4 +111,31 @@ uint32_t vv_sst_hints_lower_bound(const uint8_t *hints, uint32_t count, const vo
         left = low == pivots ? left - pivots * stride : stride - 1;
     }
     return from;
+}
+
+/* ---- of a cached block, with hints or without ---- */
+
+bool vv_block_seek_key(const vv_block *b, vv_block_handle h, vv_slice key, uint64_t key_hash, uint64_t lsn,
+                       vv_entry *out) {
+    if (h.position != VV_SST_POSITION_UNKNOWN || !b->hints)
+        return vv_sst_block_seek_key(h, b->data, key, lsn, out);
+    return vv_sst_hints_seek_key(b->hints, b->hint_count, b->data, key, key_hash, lsn, out);
+}
+
+uint32_t vv_block_lower_bound(const vv_block *b, vv_slice key, uint64_t lsn) {
+    return b->hints ? vv_sst_hints_lower_bound(b->hints, b->hint_count, b->data, key, lsn)
+                    : vv_sst_block_lower_bound(b->data, key, lsn);
+}
+
+uint32_t vv_block_count(const vv_block *b) {
+    return b->hints ? b->hint_count : vv_sst_block_count(b->data);
+}
+
+void vv_block_entry(const vv_block *b, uint32_t index, vv_entry *out) {
+    if (index == 0) /* without a look at where the entries are */
+        vv_sst_block_entry_at(b->data, 0, out);
+    else if (b->hints)
+        vv_sst_block_entry_at(b->data, vv_sst_hints_place(b->hints, b->hint_count, index), out);
+    else
+        vv_sst_block_entry(b->data, index, out);
 }
