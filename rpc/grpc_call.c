@@ -3,8 +3,10 @@
  *
  *     armed --arrive--> open --reply|fail|finish--> ended --all tags back--> free
  *
- * "close" (RECV_CLOSE_ON_SERVER) is asked for at once in a batch of its own, since it tells of a client that
- * has left, a deadline and a lost connection alike. A stream has at most one read and one write under way.
+ * "close" (RECV_CLOSE_ON_SERVER) tells of a client that has left, a deadline and a lost connection alike. A
+ * call that wants to hear of that, and is not over when its on_call() returns, asks for it then, in a batch
+ * of its own. All others ask in the batch that ends them, as the C core wants it asked once in any case: a
+ * batch and its tag less for each. A stream has at most one read and one write under way.
  *
  * What start_batch points to (outgoing message, trailer, core_cancelled) lives in the call, which outlives
  * its tags.
@@ -227,8 +229,7 @@ static void on_close(vv_grpc_tag *tag, bool ok) {
     (void)ok;
     vv_grpc_call *c = VV_CONTAINER_OF(tag, vv_grpc_call, close_tag);
     c->base.cancelled = c->core_cancelled != 0;
-    if (c->base.method)
-        tell_cancelled(c);
+    tell_cancelled(c);
     tag_done(c);
 }
 
@@ -358,6 +359,23 @@ static void op_stream_write(vv_rpc_call *base, vv_rpc_body body, bool more) {
 
 /* ---- the end ---- */
 
+static size_t add_close(vv_grpc_call *c, grpc_op *ops, size_t count) {
+    c->close_asked = true;
+    ops[count] = (grpc_op){.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
+    ops[count++].data.recv_close_on_server.cancelled = &c->core_cancelled;
+    return count;
+}
+
+/* After on_call(). */
+static void watch_close(vv_grpc_call *c) {
+    if (c->ended || (c->base.method->kind == VV_RPC_UNARY && !c->base.method->on_cancelled))
+        return;
+    grpc_op op;
+    c->close_tag.fn = on_close;
+    start(c, &op, add_close(c, &op, 0), &c->close_tag);
+}
+
+/* ops has room for two more. */
 static void end_batch(vv_grpc_call *c, grpc_op *ops, size_t count, const vv_rpc_status *status) {
     VV_ASSERT(!c->ended);
     grpc_slice message = grpc_empty_slice();
@@ -376,6 +394,8 @@ static void end_batch(vv_grpc_call *c, grpc_op *ops, size_t count, const vv_rpc_
         op->data.send_status_from_server.trailing_metadata = &c->trailer;
         op->data.send_status_from_server.trailing_metadata_count = 1;
     }
+    if (!c->close_asked)
+        count = add_close(c, ops, count);
     c->ended = true;
     c->base.code = status ? status->code : VV_RPC_OK;
     c->end_tag.fn = on_end;
@@ -385,7 +405,7 @@ static void end_batch(vv_grpc_call *c, grpc_op *ops, size_t count, const vv_rpc_
 
 static void op_reply(vv_rpc_call *base, vv_rpc_body body) {
     vv_grpc_call *c = from_base(base);
-    grpc_op ops[3];
+    grpc_op ops[4];
     size_t count = add_initial(c, ops, 0);
     count = add_message(c, ops, count, body);
     end_batch(c, ops, count, NULL);
@@ -393,7 +413,7 @@ static void op_reply(vv_rpc_call *base, vv_rpc_body body) {
 
 static void op_fail(vv_rpc_call *base, const vv_rpc_status *status) {
     vv_grpc_call *c = from_base(base);
-    grpc_op ops[2];
+    grpc_op ops[3];
     end_batch(c, ops, add_initial(c, ops, 0), status);
 }
 
@@ -557,11 +577,8 @@ static void on_arrive(vv_grpc_tag *tag, bool ok) {
     c->base.arrived_ns = vv_clock_mono_ns();
     c->base.deadline_ns = deadline_ns(c->deadline, c->base.arrived_ns);
     c->tags = 1; /* this one: the call stays until its dispatch is over */
-    c->close_tag.fn = on_close;
-    grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
-    op.data.recv_close_on_server.cancelled = &c->core_cancelled;
-    start(c, &op, 1, &c->close_tag);
     dispatch(c);
+    watch_close(c);
     tag_done(c);
 }
 

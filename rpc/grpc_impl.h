@@ -114,6 +114,7 @@ struct vv_grpc_call {
 
     uint32_t tags; /* given to the C core and not yet back */
     bool initial_sent;
+    bool close_asked;
     bool reading;
     bool writing;
     bool cancel_told;

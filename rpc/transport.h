@@ -174,7 +174,9 @@ struct vv_rpc_call {
     const vv_rpc_call_ops *ops;
     const vv_rpc_method *method;
     void *service;
-    bool cancelled; /* the client has left, or its deadline has passed: an answer reaches nobody */
+    /* The client has left, or its deadline has passed: an answer reaches nobody. Of unary methods without
+     * on_cancelled() nobody hears. */
+    bool cancelled;
 
     /* For the gate and for logs; clocks are vv_clock_mono_ns(). */
     uint64_t arrived_ns;
