@@ -25,6 +25,9 @@ void vv_mutex_init(vv_mutex *m);
 void vv_mutex_deinit(vv_mutex *m);
 void vv_mutex_lock(vv_mutex *m);
 bool vv_mutex_trylock(vv_mutex *m) VV_CHECKED;
+/* Lock it if it becomes free within a microsecond or two, which are spent asking: for a thread that must not
+ * sleep, and a mutex whose holders mostly let go of it sooner. */
+bool vv_mutex_lock_soon(vv_mutex *m) VV_CHECKED;
 void vv_mutex_unlock(vv_mutex *m);
 
 void vv_cond_init(vv_cond *c);

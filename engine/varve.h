@@ -294,10 +294,11 @@ VARVE_API varve_status varve_write(varve_db *db, const varve_batch *batch, const
                                    uint64_t *lsn_out) VARVE_CHECKED;
 
 /*
- * As varve_write() without waiting: `done` is called exactly once, on the committing thread or, where the
- * write is refused at once (INVALID_ARGUMENT, SHUTTING_DOWN, WAL_FAILED), on this one before the call
- * returns. It must not block nor call into the database. The batch is borrowed until then. lsn is 0 unless
- * OK.
+ * As varve_write() without waiting: `done` is called exactly once, on the committing thread, or on this one
+ * before the call returns: where the write is refused at once (INVALID_ARGUMENT, SHUTTING_DOWN, WAL_FAILED),
+ * and where it is asynchronous (VARVE_DURABILITY_ASYNC) and nobody else is writing, so that it is committed
+ * at once; the group callback does not follow then. `done` must not block nor call into the database. The
+ * batch is borrowed until then. lsn is 0 unless OK.
  */
 typedef void (*varve_write_fn)(void *arg, varve_status status, uint64_t lsn);
 VARVE_API void varve_write_async(varve_db *db, const varve_batch *batch, const varve_write_options *options,

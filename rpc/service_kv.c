@@ -13,6 +13,9 @@
  *
  *     on_put() --varve_write_async()--> [commit thread] write_done() --vv_rpc_post()--> write_answer()
  *
+ * With DURABILITY_ASYNC the engine mostly commits it at once: then write_done() runs on the call's own
+ * thread.
+ *
  * A write whose client leaves meanwhile is completed: its answer goes nowhere.
  */
 #include <errno.h>
@@ -197,7 +200,7 @@ out:
 
 /* ---- writes ---- */
 
-/* On the committing thread, or within varve_write_async() when the write is refused at once. */
+/* On the committing thread, or within varve_write_async() when the write is refused or done at once. */
 static void write_done(void *arg, varve_status st, uint64_t lsn) {
     vv_rpc_call *call = arg;
     write_state *w = state_of(call);

@@ -370,7 +370,7 @@ static void run_finished(vv_rpc_task *task) {
     step(p);
 }
 
-/* On the committing thread, or at once where the engine refuses. */
+/* On the committing thread, or at once where the engine refuses, or has done it. */
 static void write_done(void *arg, varve_status st, uint64_t lsn) {
     run *r = arg;
     r->status = st;

@@ -425,6 +425,39 @@ Test(db, an_asynchronous_write_becomes_durable_by_itself) {
     fx_close();
 }
 
+static pthread_t answering_thread;
+
+static void on_written_where(void *arg, varve_status st, uint64_t lsn) {
+    answering_thread = pthread_self();
+    on_written(arg, st, lsn);
+}
+
+Test(db, an_asynchronous_write_with_a_callback_is_committed_by_its_own_thread) {
+    varve_write_options o = {.durability = VARVE_DURABILITY_ASYNC};
+    varve_batch *b = varve_batch_create();
+    cr_assert(varve_ok(varve_batch_put(b, "k", 1, "v", 1)));
+    varve_options *options = fx_options("WAL_SYNC_INTERVAL", "10s", NULL);
+    varve_options_set_group_callback(options, on_group, NULL);
+    fx_open_with(options);
+    fx_put("k", "before"); /* what comes behind it has room in the log */
+    uint64_t at_once = 0;
+    for (uint64_t i = 1; i <= 1000; i++) {
+        answering_thread = 0;
+        varve_write_async(fx_db, b, &o, on_written_where, NULL);
+        pthread_mutex_lock(&async.lock);
+        while (async.answered < i)
+            pthread_cond_wait(&async.changed, &async.lock);
+        at_once += pthread_equal(answering_thread, pthread_self()) != 0;
+        pthread_mutex_unlock(&async.lock);
+    }
+    /* All but those that find the writer thread having a look at when to sync. */
+    cr_assert_gt(at_once, 900, "%" PRIu64 " of 1000", at_once);
+    cr_assert_not(async.out_of_order);
+    fx_expect("k", "v");
+    fx_close();
+    varve_batch_destroy(b);
+}
+
 Test(db, a_write_does_not_overtake_one_that_its_thread_did_not_wait_for) {
     varve_write_options o = {.durability = VARVE_DURABILITY_ASYNC};
     varve_batch *b = varve_batch_create();
