@@ -329,11 +329,12 @@ int main(int argc, char **argv) {
     report_dir_create();
     clean_up_when_stopped();
     for (const work *w = works; w->name; w++)
-        if (wanted(w, argc, argv))
+        if (wanted(w, argc, argv)) {
             run_work(w);
+            if (json_path) /* what is there so far: a workload that fails must not cost the others' figures */
+                write_json();
+        }
     drop_data();
-    if (json_path)
-        write_json();
     report_dir_remove();
     return 0;
 }

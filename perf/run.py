@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Measure the server beside an empty one on the same gRPC core, etcd and Redis: ./dev perf.
 
-    run.py [--quick] [--rounds N] [--seconds S] [--out DIR] [NAME...]      NAME: a profile below; all by default
+    run.py [--quick] [--resume] [--rounds N] [--seconds S] [--out DIR] [NAME...]      NAME: a profile below; all by default
+
+A profile that fails is told of, and the others run all the same; the exit code is 1 then. With --resume those are left out that
+have a result of this commit and so many rounds.
 
 Every profile writes perf/results/served-NAME.json (`--quick`: build/perf/results, one round of a second, to see that it runs). In each
 round every side has its turn, and the order rotates from round to round, because the machine's mood changes from one
@@ -20,6 +23,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -41,7 +46,12 @@ class Side:
 
     def run(self, seconds):
         before = peers.cpu_us(self.server.pid)
-        figure, latencies, operations = self.turn(seconds)
+        try:
+            figure, latencies, operations = self.turn(seconds)
+        except (load.LoadFailed, subprocess.TimeoutExpired) as why:
+            print(f"  {self.workload}, {self.server.store}: once more, as {why}", file=sys.stderr, flush=True)
+            before = peers.cpu_us(self.server.pid)
+            figure, latencies, operations = self.turn(seconds)
         self.rounds.append(figure)
         self.latencies += latencies
         if operations:
@@ -220,12 +230,23 @@ def machine():
 
 
 def commit():
-    words = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True)
-    return words.stdout.strip()
+    """With -dirty where sources differ from it; what this writes itself does not count."""
+    git = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!perf/results", ":!perf/README.md")
+    return git("describe", "--always", "--abbrev=12") + ("-dirty" if changed else "")
+
+
+def has_result(path, rounds):
+    """Is there one of this commit?"""
+    try:
+        result = json.loads(path.read_text())
+        return result["commit"] == commit() and min(len(run["rounds"]) for run in result["runs"]) >= rounds
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def run(name, rounds, seconds, out):
-    begin = {"machine": machine(), "commit": commit()}
+    begin, began = {"machine": machine(), "commit": commit()}, time.monotonic()
     place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=ROOT / "build/perf"))
     b = Bench(place)
     print(f"{name}: {PROFILES[name].__doc__}", flush=True)
@@ -236,7 +257,10 @@ def run(name, rounds, seconds, out):
                 b.sides[(turn + r) % len(b.sides)].run(seconds)
     finally:
         for server in b.servers:
-            server.stop()
+            try:
+                server.stop()
+            except Exception as why:  # the others are to be stopped, too
+                print(f"  {server.store} did not end well: {why}", file=sys.stderr)
         shutil.rmtree(place, ignore_errors=True)
     if not b.sides:
         return
@@ -247,25 +271,39 @@ def run(name, rounds, seconds, out):
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"served-{name}.json"
     path.write_text(json.dumps({**begin, "settings": settings, "runs": [s.as_json() for s in b.sides]}, indent=1) + "\n")
-    print(f"  written to {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}", flush=True)
+    print(f"  written to {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path} after {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--has", type=Path, help="only say, by the exit code, whether that file is a result of this commit")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "perf/results")
     parser.add_argument("name", nargs="*", help=", ".join(PROFILES))
     args = parser.parse_args()
+    if args.has:
+        sys.exit(not has_result(args.has, 1))
     if unknown := set(args.name) - set(PROFILES):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are: {', '.join(PROFILES)}")
     if args.quick:
         args.rounds, args.seconds, args.out = 1, 1, ROOT / "build/perf/results"
     (ROOT / "build/perf").mkdir(parents=True, exist_ok=True)
     peers.fetch()
+    failed = []
     for name in args.name or PROFILES:
-        run(name, args.rounds, args.seconds, args.out)
+        if args.resume and has_result(args.out / f"served-{name}.json", args.rounds):
+            print(f"{name}: has a result of this commit", flush=True)
+            continue
+        try:
+            run(name, args.rounds, args.seconds, args.out)
+        except Exception:  # whatever it is, the others are to be measured
+            traceback.print_exc()
+            failed.append(name)
+    if failed:
+        sys.exit(f"perf: failed: {' '.join(failed)}; ./dev perf {' '.join(failed)} tries them again")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Write the tables of perf/README.md anew from perf/results/*.json: ./dev perf table [--check]
+"""Write the tables of perf/README.md anew from perf/results/*.json: ./dev perf table [--check | DIR]
 
 Every figure in them comes from a result, and what no result has is not in them. --check: exit 1 if README.md would change.
+DIR: print the targets' table of the results there, and leave README.md alone.
 """
 
 import json
@@ -114,8 +115,15 @@ def pictures():
     return [f"![{path.stem.replace('-', ' ')}](results/{path.name})" for path in sorted((HERE / "results").glob("*.svg"))]
 
 
+def read_results(folder):
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
 def main():
-    results = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))}
+    if sys.argv[1:] and sys.argv[1] != "--check":
+        print("\n".join(targets(read_results(Path(sys.argv[1])))))
+        return
+    results = read_results(HERE / "results")
     before = text = README.read_text()
     for name, lines in (("targets", targets(results)), ("sources", sources(results)), ("pictures", pictures())):
         begin, end = f"<!-- {name}: made by ./dev perf table -->", f"<!-- end of {name} -->"
