@@ -238,10 +238,10 @@ Test(db_compaction, readers_and_iterators_never_notice) {
         for (uintptr_t i = 0; i < 2; i++)
             pthread_create(&threads[i], NULL, read_on, (void *)i);
         pthread_create(&threads[2], NULL, iterate_on, NULL);
-        for (uint64_t round = 1; round <= 12; round++) {
+        for (uint64_t round = 1; round <= 6; round++) {
             fill(READER_KEYS, 100 * s + round);
             atomic_store(&least_round, 100 * s + round);
-            if (round % 4 == 0)
+            if (round % 2 == 0)
                 cr_assert(varve_ok(varve_compact(fx_db)));
         }
         atomic_store(&stop_readers, true);
