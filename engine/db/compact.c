@@ -164,6 +164,34 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
     return st;
 }
 
+/* The files stay as they are, so that the manifest that has their new places is all there is to be synced:
+ * before and behind that each file is named, once. */
+static vv_status move_tables(varve_db *db, const vv_compaction_plan *plan, vv_error *err) {
+    vv_status st = vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
+    size_t count = 0;
+    vv_table **moved = vv_alloc(plan->input_count * sizeof *moved);
+    for (; moved && count < plan->input_count; count++) {
+        moved[count] = vv_table_move(plan->inputs[count], plan->output_level, plan->output_run);
+        if (!moved[count])
+            break;
+    }
+    if (count < plan->input_count) {
+        st = vv_fail(err, st, "out of memory");
+        goto out;
+    }
+    vv_edit edit = {
+        .added = moved, .added_count = count, .removed = plan->inputs, .removed_count = plan->input_count};
+    st = vv_db_install(db, &edit, err);
+    if (vv_ok(st))
+        vv_log(&db->logger, VV_LOG_DEBUG, "moved %zu tables (%" PRIu64 " bytes) from level %u to level %u",
+               count, plan->input_bytes, plan->inputs[0]->level, plan->output_level);
+out:
+    while (count > 0)
+        vv_table_unref(moved[--count]);
+    vv_free(moved);
+    return st;
+}
+
 /* Up to where a merge at the bottom may drop tombstones. A snapshot that is made later is no older than what
  * is visible now. */
 static uint64_t drop_lsn(varve_db *db) {
@@ -202,7 +230,7 @@ static vv_status compact_once(varve_db *db, vv_io_queue *queue, bool full, bool 
     vv_db_view_release(db, view); /* the plan holds its inputs; the view would hold a memtable */
     if (!vv_ok(st) || !*found_out)
         return st;
-    st = run_plan(db, queue, &plan, err);
+    st = plan.move ? move_tables(db, &plan, err) : run_plan(db, queue, &plan, err);
     if (vv_ok(st) && !full && plan.output_level > 0)
         vv_picker_advance(db->compaction.cursors, plan.output_level - 1, &plan);
     vv_compaction_plan_deinit(&plan);

@@ -267,6 +267,12 @@ static void make_obsolete(vv_table *const *tables, size_t count) {
         atomic_store_explicit(&tables[i]->obsolete, true, memory_order_relaxed);
 }
 
+/* What is removed is added again elsewhere: the files stay, whatever becomes of the edit. */
+static bool is_move(const vv_edit *edit) {
+    return edit->added_count > 0 && edit->removed_count == edit->added_count &&
+           edit->added[0]->moved_from == edit->removed[0];
+}
+
 /* Room for the added tables among the doubtful ones, made while failing is still free of consequences. */
 static bool reserve_doubtful(varve_db *db, const vv_edit *edit) {
     size_t count = db->doubtful_count + edit->added_count;
@@ -352,7 +358,8 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
     vv_mutex_unlock(&db->state.lock);
     /* Only now: a table that the manifest on disk may still name must keep its file. */
     if (vv_ok(st)) {
-        make_obsolete(edit->removed, edit->removed_count);
+        if (!is_move(edit))
+            make_obsolete(edit->removed, edit->removed_count);
         /* The manifest that is durable now names none of these. */
         make_obsolete(db->doubtful, db->doubtful_count);
         judged = db->doubtful;
@@ -365,10 +372,12 @@ vv_status vv_db_install(varve_db *db, const vv_edit *edit, vv_error *err) {
 out:
     /* New tables stay, for now, if the manifest on disk may be the new one, and name them. Else they go: each
      * further try would leave others. */
-    if (!vv_ok(st) && replaced)
-        keep_doubtful(db, edit);
-    else if (!vv_ok(st))
-        make_obsolete(edit->added, edit->added_count);
+    if (!vv_ok(st) && !is_move(edit)) {
+        if (replaced)
+            keep_doubtful(db, edit);
+        else
+            make_obsolete(edit->added, edit->added_count);
+    }
     vv_mutex_unlock(&db->install_lock);
     unref_tables(judged, judged_count);
     vv_view_unref(old_view);

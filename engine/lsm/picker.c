@@ -345,6 +345,7 @@ static vv_status add_surplus(table_list *l, const vv_version *v, const vv_picker
     VV_ASSERT(first); /* the level is too large */
     double limit = (double)o->level1_bytes * SURPLUS_LEVELS_1;
     uint64_t bytes = 0;
+    bool move = false;
     key_range r = {.first = vv_table_first_key(first)};
     size_t i = 0;
     while (v->tables[i] != first)
@@ -352,9 +353,10 @@ static vv_status add_surplus(table_list *l, const vv_version *v, const vv_picker
     for (; i < v->table_count && v->tables[i]->level == level; i++) {
         r.last = vv_table_last_key(v->tables[i]);
         uint64_t more = bytes + v->tables[i]->summary.file_bytes;
-        if (bytes > 0 &&
-            (bytes >= surplus_bytes || (double)(more + overlapping_bytes(v, level + 1, &r)) > limit))
+        uint64_t met = overlapping_bytes(v, level + 1, &r);
+        if (bytes > 0 && (bytes >= surplus_bytes || (move ? met > 0 : (double)(more + met) > limit)))
             break;
+        move = met == 0; /* as far as nothing is met, nothing is written */
         VV_TRY(list_add(l, v->tables[i]));
         bytes = more;
     }
@@ -444,6 +446,19 @@ static vv_status pick_around(const vv_version *v, const vv_picker_options *o, ta
 
 /* ---- */
 
+/* The inputs, which don't overlap each other, may stand in the output level as they are. */
+static bool may_move(const vv_compaction_plan *plan) {
+    uint32_t level = plan->inputs[0]->level;
+    if (level == plan->output_level || (level == 0 && plan->input_count > 1))
+        return false;
+    for (size_t i = 0; i < plan->input_count; i++) {
+        const vv_table *t = plan->inputs[i];
+        if (t->level != level || (plan->bottom && t->summary.tombstone_count > 0))
+            return false;
+    }
+    return true;
+}
+
 vv_status vv_pick(const vv_version *version, const vv_picker_options *o,
                   const vv_picker_cursor cursors[VV_LEVELS_MAX], vv_compaction_plan *out, bool *found_out) {
     table_list l = {0};
@@ -462,6 +477,7 @@ vv_status vv_pick(const vv_version *version, const vv_picker_options *o,
     if (!damaged && o->style == VV_COMPACTION_LEVELED)
         run = level_run(version, level);
     finish_plan(version, &l, level, run, out);
+    out->move = run != 0 && may_move(out);
     *found_out = true;
     return st;
 }

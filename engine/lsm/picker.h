@@ -6,7 +6,8 @@
  * read may have to look into (threshold - 1) runs a level. Leveled    Level 0 takes up to `threshold` flushed
  * runs; every other level is one run, whose size may be `ratio` times that of the level above. What is too
  * large gives the tables that are too much, one or some at a time, with all that they overlap, to the next
- * level. Writes each byte about ratio / 2 times a level; a read looks into one table a level.
+ * level; those that overlap nothing are not even read. Writes each byte about ratio / 2 times a level;
+ * a read looks into one table a level.
  *
  * Bursts      A leveled merge rewrites what it meets, however little it brings: the more gathers before, the
  * less is written. While flushes follow each other closely level 0 is merged at half as many runs more, and
@@ -58,6 +59,9 @@ typedef struct vv_compaction_plan {
     uint64_t output_run;
     /* No table outside the inputs that is older than they are overlaps their keys: nothing can resurface. */
     bool bottom;
+    /* The inputs go there as they are: they overlap nothing there, nor each other, and a merge would drop
+     * nothing that is known of. */
+    bool move;
     uint64_t input_bytes;
 } vv_compaction_plan;
 

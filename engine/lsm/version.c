@@ -1,6 +1,7 @@
 #include "engine/lsm/version.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/assert.h"
@@ -24,6 +25,29 @@ vv_table *vv_table_create(uint32_t level, uint64_t run, uint64_t file_number, vv
     return t;
 }
 
+static uint8_t *copy_key(const uint8_t *key, uint32_t bytes) {
+    uint8_t *copy = vv_alloc(bytes);
+    if (copy)
+        memcpy(copy, key, bytes);
+    return copy;
+}
+
+vv_table *vv_table_move(vv_table *from, uint32_t level, uint64_t run) {
+    vv_sst_summary s = from->summary;
+    s.first_key = copy_key(s.first_key, s.first_key_bytes);
+    s.last_key = copy_key(s.last_key, s.last_key_bytes);
+    if (!s.first_key || !s.last_key) {
+        vv_sst_summary_deinit(&s);
+        return NULL;
+    }
+    vv_table *t = vv_table_create(level, run, from->file_number, &s, from->drop, from->drop_arg);
+    if (!t)
+        return NULL;
+    vv_table_ref(from);
+    t->moved_from = from;
+    return t;
+}
+
 void vv_table_ref(vv_table *t) {
     atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
 }
@@ -32,8 +56,16 @@ void vv_table_unref(vv_table *t) {
     /* acq_rel: whoever drops the last reference sees all that the others did with the table. */
     if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1)
         return;
-    if (atomic_load_explicit(&t->obsolete, memory_order_relaxed))
+    bool obsolete = atomic_load_explicit(&t->obsolete, memory_order_relaxed);
+    if (t->moved_from) {
+        /* Readers of older versions may still have the file at its place before: the last of them drops it.
+         */
+        if (obsolete)
+            atomic_store_explicit(&t->moved_from->obsolete, true, memory_order_relaxed);
+        vv_table_unref(t->moved_from);
+    } else if (obsolete) {
         t->drop(t->drop_arg, t->file_number);
+    }
     vv_sst_summary_deinit(&t->summary);
     vv_free(t);
 }

@@ -28,12 +28,16 @@ typedef struct vv_table {
     uint32_t level;
     uint64_t run;
     uint64_t file_number;
-    vv_sst_summary summary; /* owned */
+    struct vv_table *moved_from; /* NULL, or the same file at its place before; a reference */
+    vv_sst_summary summary;      /* owned */
 } vv_table;
 
 /* Takes over the summary (also when it fails). One reference for the caller. NULL: no memory. */
 vv_table *vv_table_create(uint32_t level, uint64_t run, uint64_t file_number, vv_sst_summary *summary_take,
                           vv_table_drop_fn drop, void *drop_arg) VV_CHECKED;
+/* The same file at another place, for a version that does not hold it at the old one. It outlives whichever
+ * of the two is needed longer. One reference for the caller. NULL: no memory. */
+vv_table *vv_table_move(vv_table *from, uint32_t level, uint64_t run) VV_CHECKED;
 void vv_table_ref(vv_table *t);
 void vv_table_unref(vv_table *t);
 

@@ -161,6 +161,42 @@ Test(picker, leveled_is_not_at_the_bottom_above_an_overlapping_level) {
     EXPECT(s, &leveled, false, "ab", 2, 1, false);
 }
 
+/* tombstones: of table 1. */
+static bool is_move(const shape *shapes, size_t count, uint64_t tombstones) {
+    vv_version *v = version_of(shapes, count);
+    v->tables[0]->summary.tombstone_count = tombstones;
+    vv_compaction_plan plan;
+    bool found;
+    cr_assert(vv_ok(vv_pick(v, &leveled, cursors, &plan, &found)));
+    cr_assert(found);
+    bool move = plan.move;
+    vv_compaction_plan_deinit(&plan);
+    vv_version_unref(v);
+    return move;
+}
+
+Test(picker, leveled_moves_a_table_that_overlaps_nothing_in_the_next_level) {
+    static const shape apart[] = {{1, 1, "a", "c", 120}, {2, 1, "d", "e", 300}, {3, 1, "a", "z", 900}};
+    static const shape alone[] = {{1, 1, "a", "c", 120}, {1, 1, "d", "e", 20}};
+    static const shape overlapping[] = {{1, 1, "a", "d", 120}, {2, 1, "d", "e", 300}};
+    static const shape level_0[] = {{0, 1, "a", "d", 20}, {0, 2, "e", "f", 20}, {0, 3, "g", "h", 20}};
+    static const shape some[] = {{1, 1, "a", "c", 120}, {1, 1, "d", "e", 120}, {2, 1, "f", "f", 10}};
+    static const shape first[] = {{1, 1, "a", "c", 120}, {1, 1, "d", "f", 120}, {2, 1, "e", "f", 10}};
+    cr_assert(is_move(apart, VV_ARRAY_COUNT(apart), 0));
+    cr_assert(is_move(some, VV_ARRAY_COUNT(some), 0));
+    cr_assert(is_move(first, VV_ARRAY_COUNT(first), 0), "alone");
+    cr_assert(is_move(alone, VV_ARRAY_COUNT(alone), 0));
+    cr_assert_not(is_move(overlapping, VV_ARRAY_COUNT(overlapping), 0));
+    cr_assert_not(is_move(level_0, VV_ARRAY_COUNT(level_0), 0));
+}
+
+Test(picker, leveled_merges_a_table_alone_for_tombstones_that_may_go) {
+    static const shape bottom[] = {{1, 1, "a", "c", 120}, {3, 1, "d", "e", 300}};
+    static const shape above[] = {{1, 1, "a", "c", 120}, {3, 1, "c", "e", 300}};
+    cr_assert_not(is_move(bottom, VV_ARRAY_COUNT(bottom), 1));
+    cr_assert(is_move(above, VV_ARRAY_COUNT(above), 1));
+}
+
 Test(picker, leveled_never_gives_the_last_level_away) {
     static const shape s[] = {{3, 1, "a", "c", 1u << 30}, {3, 1, "d", "f", 1u << 30}};
     EXPECT(s, &leveled, false, NOTHING, 0, 0, false);

@@ -69,3 +69,51 @@ Test(version, an_obsolete_table_is_dropped_with_its_last_reader_and_no_other) {
     vv_version_unref(next);
     cr_assert_eq(dropped, 1, "a live table keeps its file when the database closes");
 }
+
+/* A table of run 1 in level 1 that moves to level 2, by what is obsolete of it and of what it becomes. */
+static vv_table *move(vv_table *from) {
+    vv_table *to = vv_table_move(from, 2, 7);
+    cr_assert_not_null(to);
+    cr_assert_eq(to->level, 2);
+    cr_assert_eq(to->run, 7);
+    cr_assert_eq(to->file_number, from->file_number);
+    cr_assert(vv_slice_equal(vv_table_first_key(to), vv_table_first_key(from)));
+    cr_assert(vv_slice_equal(vv_table_last_key(to), vv_table_last_key(from)));
+    return to;
+}
+
+Test(version, a_table_that_moves_keeps_its_file_until_both_places_are_left) {
+    vv_table *from = table(1, 1, 5, "a", "b"), *to = move(from);
+    vv_table_unref(from); /* its version goes first */
+    cr_assert_eq(dropped, 0);
+    atomic_store(&to->obsolete, true);
+    vv_table_unref(to);
+    cr_assert_eq(dropped, 1);
+    cr_assert_eq(dropped_number, 5);
+
+    from = table(1, 1, 6, "a", "b"), to = move(from);
+    atomic_store(&to->obsolete, true);
+    vv_table_unref(to); /* a reader of the old version is left */
+    cr_assert_eq(dropped, 1);
+    vv_table_unref(from);
+    cr_assert_eq(dropped, 2);
+    cr_assert_eq(dropped_number, 6);
+}
+
+Test(version, a_move_that_does_not_come_to_be_leaves_the_table_alone) {
+    vv_table *from = table(1, 1, 5, "a", "b");
+    vv_table_unref(move(from));
+    vv_table_unref(from);
+    cr_assert_eq(dropped, 0);
+}
+
+Test(version, a_move_without_memory_changes_nothing) {
+    vv_table *from = table(1, 1, 5, "a", "b");
+    for (uint64_t n = 1; n <= 3; n++) {
+        vv_alloc_fail_at(n);
+        cr_assert_null(vv_table_move(from, 2, 7), "allocation %d", (int)n);
+        vv_alloc_fail_at(0);
+    }
+    cr_assert_eq(atomic_load(&from->refs), 1);
+    vv_table_unref(from);
+}
