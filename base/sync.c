@@ -14,8 +14,6 @@
 #include "base/assert.h"
 #include "base/clock.h"
 
-#define SOON_TRIES 64 /* of some 20 ns each */
-
 void vv_mutex_init(vv_mutex *m) {
     VV_ASSERT(pthread_mutex_init(&m->os, NULL) == 0);
 }
@@ -32,24 +30,6 @@ bool vv_mutex_trylock(vv_mutex *m) {
     int rc = pthread_mutex_trylock(&m->os);
     VV_ASSERT(rc == 0 || rc == EBUSY);
     return rc == 0;
-}
-
-/* Tell the processor that this thread does nothing but ask. */
-static inline void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb");
-#endif
-}
-
-bool vv_mutex_lock_soon(vv_mutex *m) {
-    for (int i = 0; i < SOON_TRIES; i++) {
-        if (vv_mutex_trylock(m))
-            return true;
-        relax();
-    }
-    return false;
 }
 
 void vv_mutex_unlock(vv_mutex *m) {
