@@ -40,8 +40,10 @@ static bool do_get(vv_client *c, vv_slice key, vv_client_value *out, vv_client_e
     out->found = varve_ok(st);
     if (st.code == VARVE_NOT_FOUND)
         return true;
-    if (!varve_ok(st))
+    if (!varve_ok(st)) {
+        varve_value_release(&value);
         return fail(err, st, NULL);
+    }
     out->lsn = value.lsn;
     out->expires_unix_ms = value.expires_unix_ms;
     vv_bytes_append(&out->bytes, value.data, value.bytes);

@@ -321,16 +321,30 @@ typedef struct varve_value {
 } varve_value;
 
 /* NOT_FOUND is a status, not an error of the call. CORRUPTION: a block on the way to this key is damaged. On
- * OK the caller releases *out; otherwise it is zeroed and releasing it is harmless. All values must be
- * released before varve_close(). */
+ * OK and on CORRUPTION the caller releases *out; otherwise it is zeroed and releasing it is harmless. All
+ * values must be released before varve_close(). */
 VARVE_API varve_status varve_get(varve_db *db, const void *key, size_t key_bytes,
                                  varve_value *out) VARVE_CHECKED;
 VARVE_API void varve_value_release(varve_value *value);
 
+/* All keys from the first to the last one, both included. */
+typedef struct varve_key_range {
+    const void *first_key;
+    size_t first_key_bytes;
+    const void *last_key;
+    size_t last_key_bytes;
+} varve_key_range;
+
+/* Of a get that ended with CORRUPTION: the keys that the damaged block may hold, the one asked for among
+ * them; the keys of the whole table, if that can't be opened. Borrowed until the value is released. False:
+ * not known, as there was no memory to tell. */
+VARVE_API bool varve_value_damage(const varve_value *value, varve_key_range *out);
+
 /*
  * As varve_get() without waiting for the disk: what is in memory is answered on this thread before the call
  * returns; else the key is copied, and `done` is called on the reader thread, which keeps many reads in
- * flight. It must not block. On OK the value is its receiver's to release; copy the struct to keep it.
+ * flight. It must not block. On OK and on CORRUPTION the value is its receiver's to release; copy the struct
+ * to keep it.
  * snapshot may be NULL, and must outlive the call.
  */
 typedef void (*varve_get_fn)(void *arg, varve_status status, varve_value *value);
@@ -346,7 +360,7 @@ typedef struct varve_lookup {
     const void *key;
     size_t key_bytes;
     varve_status status; /* as varve_get() returns it */
-    varve_value value;   /* of OK; the caller's to release */
+    varve_value value;   /* of OK and CORRUPTION; the caller's to release */
 } varve_lookup;
 
 /* Look up many keys as of one state, with all their block reads in flight at once. The status says whether
@@ -412,6 +426,10 @@ VARVE_API void varve_iter_prev(varve_iter *it);
  * behind the damage for one, and goes on from there. */
 VARVE_API bool varve_iter_valid(const varve_iter *it);
 VARVE_API varve_status varve_iter_status(const varve_iter *it);
+/* After CORRUPTION: the keys that the damaged block may hold, or the whole table, if that can't be opened: a
+ * cursor that is placed behind the last one goes on. Borrowed until the next call on the cursor. False: not
+ * known. */
+VARVE_API bool varve_iter_damage(const varve_iter *it, varve_key_range *out);
 
 /* The entry at hand, while valid; borrowed until the next step. */
 typedef struct varve_entry {

@@ -15,6 +15,10 @@
 /* End the call with what the engine said. */
 void vv_kv_fail(vv_rpc_call *call, varve_status st);
 
+/* What to say of a read that ended with st, and with this value, which is released. */
+void vv_kv_read_status(vv_rpc_status *out, varve_status st, varve_value *value);
+void vv_kv_fail_read(vv_rpc_call *call, varve_status st, varve_value *value);
+
 /* A message in a buffer of its own, which is vv_free()d when the message has been sent. */
 vv_rpc_body vv_kv_body_take(uint8_t *buffer_take, size_t bytes);
 

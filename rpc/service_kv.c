@@ -79,6 +79,21 @@ void vv_kv_fail(vv_rpc_call *call, varve_status st) {
     vv_rpc_fail(call, &status);
 }
 
+void vv_kv_read_status(vv_rpc_status *out, varve_status st, varve_value *value) {
+    varve_key_range keys;
+    if (varve_value_damage(value, &keys))
+        vv_rpc_status_from_damage(out, st, &keys);
+    else
+        vv_rpc_status_from_engine(out, st);
+    varve_value_release(value);
+}
+
+void vv_kv_fail_read(vv_rpc_call *call, varve_status st, varve_value *value) {
+    vv_rpc_status status;
+    vv_kv_read_status(&status, st, value);
+    vv_rpc_fail(call, &status);
+}
+
 static void release_buffer(void *buffer) {
     VV_TAKE_OVER(buffer);
     vv_free(buffer);
@@ -141,7 +156,7 @@ static void get_answer(vv_rpc_call *call, varve_status st, varve_value *value) {
     else if (st.code == VARVE_NOT_FOUND)
         vv_rpc_reply(call, vv_rpc_body_copy(NULL, 0)); /* found = false */
     else
-        vv_kv_fail(call, st);
+        vv_kv_fail_read(call, st, value);
 }
 
 /* The call that this thread is handing to varve_get_async(): if its answer comes meanwhile, it came on this

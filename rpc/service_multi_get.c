@@ -107,17 +107,17 @@ static void reply_all(multi_get *m) {
     vv_rpc_reply(m->call, vv_kv_body_take(response, (size_t)(at - response)));
 }
 
-/* The first lookup that failed, OK if none did. */
-static varve_status first_failure(const multi_get *m) {
+/* The first lookup that failed, NULL if none did. */
+static result *first_failure(const multi_get *m) {
     for (size_t i = 0; i < m->next; i++)
         if (!varve_ok(m->results[i].status) && m->results[i].status.code != VARVE_NOT_FOUND)
-            return m->results[i].status;
-    return (varve_status){0};
+            return &m->results[i];
+    return NULL;
 }
 
 /* On the call's thread. */
 static void answer(multi_get *m) {
-    varve_status failure = first_failure(m);
+    result *failure = first_failure(m);
     if (m->late)
         vv_rpc_fail_with(m->call, VV_RPC_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 0,
                          "the deadline passed before all keys were looked at");
@@ -128,8 +128,8 @@ static void answer(multi_get *m) {
         vv_rpc_fail_with(m->call, VV_RPC_RESOURCE_EXHAUSTED, "RESPONSE_TOO_LARGE", 0,
                          "the values are more than %llu bytes together: ask for fewer keys at once",
                          (unsigned long long)m->kv->options.response_bytes_max);
-    else if (!varve_ok(failure))
-        vv_kv_fail(m->call, failure);
+    else if (failure)
+        vv_kv_fail_read(m->call, failure->status, &failure->value);
     else
         reply_all(m);
     destroy(m);
@@ -159,7 +159,9 @@ static void got(void *arg, varve_status st, varve_value *value) {
     result *r = arg;
     multi_get *m = r->of;
     r->status = st;
-    if (varve_ok(st)) {
+    if (!varve_ok(st)) {
+        r->value = *value; /* where the damage is */
+    } else {
         uint64_t before = atomic_fetch_add_explicit(&m->value_bytes, value->bytes, memory_order_relaxed);
         if (before + value->bytes > m->kv->options.response_bytes_max) {
             atomic_store_explicit(&m->too_large, true, memory_order_relaxed);

@@ -454,7 +454,9 @@ static void answer_lookup(pipeline *p, lookup *l) {
     } else if (l->status.code == VARVE_NOT_FOUND) {
         answer_missing(p, l->id);
     } else {
-        answer_error(p, l->id, l->status);
+        vv_rpc_status status;
+        vv_kv_read_status(&status, l->status, &l->value);
+        answer_status(p, l->id, &status);
     }
     l->next_free = p->free_lookups;
     p->free_lookups = l;

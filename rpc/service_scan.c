@@ -85,7 +85,11 @@ static void destroy(scan *s) {
 /* ---- a turn, on a worker ---- */
 
 static vv_chunk_outlook fail_turn(scan *s, varve_status st) {
-    vv_rpc_status_from_engine(&s->stream.failure, st);
+    varve_key_range keys;
+    if (s->iter && varve_iter_damage(s->iter, &keys))
+        vv_rpc_status_from_damage(&s->stream.failure, st, &keys);
+    else
+        vv_rpc_status_from_engine(&s->stream.failure, st);
     return VV_CHUNK_FAILED;
 }
 

@@ -155,19 +155,24 @@ static const mapping mappings[] = {
     [VARVE_NOT_CONFIRMED] = {VV_RPC_UNKNOWN, 0, NULL},
 };
 
+/* The gRPC code, the reason and when to come back. */
+static mapping map(varve_status st) {
+    mapping m = {VV_RPC_INTERNAL, 0, NULL};
+    if (st.code != VARVE_OK && st.code < VV_ARRAY_COUNT(mappings))
+        m = mappings[st.code];
+    if (!m.reason)
+        m.reason = st.reason != 0 ? varve_reason_name(st.reason) : varve_code_name(st.code);
+    return m;
+}
+
 void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st) {
     vv_rpc_status_from_engine_words(out, st, "");
 }
 
 void vv_rpc_status_from_engine_words(vv_rpc_status *out, varve_status st, const char *words) {
-    mapping m = {VV_RPC_INTERNAL, 0, NULL};
-    if (st.code != VARVE_OK && st.code < VV_ARRAY_COUNT(mappings))
-        m = mappings[st.code];
-    const char *reason = m.reason         ? m.reason
-                         : st.reason != 0 ? varve_reason_name(st.reason)
-                                          : varve_code_name(st.code);
+    mapping m = map(st);
     if (*words) {
-        vv_rpc_status_set(out, m.code, reason, m.retry_ms, "%s", words);
+        vv_rpc_status_set(out, m.code, m.reason, m.retry_ms, "%s", words);
         return;
     }
     const char *text = varve_code_text(st.code);
@@ -175,5 +180,41 @@ void vv_rpc_status_from_engine_words(vv_rpc_status *out, varve_status st, const 
     char system[64] = "";
     if (st.sys != 0)
         snprintf(system, sizeof system, " (%s)", strerrordesc_np(st.sys));
-    vv_rpc_status_set(out, m.code, reason, m.retry_ms, "%s%s%s%s", text, *finer ? ": " : "", finer, system);
+    vv_rpc_status_set(out, m.code, m.reason, m.retry_ms, "%s%s%s%s", text, *finer ? ": " : "", finer, system);
+}
+
+/* text: of at least max + 1 bytes. */
+static void key_text(const void *key, size_t key_bytes, char *text, size_t max) {
+    static const char cut[] = "...";
+    const uint8_t *bytes = key;
+    size_t at = 0, whole = 0; /* whole: where the text may be cut, with room for `cut` */
+    for (size_t i = 0; i < key_bytes; i++) {
+        bool plain = bytes[i] > ' ' && bytes[i] <= '~' && !strchr("\\\"'#", bytes[i]);
+        if (at + (plain ? 1 : 4) > max) {
+            memcpy(text + whole, cut, sizeof cut);
+            return;
+        }
+        at += (size_t)sprintf(text + at, plain ? "%c" : "\\x%02x", bytes[i]);
+        if (at + sizeof cut - 1 <= max)
+            whole = at;
+    }
+    text[at] = '\0';
+}
+
+/* Both in a message of 256 bytes, with the words around them. */
+#define KEY_IN_MESSAGE_MAX 72
+
+void vv_rpc_status_from_damage(vv_rpc_status *out, varve_status st, const varve_key_range *keys) {
+    mapping m = map(st);
+    const char *finer = st.reason != 0 ? varve_reason_text(st.reason) : "";
+    char first[VV_RPC_KEY_TEXT_MAX + 1], last[VV_RPC_KEY_TEXT_MAX + 1];
+    key_text(keys->first_key, keys->first_key_bytes, first, VV_RPC_KEY_TEXT_MAX);
+    key_text(keys->last_key, keys->last_key_bytes, last, VV_RPC_KEY_TEXT_MAX);
+    vv_rpc_detail details[] = {{"first_key", first}, {"last_key", last}};
+    char first_short[KEY_IN_MESSAGE_MAX + 1], last_short[KEY_IN_MESSAGE_MAX + 1];
+    key_text(keys->first_key, keys->first_key_bytes, first_short, KEY_IN_MESSAGE_MAX);
+    key_text(keys->last_key, keys->last_key_bytes, last_short, KEY_IN_MESSAGE_MAX);
+    vv_rpc_status_set_details(out, m.code, m.reason, m.retry_ms, details, VV_ARRAY_COUNT(details),
+                              "%s%s%s; affected are the keys from %s to %s", varve_code_text(st.code),
+                              *finer ? ": " : "", finer, first_short, last_short);
 }

@@ -39,6 +39,15 @@ void vv_rpc_status_from_engine(vv_rpc_status *out, varve_status st);
 /* The same with words of its own; "": none. */
 void vv_rpc_status_from_engine_words(vv_rpc_status *out, varve_status st, const char *words);
 
+/*
+ * A read that met damage (CORRUPTION): which keys are affected is said in the words, and in
+ * ErrorInfo.metadata as first_key and last_key. Bytes that are not graphic ASCII, backslashes, quotes and #
+ * are \xNN there, as in a script of `varve batch`; more than VV_RPC_KEY_TEXT_MAX characters are cut, to end
+ * in "...".
+ */
+void vv_rpc_status_from_damage(vv_rpc_status *out, varve_status st, const varve_key_range *keys);
+#define VV_RPC_KEY_TEXT_MAX 160
+
 /* End `call` with the status that vv_rpc_status_set() would make. */
 void vv_rpc_fail_with(vv_rpc_call *call, vv_rpc_code code, const char *reason, uint32_t retry_ms,
                       const char *fmt, ...) VV_PRINTF(5, 6);

@@ -371,8 +371,9 @@ vv_status vv_db_lookup_resume(varve_db *db, vv_get *g) VV_CHECKED;
 /* KEY_EMPTY, KEY_TOO_LONG. */
 vv_status vv_db_check_key(size_t key_bytes) VV_CHECKED;
 
-/* The answer of a lookup that found something. What pins it is taken from the lookup: the block, or the
- * reference to the view, and then g->view is NULL. */
+/* The answer of a lookup that is done. What pins a value that was found is taken from the lookup: the block,
+ * or the reference to the view, and then g->view is NULL. Of CORRUPTION, which keys are affected; else
+ * zeroed. */
 void vv_db_value_take(varve_db *db, vv_get *g, varve_value *out);
 
 /* Open the table that a lookup wants; blocking. */

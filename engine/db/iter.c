@@ -374,6 +374,18 @@ varve_status varve_iter_status(const varve_iter *it) {
     return vv_public(it->status);
 }
 
+bool varve_iter_damage(const varve_iter *it, varve_key_range *out) {
+    vv_slice first, last;
+    *out = (varve_key_range){0};
+    if (it->valid || !vv_is(it->status, VV_CORRUPTION) || !vv_iter_damage(it->merged, &first, &last))
+        return false;
+    *out = (varve_key_range){.first_key = first.data,
+                             .first_key_bytes = first.bytes,
+                             .last_key = last.data,
+                             .last_key_bytes = last.bytes};
+    return true;
+}
+
 void varve_iter_entry(const varve_iter *it, varve_entry *out) {
     VV_ASSERT(it->valid);
     const vv_entry *e = it->shown;

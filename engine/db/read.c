@@ -1,10 +1,21 @@
 /*
  * read.c - blocking reads: they drive the lookup's step machine (engine/lsm/get.h) and bring what it wants.
  */
+#include <string.h>
+
+#include "base/alloc.h"
 #include "engine/db/db_impl.h"
 
 /* What a varve_value holds on to. */
-enum { PIN_NONE, PIN_VIEW, PIN_BLOCK };
+enum { PIN_NONE, PIN_VIEW, PIN_BLOCK, PIN_DAMAGE };
+
+/* What the value of a get that met damage holds: the keys that are affected, as copies, since neither table
+ * nor view is worth keeping for them. */
+typedef struct damage {
+    size_t first_bytes;
+    size_t last_bytes;
+    uint8_t keys[];
+} damage;
 
 void vv_db_bring_table(varve_db *db, vv_get *g, vv_error *err) {
     vv_sst_reader *reader = NULL;
@@ -47,7 +58,37 @@ vv_status vv_db_check_key(size_t key_bytes) {
     return VV_STATUS_OK;
 }
 
+/* Without memory the answer is the same, but for where the damage is. */
+static void take_damage(const vv_get *g, varve_value *out) {
+    vv_slice first, last;
+    vv_get_damage(g, &first, &last);
+    damage *d = vv_alloc(sizeof *d + first.bytes + last.bytes);
+    if (!d)
+        return;
+    *d = (damage){.first_bytes = first.bytes, .last_bytes = last.bytes};
+    memcpy(d->keys, first.data, first.bytes);
+    memcpy(d->keys + first.bytes, last.data, last.bytes);
+    *out = (varve_value){.pin_ = d, .pin_kind_ = PIN_DAMAGE};
+}
+
+bool varve_value_damage(const varve_value *value, varve_key_range *out) {
+    *out = (varve_key_range){0};
+    if (value->pin_kind_ != PIN_DAMAGE)
+        return false;
+    const damage *d = value->pin_;
+    *out = (varve_key_range){.first_key = d->keys,
+                             .first_key_bytes = d->first_bytes,
+                             .last_key = d->keys + d->first_bytes,
+                             .last_key_bytes = d->last_bytes};
+    return true;
+}
+
 void vv_db_value_take(varve_db *db, vv_get *g, varve_value *out) {
+    *out = (varve_value){0};
+    if (vv_is(g->status, VV_CORRUPTION))
+        take_damage(g, out);
+    if (!vv_ok(g->status))
+        return;
     *out = (varve_value){.data = g->entry.value.data,
                          .bytes = g->entry.value.bytes,
                          .lsn = g->entry.lsn,
@@ -73,8 +114,7 @@ static varve_status get(varve_db *db, const void *key, size_t key_bytes, const v
     vv_view *view = vv_db_view(db, &lsn);
     vv_get g;
     st = vv_db_lookup(db, view, snapshot ? snapshot->lsn : lsn, vv_slice_make(key, key_bytes), &g);
-    if (vv_ok(st))
-        vv_db_value_take(db, &g, out);
+    vv_db_value_take(db, &g, out);
     vv_get_deinit(&g);
     vv_db_view_release(db, g.view);
     return vv_public(st);
@@ -95,5 +135,7 @@ void varve_value_release(varve_value *value) {
         vv_block_cache_release(db->blocks, value->pin_);
     else if (value->pin_kind_ == PIN_VIEW)
         vv_db_view_release(db, value->pin_);
+    else if (value->pin_kind_ == PIN_DAMAGE)
+        vv_free(value->pin_);
     *value = (varve_value){0};
 }

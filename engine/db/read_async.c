@@ -37,10 +37,9 @@ typedef struct async_get {
 /* ---- answering ---- */
 
 static void answer(varve_db *db, vv_get *g, varve_get_fn done, void *arg) {
-    varve_value value = {0};
+    varve_value value;
     varve_status st = vv_public(g->status);
-    if (vv_ok(g->status))
-        vv_db_value_take(db, g, &value);
+    vv_db_value_take(db, g, &value);
     vv_get_deinit(g);
     vv_db_view_release(db, g->view);
     done(arg, st, &value);

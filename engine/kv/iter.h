@@ -22,6 +22,7 @@ typedef struct vv_iter_ops {
     void (*seek_back)(vv_iter *it, vv_slice key, uint64_t lsn);
     void (*next)(vv_iter *it);
     void (*prev)(vv_iter *it);
+    bool (*damage)(const vv_iter *it, vv_slice *first_out, vv_slice *last_out); /* may be NULL */
 } vv_iter_ops;
 
 /* The common head of every implementation. */
@@ -65,6 +66,12 @@ static inline void vv_iter_next(vv_iter *it) {
 static inline void vv_iter_prev(vv_iter *it) {
     VV_ASSERT(it->valid);
     it->ops->prev(it);
+}
+
+/* After a failure: the keys that what could not be read may hold, both included; borrowed until the next call
+ * on the iterator. False: not known. */
+static inline bool vv_iter_damage(const vv_iter *it, vv_slice *first_out, vv_slice *last_out) {
+    return !it->valid && !vv_ok(it->status) && it->ops->damage && it->ops->damage(it, first_out, last_out);
 }
 
 #endif

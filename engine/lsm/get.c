@@ -143,6 +143,17 @@ void vv_get_supply_block(vv_get *g, vv_status st, vv_block *block) {
         (void)finish(g, st);
 }
 
+void vv_get_damage(const vv_get *g, vv_slice *first_out, vv_slice *last_out) {
+    VV_ASSERT(g->at == VV_GET_AT_END && !vv_ok(g->status));
+    if (g->reader) {
+        vv_sst_reader_find_keys(g->reader, g->key, g->lsn, first_out, last_out);
+        return;
+    }
+    const vv_table *t = vv_run_find(&g->view->version->runs[g->run_index], g->key);
+    *first_out = vv_table_first_key(t);
+    *last_out = vv_table_last_key(t);
+}
+
 vv_block *vv_get_take_block(vv_get *g) {
     vv_block *block = g->block;
     g->block = NULL;

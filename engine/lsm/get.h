@@ -62,6 +62,10 @@ void vv_get_supply_table(vv_get *g, vv_status st, vv_sst_reader *reader);
 /* After WANTS_BLOCK: the verified, pinned block, which the machine releases, or why there is none. */
 void vv_get_supply_block(vv_get *g, vv_status st, vv_block *block);
 
+/* Once it is done, after a failure that was supplied: the keys that what could not be had may hold, both
+ * included; borrowed until deinit. A block's, or all of a table that can't be opened. */
+void vv_get_damage(const vv_get *g, vv_slice *first_out, vv_slice *last_out);
+
 /* Hand the pin on the answer's block over to the caller; NULL if the answer is in the view. */
 vv_block *vv_get_take_block(vv_get *g);
 

@@ -154,13 +154,24 @@ static void prev(vv_iter *it) {
         step(m);
 }
 
+/* Of a child that has failed as the whole has. */
+static bool damage(const vv_iter *it, vv_slice *first_out, vv_slice *last_out) {
+    const merge_iter *m = (const merge_iter *)it;
+    for (uint32_t i = 0; i < m->child_count; i++)
+        if (m->children[i]->status.code == it->status.code &&
+            vv_iter_damage(m->children[i], first_out, last_out))
+            return true;
+    return false;
+}
+
 static const vv_iter_ops ops = {.destroy = destroy,
                                 .seek_first = seek_first,
                                 .seek_last = seek_last,
                                 .seek = seek,
                                 .seek_back = seek_back,
                                 .next = next,
-                                .prev = prev};
+                                .prev = prev,
+                                .damage = damage};
 
 vv_status vv_merge_create(vv_iter *const *children_take, uint32_t count, vv_iter **out) {
     *out = NULL;

@@ -10,7 +10,7 @@ typedef struct run_iter {
     const vv_sst_fetcher *fetcher;
     const vv_sst_scan_options *scan; /* instead of the two above; or NULL */
     vv_error *err;
-    size_t index;          /* of the open table */
+    size_t index;          /* of the open table, or of the one that could not be opened */
     vv_sst_reader *reader; /* pinned; NULL: none is open */
     vv_table_pin pin;
     vv_iter *inner;
@@ -38,6 +38,7 @@ static bool open_table(run_iter *r, size_t index) {
     if (r->inner && r->index == index)
         return true;
     close_table(r);
+    r->index = index;
     vv_status st = pin_reader(r, r->run->tables[index]->file_number);
     if (vv_ok(st))
         st = r->scan ? vv_sst_scan_create(r->reader, r->scan, &r->inner)
@@ -51,7 +52,6 @@ static bool open_table(run_iter *r, size_t index) {
             vv_table_note_failure(r->run->tables[index], st);
         return false;
     }
-    r->index = index;
     return true;
 }
 
@@ -164,13 +164,24 @@ static void prev(vv_iter *it) {
     settle_backward(r);
 }
 
+/* Of the block, or of the whole table if that can't be opened. */
+static bool damage(const vv_iter *it, vv_slice *first_out, vv_slice *last_out) {
+    const run_iter *r = (const run_iter *)it;
+    if (r->inner)
+        return vv_iter_damage(r->inner, first_out, last_out);
+    *first_out = vv_table_first_key(r->run->tables[r->index]);
+    *last_out = vv_table_last_key(r->run->tables[r->index]);
+    return true;
+}
+
 static const vv_iter_ops ops = {.destroy = destroy,
                                 .seek_first = seek_first,
                                 .seek_last = seek_last,
                                 .seek = seek,
                                 .seek_back = seek_back,
                                 .next = next,
-                                .prev = prev};
+                                .prev = prev,
+                                .damage = damage};
 
 static vv_status create(const run_iter *parts, vv_iter **out) {
     *out = NULL;

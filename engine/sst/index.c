@@ -192,6 +192,12 @@ vv_sst_index_slot vv_sst_index_slot_at(const vv_sst_index *x, uint64_t i) {
     return s;
 }
 
+void vv_sst_index_key_range(const vv_sst_index *x, uint64_t i, vv_slice *first_out, vv_slice *last_out) {
+    /* The key that the block before ends with may go on in this one. */
+    *first_out = i > 0 ? vv_sst_index_slot_at(x, i - 1).last_key : x->head.first_key;
+    *last_out = vv_sst_index_slot_at(x, i).last_key;
+}
+
 /* Blocks follow each other from 0 to the end of the data, and their last keys ascend. */
 static vv_status decode_slots(vv_sst_index *x, vv_reader *r) {
     const uint8_t *begin = x->bytes;

@@ -203,13 +203,20 @@ static void iter_prev(vv_iter *base) {
     show_before((sst_iter *)base, ((sst_iter *)base)->entry_index);
 }
 
+static bool iter_damage(const vv_iter *base, vv_slice *first_out, vv_slice *last_out) {
+    const sst_iter *it = (const sst_iter *)base;
+    vv_sst_index_key_range(&it->reader->index, it->block_index, first_out, last_out);
+    return true;
+}
+
 static const vv_iter_ops iter_ops = {.destroy = iter_destroy,
                                      .seek_first = iter_seek_first,
                                      .seek_last = iter_seek_last,
                                      .seek = iter_seek,
                                      .seek_back = iter_seek_back,
                                      .next = iter_next,
-                                     .prev = iter_prev};
+                                     .prev = iter_prev,
+                                     .damage = iter_damage};
 
 vv_status vv_sst_iter_create(vv_sst_reader *r, vv_block_cache *c, const vv_sst_fetcher *f, vv_iter **out) {
     *out = NULL;

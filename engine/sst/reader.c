@@ -225,6 +225,11 @@ bool vv_sst_reader_find_key(const vv_sst_reader *r, vv_slice key, uint64_t lsn, 
            vv_sst_index_find_position(&r->index, i, key, lsn, &out->position);
 }
 
+void vv_sst_reader_find_keys(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_slice *first_out,
+                             vv_slice *last_out) {
+    vv_sst_index_key_range(&r->index, vv_sst_index_find(&r->index, key, lsn), first_out, last_out);
+}
+
 uint64_t vv_sst_reader_block_count(const vv_sst_reader *r) {
     return r->index.head.block_count;
 }

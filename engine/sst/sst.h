@@ -133,6 +133,11 @@ bool vv_sst_reader_find(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_b
  * none in the table, which a dense index always knows. */
 bool vv_sst_reader_find_key(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_block_handle *out);
 
+/* The keys that the block may hold which find() names for (key, lsn), both included; borrowed from the
+ * reader. There is such a block. */
+void vv_sst_reader_find_keys(const vv_sst_reader *r, vv_slice key, uint64_t lsn, vv_slice *first_out,
+                             vv_slice *last_out);
+
 /* What footer, index and filter say of the whole. */
 typedef struct vv_sst_description {
     uint32_t format_version;

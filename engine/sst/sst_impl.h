@@ -247,6 +247,8 @@ bool vv_sst_index_find_position(const vv_sst_index *x, uint64_t i, vv_slice key,
 /* The i-th slot; its key is borrowed from the index. */
 vv_sst_index_slot vv_sst_index_slot_at(const vv_sst_index *x, uint64_t i);
 vv_block_handle vv_sst_index_handle(const vv_sst_index *x, uint64_t i);
+/* The keys that block i may hold, both included; borrowed from x. */
+void vv_sst_index_key_range(const vv_sst_index *x, uint64_t i, vv_slice *first_out, vv_slice *last_out);
 uint64_t vv_sst_index_memory_bytes(const vv_sst_index *x);
 
 /* ---- filter block (filter.c) ---- */

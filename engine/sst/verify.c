@@ -27,15 +27,11 @@ static void report(walk *w, uint64_t offset, uint64_t bytes, vv_slice first, vv_
     w->o->damaged(w->o->arg, &d);
 }
 
-/* The keys that block i may hold: the key that the block before ends with may go on in it. */
-static vv_slice first_key_of(const walk *w, uint64_t i) {
-    const vv_sst_index *x = &w->reader->index;
-    return i > 0 ? vv_sst_index_slot_at(x, i - 1).last_key : x->head.first_key;
-}
-
 static void report_block(walk *w, uint64_t i, vv_status st) {
-    vv_sst_index_slot slot = vv_sst_index_slot_at(&w->reader->index, i);
-    report(w, slot.handle.offset, slot.handle.bytes, first_key_of(w, i), slot.last_key, st);
+    vv_block_handle h = vv_sst_index_handle(&w->reader->index, i);
+    vv_slice first, last;
+    vv_sst_index_key_range(&w->reader->index, i, &first, &last);
+    report(w, h.offset, h.bytes, first, last, st);
 }
 
 /* Does a dense index lead to this entry, the n-th of block i? A sparse one has no part in it. */
@@ -50,11 +46,13 @@ static vv_status check_promises(walk *w, uint64_t i, const void *block) {
     vv_sst_index_slot slot = vv_sst_index_slot_at(&w->reader->index, i);
     uint32_t count = vv_sst_block_count(block);
     vv_entry e = {0};
+    vv_slice first, last;
+    vv_sst_index_key_range(&w->reader->index, i, &first, &last);
     for (uint32_t n = 0; n < count; n++) {
         vv_sst_block_entry(block, n, &e);
         if (!vv_sst_filter_may_contain(&w->reader->filter, vv_hash_key(e.key.data, e.key.bytes)))
             return vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
-        bool follows = n > 0 || i == 0 || vv_slice_compare(first_key_of(w, i), e.key) <= 0;
+        bool follows = n > 0 || i == 0 || vv_slice_compare(first, e.key) <= 0;
         if (!follows || !index_knows(&w->reader->index, i, n, &e))
             return vv_status_make(VV_CORRUPTION, VV_SUB_BAD_LAYOUT, 0);
     }

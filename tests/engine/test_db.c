@@ -591,6 +591,7 @@ Test(db, a_table_that_vanishes_while_it_is_needed_is_damage_and_not_a_missing_ke
     varve_value v;
     varve_status st = varve_get(fx_db, "key", 3, &v);
     cr_assert_eq(st.code, VARVE_CORRUPTION, "%s", varve_code_name(st.code));
+    varve_value_release(&v);
     fx_close();
 }
 

@@ -5,9 +5,12 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <sched.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/slice.h"
 #include "tests/engine/db_fixture.h"
 
 #define KEYS   400
@@ -70,6 +73,7 @@ static int count_bad(const int rounds[KEYS]) {
         varve_status st = varve_get(fx_db, key_of(i), 8, &v);
         if (st.code == VARVE_CORRUPTION) {
             bad++;
+            varve_value_release(&v);
             continue;
         }
         snprintf(want, sizeof want, "%d of %0100d", rounds[i], i);
@@ -139,4 +143,138 @@ Test(db_bad_block, tiered_merges_go_on_around_it) {
 
 Test(db_bad_block, leveled_merges_go_on_around_it) {
     check_style("leveled");
+}
+
+/* ---- which keys are affected ---- */
+
+static bool key_in(const varve_key_range *r, const char *key) {
+    vv_slice k = vv_slice_make(key, strlen(key));
+    return vv_slice_compare(vv_slice_make(r->first_key, r->first_key_bytes), k) <= 0 &&
+           vv_slice_compare(k, vv_slice_make(r->last_key, r->last_key_bytes)) <= 0;
+}
+
+static bool same_range(const varve_key_range *a, const varve_key_range *b) {
+    return vv_slice_equal(vv_slice_make(a->first_key, a->first_key_bytes),
+                          vv_slice_make(b->first_key, b->first_key_bytes)) &&
+           vv_slice_equal(vv_slice_make(a->last_key, a->last_key_bytes),
+                          vv_slice_make(b->last_key, b->last_key_bytes));
+}
+
+typedef struct answered {
+    varve_value value;
+    _Atomic bool done;
+} answered;
+
+static void on_got(void *arg, varve_status st, varve_value *value) {
+    answered *a = arg;
+    (void)st;
+    a->value = *value;
+    atomic_store(&a->done, true);
+}
+
+/* Every way to read key i meets the damage, and names the same keys, this one among them. *out: valid until
+ * the next call. */
+static void expect_damage(int i, varve_key_range *out) {
+    varve_value v;
+    varve_key_range r;
+    cr_assert_eq(varve_get(fx_db, key_of(i), 8, &v).code, VARVE_CORRUPTION);
+    cr_assert(varve_value_damage(&v, out));
+    cr_assert(key_in(out, key_of(i)));
+
+    answered a = {0};
+    varve_get_async(fx_db, NULL, key_of(i), 8, on_got, &a);
+    while (!atomic_load(&a.done))
+        sched_yield();
+    cr_assert(varve_value_damage(&a.value, &r) && same_range(&r, out));
+    varve_value_release(&a.value);
+
+    varve_lookup lookup = {.key = key_of(i), .key_bytes = 8};
+    cr_assert(varve_ok(varve_multi_get(fx_db, NULL, &lookup, 1)));
+    cr_assert_eq(lookup.status.code, VARVE_CORRUPTION);
+    cr_assert(varve_value_damage(&lookup.value, &r) && same_range(&r, out));
+    varve_value_release(&lookup.value);
+
+    varve_iter *it;
+    cr_assert(varve_ok(varve_iter_create(fx_db, NULL, &it)));
+    varve_iter_seek(it, key_of(i), 8);
+    cr_assert_eq(varve_iter_status(it).code, VARVE_CORRUPTION);
+    cr_assert(varve_iter_damage(it, &r) && same_range(&r, out));
+    varve_iter_seek_back(it, key_of(i), 8);
+    cr_assert(varve_iter_damage(it, &r) && same_range(&r, out));
+    varve_iter_destroy(it);
+
+    static char first[16], last[16];
+    cr_assert(out->first_key_bytes <= sizeof first && out->last_key_bytes <= sizeof last);
+    memcpy(first, out->first_key, out->first_key_bytes);
+    memcpy(last, out->last_key, out->last_key_bytes);
+    out->first_key = first;
+    out->last_key = last;
+    varve_value_release(&v);
+}
+
+static void check_ranges(const char *index_type) {
+    varve_key_range r, none;
+    int rounds[KEYS];
+    fx_open_with(fx_options("INDEX_TYPE", index_type, "CACHE_CAPACITY", "0", NULL));
+    write_run(0, 1, 1);
+    for (int i = 0; i < KEYS; i++)
+        rounds[i] = 1;
+    flip(newest_table(), 4096 + 100); /* the second block */
+    int first_bad = KEYS, last_bad = 0;
+    for (int i = 0; i < KEYS; i++) {
+        varve_value v;
+        varve_status st = varve_get(fx_db, key_of(i), 8, &v);
+        cr_assert_eq(varve_value_damage(&v, &none), st.code == VARVE_CORRUPTION);
+        varve_value_release(&v);
+        if (st.code == VARVE_CORRUPTION) {
+            first_bad = i < first_bad ? i : first_bad;
+            last_bad = i;
+        }
+    }
+    cr_assert(first_bad > 0 && last_bad < KEYS - 1);
+    expect_damage(first_bad, &r);
+    expect_damage(last_bad, &r);
+    /* No wider than the block, but for the key before it, which may go on in it. */
+    cr_assert_not(key_in(&r, key_of(last_bad + 1)));
+    cr_assert(first_bad < 2 || !key_in(&r, key_of(first_bad - 2)));
+    cr_assert_eq(count_bad(rounds), last_bad - first_bad + 1);
+
+    /* A cursor that comes there names it, too, from either side; and nothing behind it. */
+    varve_iter *it;
+    varve_key_range met;
+    cr_assert(varve_ok(varve_iter_create(fx_db, NULL, &it)));
+    for (varve_iter_first(it); varve_iter_valid(it); varve_iter_next(it))
+        cr_assert_not(varve_iter_damage(it, &none));
+    cr_assert(varve_iter_damage(it, &met) && same_range(&met, &r));
+    for (varve_iter_last(it); varve_iter_valid(it); varve_iter_prev(it))
+        cr_assert_not(varve_iter_damage(it, &none));
+    cr_assert(varve_iter_damage(it, &met) && same_range(&met, &r));
+    for (varve_iter_seek(it, key_of(last_bad + 1), 8); varve_iter_valid(it); varve_iter_next(it))
+        ;
+    cr_assert(varve_ok(varve_iter_status(it)) && !varve_iter_damage(it, &none));
+    varve_iter_destroy(it);
+    fx_close();
+}
+
+Test(db_bad_block, a_read_names_the_keys_that_are_affected_sparse_index) {
+    check_ranges("sparse");
+}
+
+Test(db_bad_block, a_read_names_the_keys_that_are_affected_dense_index) {
+    check_ranges("dense");
+}
+
+Test(db_bad_block, a_table_that_can_not_be_opened_affects_all_its_keys) {
+    varve_key_range r;
+    open_db("tiered");
+    write_run(0, 1, 1);
+    fx_close();
+    struct stat st;
+    cr_assert_eq(stat(newest_table(), &st), 0);
+    flip(newest_table(), st.st_size - 20); /* the footer */
+    open_db("tiered");
+    expect_damage(KEYS / 2, &r);
+    cr_assert(key_in(&r, key_of(0)) && key_in(&r, key_of(KEYS - 1)));
+    cr_assert_not(key_in(&r, "key"));
+    fx_close();
 }

@@ -438,8 +438,7 @@ varve_status WRAP(varve_get_at)(varve_db *db, const varve_snapshot *snapshot, co
     *out = (varve_value){0};
     if (varve_ok(st))
         st = REAL(varve_get_at)(db, snapshot, key, key_bytes, out);
-    if (varve_ok(st))
-        count_pinned(out);
+    count_pinned(out);
     return st;
 }
 
@@ -455,8 +454,7 @@ typedef struct tapped_get {
 static void get_done(void *arg, varve_status st, varve_value *value) {
     tapped_get g = *(tapped_get *)arg;
     vv_free(arg);
-    if (varve_ok(st))
-        count_pinned(value);
+    count_pinned(value);
     g.done(g.arg, st, value);
 }
 

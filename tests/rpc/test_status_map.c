@@ -42,6 +42,57 @@ static read_back read_details(const vv_rpc_status *status) {
     return r;
 }
 
+static const char *detail(const vv_rpc_status *status, const char *key) {
+    static char value[256];
+    Google__Rpc__Status *s = google__rpc__status__unpack(NULL, status->details_bytes, status->details);
+    cr_assert_not_null(s);
+    Google__Rpc__ErrorInfo *info =
+        google__rpc__error_info__unpack(NULL, s->details[0]->value.len, s->details[0]->value.data);
+    cr_assert_not_null(info);
+    value[0] = '\0';
+    for (size_t i = 0; i < info->n_metadata; i++)
+        if (strcmp(info->metadata[i]->key, key) == 0)
+            snprintf(value, sizeof value, "%s", info->metadata[i]->value);
+    google__rpc__error_info__free_unpacked(info, NULL);
+    google__rpc__status__free_unpacked(s, NULL);
+    return value;
+}
+
+static const varve_status bad_checksum = {.code = VARVE_CORRUPTION, .reason = VV_SUB_CHECKSUM};
+
+Test(status_map, damage_names_keys_of_any_bytes) {
+    vv_rpc_status status;
+    varve_key_range keys = {"a b#\0", 5, "\xff~\\\"'", 5};
+    vv_rpc_status_from_damage(&status, bad_checksum, &keys);
+    cr_assert_eq(status.code, VV_RPC_DATA_LOSS);
+    cr_assert_str_eq(status.message, "corrupted data: checksum mismatch; affected are the keys from "
+                                     "a\\x20b\\x23\\x00 to \\xff~\\x5c\\x22\\x27");
+    cr_assert_str_eq(detail(&status, "first_key"), "a\\x20b\\x23\\x00");
+    cr_assert_str_eq(detail(&status, "last_key"), "\\xff~\\x5c\\x22\\x27");
+    cr_assert_str_eq(read_details(&status).reason, "CHECKSUM");
+}
+
+Test(status_map, damage_cuts_keys_that_are_too_long_between_two_of_their_bytes) {
+    static char zeros[65535], letters[65535];
+    memset(letters, 'x', sizeof letters);
+    /* With the longest reason that there is: the details still fit. */
+    varve_status st = {.code = VARVE_CORRUPTION, .reason = VV_SUB_BAD_SEQUENCE};
+    for (size_t bytes = 1; bytes < sizeof zeros; bytes += bytes < 400 ? 1 : 13027) {
+        vv_rpc_status status;
+        varve_key_range keys = {zeros, bytes, letters, bytes};
+        vv_rpc_status_from_damage(&status, st, &keys);
+        size_t zeros_shown = 4 * bytes <= VV_RPC_KEY_TEXT_MAX ? bytes : (VV_RPC_KEY_TEXT_MAX - 3) / 4;
+        const char *first = detail(&status, "first_key");
+        cr_assert_eq(strlen(first), 4 * zeros_shown + (zeros_shown < bytes ? 3 : 0), "%zu: %s", bytes, first);
+        cr_assert_str_eq(first + strlen(first) - 3, zeros_shown < bytes ? "..." : "x00");
+        size_t letters_shown = bytes <= VV_RPC_KEY_TEXT_MAX ? bytes : VV_RPC_KEY_TEXT_MAX - 3;
+        const char *last = detail(&status, "last_key");
+        cr_assert_eq(strspn(last, "x"), letters_shown);
+        cr_assert_str_eq(last + letters_shown, letters_shown < bytes ? "..." : "");
+        cr_assert_lt(strlen(status.message), 255u, "nothing of it was cut");
+    }
+}
+
 Test(status_map, engine_statuses_become_the_contracts_codes_and_reasons) {
     static const struct {
         vv_code code;

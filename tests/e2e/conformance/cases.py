@@ -568,7 +568,7 @@ TRIMMED = {
 # ---- a damaged block ----
 
 # 500 keys of 200 bytes are some 25 blocks, of which one in the middle is damaged.
-LOST = status("DATA_LOSS", "CHECKSUM")
+LOST = status("DATA_LOSS", "CHECKSUM", first_key="$first", last_key="$last")
 DAMAGED = {
     "damage costs what it has struck and no more": [
         get(b"d0000", found(b"v" * 200)), step("KV/Get", {"key": b"d0250"}, error=LOST),

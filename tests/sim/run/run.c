@@ -403,15 +403,15 @@ static void see_nothing(sim_look *l, uint32_t key) {
 
 /* False: it failed, with a reason. */
 static bool see_answer(sim_look *l, uint32_t key, varve_status st, varve_value *v) {
-    if (varve_ok(st)) {
+    bool seen = true;
+    if (varve_ok(st))
         see_value(l, key, v);
-        varve_value_release(v);
-    } else if (st.code == VARVE_NOT_FOUND) {
+    else if (st.code == VARVE_NOT_FOUND)
         see_nothing(l, key);
-    } else {
-        return judge(st, "get of key", key);
-    }
-    return true;
+    else
+        seen = judge(st, "get of key", key);
+    varve_value_release(v);
+    return seen;
 }
 
 static uint32_t all_keys(void) {
