@@ -4,12 +4,17 @@
  * Chunks double from 16 KiB to 1 MiB, so that a small arena is small and a large one makes few calls. A
  * reservation is always met by one chunk: allocating within it only moves a pointer. One that would waste
  * much of the current chunk gets a chunk of its own, and the current one goes on after it.
+ *
+ * What is destroyed gives its pages back and waits, with its jemalloc arena, for the next that is created.
+ * Were the jemalloc arena destroyed, its first block, of 2 MiB, would stay mapped for good: after some
+ * hundred thousand memtables the process would have no mappings left to make (vm.max_map_count).
  */
 #include "base/arena.h"
 
 #include <jemalloc/jemalloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/assert.h"
@@ -36,14 +41,15 @@ struct vv_arena {
     size_t next_chunk_bytes;
     _Atomic uint64_t bytes;
     unsigned index;  /* of the jemalloc arena */
-    vv_arena *newer; /* in the list of all */
+    vv_arena *newer; /* in the list of all; or the next spare one */
     vv_arena *older;
 };
 
 /* All arenas of the process, so that what they take can be told. */
 static struct {
     vv_mutex lock;
-    vv_arena ends; /* its `newer` is the oldest one */
+    vv_arena ends;   /* its `newer` is the oldest one */
+    vv_arena *spare; /* destroyed; as many as there were at once */
 } all = {.lock = {PTHREAD_MUTEX_INITIALIZER}, .ends = {.newer = &all.ends, .older = &all.ends}};
 
 static void list_add(vv_arena *a) {
@@ -77,40 +83,71 @@ static vv_status no_memory(void) {
     return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
 }
 
+static vv_arena *take_spare(void) {
+    vv_mutex_lock(&all.lock);
+    vv_arena *a = all.spare;
+    if (a)
+        all.spare = a->newer;
+    vv_mutex_unlock(&all.lock);
+    return a;
+}
+
+static void give_spare(vv_arena *a) {
+    unsigned index = a->index;
+    memset(a, 0, sizeof *a);
+    a->index = index;
+    vv_mutex_lock(&all.lock);
+    a->newer = all.spare;
+    all.spare = a;
+    vv_mutex_unlock(&all.lock);
+}
+
+static vv_arena *make(void) {
+    vv_arena *a = vv_alloc_zeroed(sizeof *a);
+    size_t index_bytes = sizeof a->index;
+    if (!a || VV_ALLOC_IS_MALLOC || mallctl("arenas.create", &a->index, &index_bytes, NULL, 0) == 0)
+        return a;
+    vv_free(a);
+    return NULL;
+}
+
 vv_status vv_arena_create(vv_arena **out) {
     *out = NULL;
-    vv_arena *a = vv_alloc_zeroed(sizeof *a);
+    if (vv_alloc_must_fail()) /* whether there is a spare one or not */
+        return no_memory();
+    vv_arena *a = take_spare();
+    if (!a)
+        a = make();
     if (!a)
         return no_memory();
     a->next_chunk_bytes = CHUNK_BYTES_FIRST;
-    if (!VV_ALLOC_IS_MALLOC) {
-        size_t index_bytes = sizeof a->index;
-        if (vv_alloc_must_fail() || mallctl("arenas.create", &a->index, &index_bytes, NULL, 0) != 0) {
-            vv_free(a);
-            return no_memory();
-        }
-    }
     list_add(a);
     *out = a;
     return VV_STATUS_OK;
 }
 
+static void tell(const vv_arena *a, const char *what) {
+    char name[32];
+    snprintf(name, sizeof name, "arena.%u.%s", a->index, what);
+    VV_ASSERT(mallctl(name, NULL, NULL, NULL, 0) == 0);
+}
+
 void vv_arena_destroy(vv_arena *a) {
     if (!a)
         return;
-    list_remove(a); /* first: its index may soon be another's */
+    list_remove(a);
     if (VV_ALLOC_IS_MALLOC) {
         while (a->chunks) {
             chunk *next = a->chunks->next;
             vv_free(a->chunks);
             a->chunks = next;
         }
-    } else {
-        char name[32];
-        snprintf(name, sizeof name, "arena.%u.destroy", a->index);
-        VV_ASSERT(mallctl(name, NULL, NULL, NULL, 0) == 0);
+        vv_free(a);
+        return;
     }
-    vv_free(a);
+    tell(a, "reset"); /* all chunks at once */
+    tell(a, "purge");
+    give_spare(a);
 }
 
 /* A chunk with room for `bytes` pieces' bytes; false: no memory. */
@@ -183,6 +220,8 @@ uint64_t vv_arena_overhead_bytes(void) {
     uint64_t bytes = 0;
     vv_mutex_lock(&all.lock);
     for (const vv_arena *a = all.ends.newer; a != &all.ends && !VV_ALLOC_IS_MALLOC; a = a->newer)
+        bytes += vv_alloc_arena_overhead_bytes(a->index);
+    for (const vv_arena *a = all.spare; a; a = a->newer)
         bytes += vv_alloc_arena_overhead_bytes(a->index);
     vv_mutex_unlock(&all.lock);
     return bytes;

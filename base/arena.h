@@ -1,9 +1,9 @@
 /*
  * arena.h - memory that is handed out piece by piece and given back all at once.
  *
- * Pieces are cut from chunks, and the chunks come from one jemalloc arena of this arena's own: dropping it
- * gives whole extents back to the system, however the rest of the heap is fragmented. Under ASan and TSan the
- * chunks come from malloc, so that the sanitizers see them.
+ * Pieces are cut from chunks, and the chunks come from a jemalloc arena that is this arena's alone: dropping
+ * it gives whole extents back to the system, however the rest of the heap is fragmented. Under ASan and TSan
+ * the chunks come from malloc, so that the sanitizers see them.
  *
  * One thread at a time reserves and allocates; vv_arena_bytes() is for any thread.
  */
