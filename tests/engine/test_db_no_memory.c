@@ -270,29 +270,41 @@ static void read_all(void) {
     varve_snapshot_release(db, snapshot);
 }
 
-/* The log gives every LSN from where it begins, in order. */
-static void read_log(void) {
+/* A cursor at the log's beginning, which a flush may move on at any time. *oldest_out: its first LSN. */
+static varve_status open_log(varve_wal_cursor **out, uint64_t *oldest_out) {
+    uint64_t from = 0;
+    varve_status st;
+    while ((st = varve_wal_cursor_open(db, from, out, oldest_out)).code == VARVE_TRIMMED)
+        from = *oldest_out - 1;
+    *oldest_out = from + 1;
+    return st;
+}
+
+/* The log gives every LSN from where it begins, in order. False: a flush took some of it away meanwhile. */
+static bool try_read_log(void) {
     varve_wal_cursor *cursor;
     varve_wal_batch b;
-    uint64_t oldest = 0, durable = varve_durable_lsn(db);
-    varve_status st = varve_wal_cursor_open(db, 0, &cursor, &oldest);
-    if (st.code == VARVE_TRIMMED)
-        st = varve_wal_cursor_open(db, oldest - 1, &cursor, NULL);
-    else
-        oldest = 1;
+    uint64_t oldest, durable = varve_durable_lsn(db);
+    varve_status st = open_log(&cursor, &oldest);
     if (!OK(st))
-        return;
+        return true;
     (void)varve_wal_cursor_notify_fd(cursor);
     while (varve_ok(st = varve_wal_cursor_next(cursor, &b))) {
         if (b.first_lsn != oldest)
             DIE("the log has LSN %" PRIu64 " where %" PRIu64 " is due", b.first_lsn, oldest);
         oldest = b.last_lsn + 1;
     }
-    if (st.code != VARVE_END)
+    if (st.code != VARVE_END && st.code != VARVE_TRIMMED)
         (void)OK(st);
-    else if (oldest <= durable)
+    else if (st.code == VARVE_END && oldest <= durable)
         DIE("the log ends at LSN %" PRIu64 " of %" PRIu64, oldest - 1, durable);
     varve_wal_cursor_close(cursor);
+    return st.code != VARVE_TRIMMED;
+}
+
+static void read_log(void) {
+    while (!try_read_log())
+        continue;
 }
 
 static void verify(void) {
