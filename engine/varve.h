@@ -273,7 +273,7 @@ VARVE_API varve_status varve_batch_put_expiring(varve_batch *batch, const void *
 /*
  * Conditions: the batch is applied only if all of them hold at the moment of the write; no other write comes
  * between the check and the change. Else CONDITION_FAILED, and nothing changed. A key that is deleted or
- * expired is absent.
+ * expired is absent, which is what an lsn of 0 asks for.
  */
 VARVE_API varve_status varve_batch_require_absent(varve_batch *batch, const void *key,
                                                   size_t key_bytes) VARVE_CHECKED;

@@ -538,24 +538,32 @@ Test(db_epochs, and_so_is_a_promise) {
     nothing_is_written_before_it_is_clear(2, promise_two);
 }
 
+/* The engine's own threads allocate too: where the call made no allocation that failed, it is made once more.
+ */
 Test(db_epochs, each_failed_allocation_is_reported_and_changes_nothing) {
     fx_open();
     fx_put("a", "1");
-    for (uint64_t n = 1;; n++) {
+    size_t begun = 1;
+    uint64_t n = 1;
+    for (bool spared = false; !spared;) {
+        uint64_t before = vv_alloc_count();
         vv_alloc_fail_at(n);
-        varve_status st = varve_begin_epoch(fx_db, 2, &fx_err);
+        varve_status st = varve_begin_epoch(fx_db, begun + 1, &fx_err);
         vv_alloc_fail_at(0);
+        spared = varve_ok(st) && vv_alloc_count() - before < n;
         if (varve_ok(st)) {
-            cr_assert_gt(n, 1);
-            break;
+            begun++;
+            cr_assert_lt(begun, 32, "allocation %" PRIu64 " fails, and nothing is said", n);
+        } else {
+            cr_assert_eq(st.code, VARVE_NO_MEMORY, "%s", varve_code_name(st.code));
+            n++;
         }
-        cr_assert_eq(st.code, VARVE_NO_MEMORY, "%s", varve_code_name(st.code));
         fx_put("a", "2");
-        expect_history(1, 1, 1);
+        cr_assert_eq(get(), begun);
+        cr_assert_eq(history[begun - 1].epoch, begun);
     }
-    fx_put("a", "3");
-    cr_assert_eq(get(), 2);
-    cr_assert_eq(check_log(0), 2);
+    cr_assert_gt(n, 1);
+    cr_assert_eq(check_log(0), begun);
     fx_close();
 }
 
