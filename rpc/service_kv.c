@@ -438,9 +438,9 @@ static varve_status add_conditions(varve_batch *batch, const Varve__V1__WriteReq
         if (c->expected_case == VARVE__V1__CONDITION__EXPECTED_VALUE_EQUALS)
             st = varve_batch_require_value(batch, c->key.data, c->key.len, c->value_equals.data,
                                            c->value_equals.len);
-        else if (c->expected_case == VARVE__V1__CONDITION__EXPECTED_LSN_EQUALS && c->lsn_equals != 0)
+        else if (c->expected_case == VARVE__V1__CONDITION__EXPECTED_LSN_EQUALS)
             st = varve_batch_require_lsn(batch, c->key.data, c->key.len, c->lsn_equals);
-        else /* LSN 0 is what a client was told of a key that it did not find */
+        else
             st = varve_batch_require_absent(batch, c->key.data, c->key.len);
     }
     return st;

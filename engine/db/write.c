@@ -316,7 +316,7 @@ static void commit_group(varve_db *db, const write_group *g, bool inline_only) {
 static bool holds(const vv_condition *c, bool found, const vv_entry *e) {
     switch (c->kind) {
     case VV_REQUIRE_ABSENT: return !found;
-    case VV_REQUIRE_LSN: return found && e->lsn == c->lsn;
+    case VV_REQUIRE_LSN: return c->lsn == (found ? e->lsn : 0);
     case VV_REQUIRE_VALUE:
         return found && vv_slice_equal(e->value, vv_slice_make(c->bytes + c->key_bytes, c->value_bytes));
     }

@@ -195,8 +195,10 @@ static void write_conditional(void) {
         cr_assert(varve_ok(varve_batch_require_absent(b, text, key_bytes)));
         break;
     case 1: {
-        uint64_t lsn = now && random_below(2) ? now->lsn : 1 + random_below(model_lsn + 1);
-        holds = now && now->lsn == lsn;
+        uint64_t lsn = now && random_below(2) ? now->lsn
+                       : random_below(4)      ? 1 + random_below(model_lsn + 1)
+                                              : 0;
+        holds = lsn == (now ? now->lsn : 0);
         cr_assert(varve_ok(varve_batch_require_lsn(b, text, key_bytes, lsn)));
         break;
     }

@@ -136,7 +136,7 @@ static bool add_condition(world *w, varve_batch *b) {
     if (how % 3 == 1) {
         uint64_t lsn = how & 8 ? there : how / 3 + 1U;
         must(varve_batch_require_lsn(b, key.data, key.bytes, lsn));
-        return there == lsn && lsn > 0; /* no version has LSN 0, nor has what is absent */
+        return there == lsn; /* 0: what is absent */
     }
     op other = {.value_bytes = 3, .value_seed = how};
     const op *want = there && how & 8 ? &w->history[there - 1] : &other;
