@@ -774,6 +774,54 @@ VARVE_API uint64_t varve_durable_lsn(varve_db *db);
 VARVE_API bool varve_stats_number(const varve_stats *s, size_t index, const char **name_out,
                                   uint64_t *value_out);
 
+/*
+ * How values of one kind were spread since open: counts[i] were at most varve_spread_bound(i) and more than the
+ * bound before it. Bounds grow by a quarter at most, and have all powers of two up to 2^26 among them; the last is
+ * UINT64_MAX. So a percentile is known to within a quarter.
+ */
+#define VARVE_SPREAD_BUCKETS 101
+typedef struct varve_spread {
+    uint64_t sum;
+    uint64_t counts[VARVE_SPREAD_BUCKETS];
+} varve_spread;
+
+typedef enum varve_spread_kind {
+    VARVE_SPREAD_WAL_COMMIT_US,      /* write and sync of one frame of the log, microseconds */
+    VARVE_SPREAD_WAL_COMMIT_RECORDS, /* batches in it */
+    VARVE_SPREAD_FLUSH_US,           /* a memtable on its way to a table, microseconds */
+    VARVE_SPREAD_COMPACTION_US,      /* one merge, microseconds */
+} varve_spread_kind;
+
+/* Any thread; counters that change meanwhile may be of different moments. */
+VARVE_API void varve_spread_get(varve_db *db, varve_spread_kind kind, varve_spread *out);
+VARVE_API uint64_t varve_spread_bound(size_t bucket);
+
+/* One sorted run. */
+typedef struct varve_run_info {
+    uint32_t level;
+    uint64_t table_count;
+    uint64_t bytes;
+    uint64_t entry_count;
+    uint64_t tombstone_count; /* keys of which the run has a tombstone */
+} varve_run_info;
+
+/* What there is now, at most `max` of it, newest first; returns how many runs there are. Any thread. */
+VARVE_API size_t varve_runs_get(varve_db *db, varve_run_info *runs, size_t max);
+
+/* A merge. */
+typedef struct varve_compaction_info {
+    bool running; /* if not, all else is 0 */
+    uint32_t input_level;  /* of its newest tables */
+    uint32_t output_level;
+    uint64_t input_tables;
+    uint64_t input_bytes; /* of their files */
+    uint64_t done_bytes;  /* keys and values that were read so far: more than input_bytes with compression */
+    uint64_t started_ns;  /* CLOCK_MONOTONIC */
+} varve_compaction_info;
+
+/* The merge that is under way. Any thread. */
+VARVE_API void varve_compaction_get(varve_db *db, varve_compaction_info *out);
+
 /* ---- exporting, backing up, checking ---- */
 
 /* One table of an export: a file of the database's directory that is never changed. */

@@ -44,7 +44,7 @@ static uint64_t next_file_number(void *arg) {
 
 static bool keep_going(void *arg, uint64_t bytes) {
     varve_db *db = arg;
-    (void)bytes;
+    atomic_fetch_add_explicit(&db->compaction.now_bytes, bytes, memory_order_relaxed);
     db->compaction.no_room = !vv_db_space_for_merge(db);
     if (db->compaction.no_room)
         return false;
@@ -109,6 +109,24 @@ static void count(varve_db *db, const vv_compaction_plan *plan, const vv_compact
     vv_mutex_unlock(&db->compaction.lock);
 }
 
+/* Say what is under way; NULL: nothing is. */
+static void note_merge(varve_db *db, const vv_compaction_plan *plan, uint64_t start_ns) {
+    varve_compaction_info now = {.running = plan != NULL};
+    if (plan) {
+        now.output_level = plan->output_level;
+        now.input_level = plan->output_level;
+        for (size_t i = 0; i < plan->input_count; i++)
+            now.input_level = VV_MIN(now.input_level, plan->inputs[i]->level);
+        now.input_tables = plan->input_count;
+        now.input_bytes = plan->input_bytes;
+        now.started_ns = start_ns;
+    }
+    vv_mutex_lock(&db->compaction.lock);
+    db->compaction.now = now;
+    vv_mutex_unlock(&db->compaction.lock);
+    atomic_store_explicit(&db->compaction.now_bytes, 0, memory_order_relaxed);
+}
+
 static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_plan *plan, vv_error *err) {
     uint64_t *snapshots = NULL;
     size_t snapshot_count = 0;
@@ -143,6 +161,7 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
                                .arg = db};
     vv_compaction_result r;
     db->compaction.no_room = false;
+    note_merge(db, plan, start_ns);
     vv_status st = vv_compaction_run(plan, &o, &r, err);
     if (vv_is(st, VV_BUSY) && db->compaction.no_room)
         st = vv_fail(err, vv_status_make(VV_NO_SPACE, VV_SUB_NONE, ENOSPC),
@@ -153,6 +172,9 @@ static vv_status run_plan(varve_db *db, vv_io_queue *queue, const vv_compaction_
         count(db, plan, &r);
         st = install(db, plan, &o, &r, err);
     }
+    note_merge(db, NULL, 0);
+    if (vv_ok(st))
+        vv_spread_record(&db->compaction.merge_us, vv_spread_us(vv_clock_mono_ns() - start_ns));
     if (vv_ok(st))
         vv_log(&db->logger, VV_LOG_DEBUG,
                "merged %zu tables (%" PRIu64 " bytes) into %zu of level %u (%" PRIu64 " bytes) in %" PRIu64

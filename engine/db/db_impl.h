@@ -10,6 +10,7 @@
 #include "base/checksum.h"
 #include "base/config.h"
 #include "base/log.h"
+#include "base/spread.h"
 #include "base/stack.h"
 #include "base/sync.h"
 #include "engine/db/commit_queue.h"
@@ -225,6 +226,7 @@ struct varve_db {
         bool flusher_started;
         uint64_t flushes;
         uint64_t flush_bytes; /* of their tables */
+        vv_spread flush_us;   /* the flusher records, or who replays the log */
         uint64_t write_stalls;
         varve_snapshot *snapshots, *newest_snapshot; /* oldest first */
         bool snapshots_seen; /* by a merge, or when one was looked for, since the last hint */
@@ -276,6 +278,9 @@ struct varve_db {
         _Atomic uint64_t wanted_bytes;
         vv_picker_cursor cursors[VV_LEVELS_MAX];
         uint64_t runs; /* figures since open */
+        vv_spread merge_us; /* the thread records */
+        varve_compaction_info now;     /* the merge under way; all but done_bytes under the lock */
+        _Atomic uint64_t now_bytes;    /* now.done_bytes */
         uint64_t read_bytes;
         uint64_t written_bytes;
         uint64_t dropped_versions;

@@ -420,6 +420,8 @@ bool vv_db_flush_oldest(varve_db *db, vv_io_queue *queue, vv_status *st_out) {
     uint64_t start_ns = vv_clock_mono_ns();
     vv_status st = flush_one(db, queue, m, &err);
     if (vv_ok(st))
+        vv_spread_record(&db->state.flush_us, vv_spread_us(vv_clock_mono_ns() - start_ns));
+    if (vv_ok(st))
         vv_log(&db->logger, VV_LOG_DEBUG,
                "flushed %" PRIu64 " entries up to LSN %" PRIu64 " in %" PRIu64 " ms", vv_memtable_count(m),
                m->last_lsn, (vv_clock_mono_ns() - start_ns) / VV_NS_PER_MS);

@@ -12,6 +12,7 @@
 #define VV_ENGINE_WAL_WAL_H
 
 #include "base/log.h"
+#include "base/spread.h"
 #include "engine/kv/record.h"
 #include "io/io.h"
 
@@ -155,6 +156,10 @@ typedef struct vv_wal_stats {
 
 /* Thread-safe. */
 void vv_wal_stats_get(vv_wal *w, vv_wal_stats *out);
+
+/* Of the frames synced since open: what write and sync took in microseconds, and how many records they had.
+ * Added to the copies; NULL: not asked for. Thread-safe. */
+void vv_wal_spreads_get(vv_wal *w, vv_spread_copy *us, vv_spread_copy *records);
 
 /* Is `name` that of a segment (suffix ".log") or of raw material for one (".tmp"), exactly as the log writes
  * it? */

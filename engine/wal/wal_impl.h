@@ -76,6 +76,7 @@ typedef struct vv_wal_slot {
     uint32_t record_count;
     uint64_t first_lsn;
     uint64_t last_lsn;
+    uint64_t begun_ns; /* when it was given to the disk */
 } vv_wal_slot;
 
 /* A frame's records, kept for cursors. */
@@ -140,6 +141,7 @@ struct vv_wal {
     _Atomic uint64_t written_bytes;
     _Atomic uint64_t commits;
     _Atomic uint64_t records;
+    vv_spread commit_us, commit_records; /* of each frame: write and sync, and what was in it */
     /* Bytes of frames from the oldest segment that was there at open to the end of what is durable: how far
      * it is from one place in the log to another. Of segments that were not replayed their size stands for
      * the frames. Stored after durable_lsn, with release: who acquires it finds at least its records durable.

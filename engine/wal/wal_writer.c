@@ -25,6 +25,7 @@
 
 #include "base/alloc.h"
 #include "base/checksum.h"
+#include "base/clock.h"
 #include "engine/wal/wal_impl.h"
 
 #define SLOT_BYTES (UINT64_C(1) << 20)
@@ -84,6 +85,7 @@ static void retire(vv_wal *w) {
         if (!vv_wal_failed(w)) { /* W1, W4 */
             atomic_fetch_add_explicit(&w->commits, 1, memory_order_relaxed);
             atomic_fetch_add_explicit(&w->records, oldest->record_count, memory_order_relaxed);
+            vv_spread_record(&w->commit_records, oldest->record_count);
             /* Before it counts as durable: a cursor that learns of it finds it in memory. */
             if (atomic_load_explicit(&w->cursors, memory_order_relaxed) > 0)
                 vv_wal_tail_put(w, oldest);
@@ -99,7 +101,9 @@ static void retire(vv_wal *w) {
 /* The frame in `slot` was written and synced, or that failed. */
 static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
     slot->done = true;
-    if (!vv_ok(st))
+    if (vv_ok(st))
+        vv_spread_record(&w->commit_us, vv_spread_us(vv_clock_mono_ns() - slot->begun_ns));
+    else
         vv_wal_latch(w, st, "write and sync of a frame");
     if (!w->awaiting)
         retire(w);
@@ -147,6 +151,7 @@ static void seal(vv_wal *w) {
 
 static void write_inline(vv_wal *w, vv_wal_slot *slot) {
     vv_io_req *req = &slot->req;
+    slot->begun_ns = vv_clock_mono_ns();
     vv_status st = vv_wal_failed(w) ? latched() /* W4 */
                                     : vv_file_write_sync(req->file, req->buf, req->bytes, req->offset);
     slot_finish(w, slot, st);
@@ -167,6 +172,7 @@ static void start(vv_wal *w, vv_wal_slot *slot) {
         return;
     }
     slot->state = VV_WAL_SLOT_FLYING;
+    slot->begun_ns = vv_clock_mono_ns();
     vv_io_submit(w->queue, &slot->req);
     vv_status st = vv_io_run(w->queue, 0, NULL);
     if (!vv_ok(st))
@@ -538,6 +544,13 @@ vv_status vv_wal_close(vv_wal *w) {
 
 uint64_t vv_wal_last_lsn(const vv_wal *w) {
     return atomic_load_explicit(&w->last_lsn, memory_order_relaxed);
+}
+
+void vv_wal_spreads_get(vv_wal *w, vv_spread_copy *us, vv_spread_copy *records) {
+    if (us)
+        vv_spread_collect(&w->commit_us, us);
+    if (records)
+        vv_spread_collect(&w->commit_records, records);
 }
 
 void vv_wal_stats_get(vv_wal *w, vv_wal_stats *out) {
