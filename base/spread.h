@@ -1,12 +1,13 @@
 /*
- * spread.h - how values of one kind are spread, in 800 bytes: for figures that somebody collects now and then.
+ * spread.h - how values of one kind are spread, in 800 bytes: for figures that somebody collects now and
+ * then.
  *
  * Log-linear buckets: 1, 2, 3 and 4 have one each, then each power of two is cut into four, up to 2^26; above
- * is one for all. A bucket has the values up to and with its bound, as Prometheus wants it, and so that what is
- * counted as "at most 2^n" is exactly that. Values carry no unit: microseconds reach to 67 s.
+ * is one for all. A bucket has the values up to and with its bound, as Prometheus wants it, and so that what
+ * is counted as "at most 2^n" is exactly that. Values carry no unit: microseconds reach to 67 s.
  *
- * It is to base/histogram.h as a gauge on the wall is to a stop-watch: a value is known to a quarter of itself,
- * and there may be thousands of them.
+ * It is to base/histogram.h as a gauge on the wall is to a stop-watch: a value is known to a quarter of
+ * itself, and there may be thousands of them.
  *
  * Threads: vv_spread_record() has one recorder at a time, vv_spread_add() any number; anybody may read
  * meanwhile, and finds each counter as it was at some moment of the reading.

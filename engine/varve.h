@@ -775,9 +775,9 @@ VARVE_API bool varve_stats_number(const varve_stats *s, size_t index, const char
                                   uint64_t *value_out);
 
 /*
- * How values of one kind were spread since open: counts[i] were at most varve_spread_bound(i) and more than the
- * bound before it. Bounds grow by a quarter at most, and have all powers of two up to 2^26 among them; the last is
- * UINT64_MAX. So a percentile is known to within a quarter.
+ * How values of one kind were spread since open: counts[i] were at most varve_spread_bound(i) and more than
+ * the bound before it. Bounds grow by a quarter at most, and have all powers of two up to 2^26 among them;
+ * the last is UINT64_MAX. So a percentile is known to within a quarter.
  */
 #define VARVE_SPREAD_BUCKETS 101
 typedef struct varve_spread {
@@ -810,8 +810,8 @@ VARVE_API size_t varve_runs_get(varve_db *db, varve_run_info *runs, size_t max);
 
 /* A merge. */
 typedef struct varve_compaction_info {
-    bool running; /* if not, all else is 0 */
-    uint32_t input_level;  /* of its newest tables */
+    bool running;         /* if not, all else is 0 */
+    uint32_t input_level; /* of its newest tables */
     uint32_t output_level;
     uint64_t input_tables;
     uint64_t input_bytes; /* of their files */

@@ -2,5 +2,5 @@
 file(READ ${INPUT} hex HEX)
 string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
 string(REGEX REPLACE "((0x..,){20})" "\\1\n" bytes "${bytes}")
-file(WRITE ${OUTPUT} "#include \"proto/descriptors.h\"\n\nconst unsigned char ${NAME}[] = {\n${bytes}};\n"
-                     "const size_t ${NAME}_bytes = sizeof ${NAME};\n")
+file(WRITE ${OUTPUT} "#include <stddef.h>\n\nextern const unsigned char ${NAME}[];\nextern const size_t ${NAME}_bytes;\n\n"
+                     "const unsigned char ${NAME}[] = {\n${bytes}};\nconst size_t ${NAME}_bytes = sizeof ${NAME};\n")

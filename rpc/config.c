@@ -252,6 +252,19 @@ static vv_status set_follow(vv_server_config *config, const char *value, vv_erro
     return *value ? set_address("FOLLOW", value, strlen(value), config->follow, err) : VV_STATUS_OK;
 }
 
+/* Empty: nowhere, whatever a source of lower precedence says. */
+static vv_status set_metrics_listen(vv_server_config *config, const char *value, vv_error *err) {
+    config->metrics_listen[0] = '\0';
+    if (!*value)
+        return VV_STATUS_OK;
+    if (strlen(value) > VV_SERVER_ADDRESS_BYTES_MAX || !valid_address(value))
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
+                       "METRICS_LISTEN = %s: allowed is one HOST:PORT or unix:PATH of at most %d bytes",
+                       value, VV_SERVER_ADDRESS_BYTES_MAX);
+    strcpy(config->metrics_listen, value);
+    return VV_STATUS_OK;
+}
+
 /* One address or several with commas between; empty: none. */
 static vv_status set_peers(vv_server_config *config, const char *value, vv_error *err) {
     config->peer_count = 0;
@@ -279,6 +292,8 @@ static vv_status set_peers(vv_server_config *config, const char *value, vv_error
 static vv_status set(loader *l, source from, const char *key, const char *value, vv_error *err) {
     if (key_is(key, "LISTEN"))
         return set_listen(l, from, value, err);
+    if (key_is(key, "METRICS_LISTEN"))
+        return set_metrics_listen(l->config, value, err);
     if (key_is(key, "FOLLOW"))
         return set_follow(l->config, value, err);
     if (key_is(key, "PEERS"))
@@ -559,6 +574,11 @@ static vv_status check(const vv_server_config *c, vv_error *err) {
     if (c->tls_client_ca[0] && !c->tls_cert[0])
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CLIENT_CA = %s: it needs TLS_CERT and TLS_KEY",
                        c->tls_client_ca);
+    size_t bytes = strlen(c->metrics_listen);
+    bool any_port = bytes > 2 && strcmp(c->metrics_listen + bytes - 2, ":0") == 0;
+    if (bytes > 0 && !any_port && listens_on(c, c->metrics_listen))
+        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "METRICS_LISTEN = %s: calls are served there",
+                       c->metrics_listen);
     VV_TRY(check_directory("BACKUP_DIR", c->backup_dir, err));
     VV_TRY(check_others(c, err));
     if (c->node_name[0] && !vv_node_name_valid(vv_slice_str(c->node_name)))
@@ -604,8 +624,9 @@ static void help_key(FILE *to, const char *key, const char *value, const char *m
 void vv_server_config_help(FILE *to) {
     fprintf(to,
             "varved %s: serves a Varve database over gRPC\n\n"
-            "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--follow ADDR] [--KEY=VALUE]...\n"
-            "              [--help] [--version]\n\n"
+            "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--metrics-listen ADDR] [--follow "
+            "ADDR]\n"
+            "              [--KEY=VALUE]... [--help] [--version]\n\n"
             "ADDR is HOST:PORT (port 0 picks one) or unix:PATH. A key may also stand in the environment\n"
             "(VARVE_KEY) or in FILE (KEY = VALUE, # and ; start comments); flags come first, then the\n"
             "environment, then the file. Keys in any case, - or _; sizes take KiB, MiB, GiB, durations us, "
@@ -615,6 +636,9 @@ void vv_server_config_help(FILE *to) {
             varve_version(), "key", "default", "meaning; what is allowed");
     help_key(to, "LISTEN", DEFAULT_ADDRESS, "addresses to serve on",
              "may be given several times, or with commas");
+    help_key(to, "METRICS_LISTEN", "",
+             "address of /metrics, /healthz, /readyz and a dashboard, over plain HTTP and for everybody",
+             "one address");
     help_key(to, "FOLLOW", "", "the server whose copy this one is, and of which it gets all that is written",
              "one address");
     help_key(to, "PEERS", "",

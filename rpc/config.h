@@ -24,6 +24,7 @@ typedef struct vv_server_config {
     char data[VV_SERVER_DATA_BYTES_MAX + 1];
     char listen[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 1];
     size_t listen_count;
+    char metrics_listen[VV_SERVER_ADDRESS_BYTES_MAX + 1]; /* "": nowhere */
     uint64_t drain_timeout_us;
     uint64_t rpc_threads; /* 0: one for each core */
     uint64_t rpc_memory_quota_bytes;

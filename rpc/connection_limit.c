@@ -19,7 +19,8 @@ static _Atomic uint64_t limit, refused;
 
 /* Guarded by the mutex, which is not vv_mutex because there is nobody to initialise it. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static ino_t *inodes; /* of what was accepted, by descriptor; 0: nothing */
+static _Atomic int exempt = -1; /* a listener whose connections are not counted */
+static ino_t *inodes;           /* of what was accepted, by descriptor; 0: nothing */
 static size_t inode_count;
 static uint64_t connections;
 static uint64_t swept_ns;
@@ -126,7 +127,7 @@ __attribute__((visibility("default"))) int accept4(int listener, struct sockaddr
         if (bytes)
             *bytes = room;
         int fd = (int)syscall(SYS_accept4, listener, address, bytes, flags);
-        if (max == 0)
+        if (max == 0 || listener == atomic_load_explicit(&exempt, memory_order_relaxed))
             return fd;
         if (fd >= 0 && count_in(fd, max))
             return fd;
@@ -176,6 +177,10 @@ uint64_t vv_connection_limit_set(uint64_t max, uint64_t reserved) {
     pthread_mutex_unlock(&lock);
     atomic_store(&limit, max);
     return max;
+}
+
+void vv_connection_limit_exempt(int listener) {
+    atomic_store_explicit(&exempt, listener, memory_order_relaxed);
 }
 
 uint64_t vv_connections_refused(void) {

@@ -32,4 +32,7 @@ uint64_t vv_connection_limit_set(uint64_t max, uint64_t reserved);
 /* So far: one too many, or no descriptor left. */
 uint64_t vv_connections_refused(void);
 
+/* Connections of this listener are not counted, nor turned away; -1: of none. One at a time. Any thread. */
+void vv_connection_limit_exempt(int listener);
+
 #endif

@@ -50,6 +50,7 @@ typedef struct cycle {
     pthread_t thread;
     int ended_by; /* a signal; 0: it goes on */
     bool announced;
+    vv_http *http; /* from the start to the end; NULL: none */
     vv_server_run run;
 } cycle;
 
@@ -219,6 +220,8 @@ static void keep_addresses(cycle *c, const vv_server *server) {
         if (!c->announced)
             c->o->listening(c->o->arg, vv_server_address(server, i));
     }
+    if (!c->announced && c->http)
+        c->o->listening(c->o->arg, vv_http_address(c->http));
     c->announced = true;
 }
 
@@ -226,8 +229,11 @@ static void keep_addresses(cycle *c, const vv_server *server) {
  * it. */
 static vv_status start(cycle *c, vv_server **server, vv_error *err) {
     uint64_t give_up_ns = vv_clock_mono_ns() + LISTEN_GIVE_UP_NS;
-    c->run = (vv_server_run){
-        .no_rewind = c->run.no_rewind, .serve_first = c->run.serve_first, .planned = plan_is_made, .arg = c};
+    c->run = (vv_server_run){.no_rewind = c->run.no_rewind,
+                             .serve_first = c->run.serve_first,
+                             .planned = plan_is_made,
+                             .arg = c,
+                             .http = c->http};
     for (;;) {
         vv_status st = vv_server_start_run(&c->config, c->o->engine, c->log, &c->run, server, err);
         if (vv_ok(st) || !c->announced || vv_clock_mono_ns() > give_up_ns)
@@ -407,6 +413,14 @@ static vv_status serve(cycle *c, vv_error *err) {
     return VV_STATUS_OK;
 }
 
+/* First of all: a follower that fetches a copy for hours is alive, and says so. */
+static vv_status start_http(cycle *c, vv_error *err) {
+    vv_http_options o = {.address = c->config.metrics_listen,
+                         .unix_mode = vv_server_unix_modes[c->config.unix_mode],
+                         .log = c->log};
+    return o.address[0] ? vv_http_start(&o, &c->http, err) : VV_STATUS_OK;
+}
+
 vv_status vv_cycle_run(const vv_cycle_options *options, vv_error *err) {
     cycle *c = vv_alloc_zeroed(sizeof *c);
     if (!c)
@@ -416,11 +430,14 @@ vv_status vv_cycle_run(const vv_cycle_options *options, vv_error *err) {
     c->log = options->log;
     c->thread = pthread_self();
     signal_set(&c->signals);
-    vv_status st = bootstrap(c, err);
+    vv_status st = start_http(c, err);
+    if (vv_ok(st))
+        st = bootstrap(c, err);
     if (vv_ok(st) && c->ended_by)
         say_signal(c, "no copy was fetched; what there is of it is kept");
     else if (vv_ok(st))
         st = serve(c, err);
+    vv_http_stop(c->http);
     vv_free(c);
     return st;
 }

@@ -22,7 +22,7 @@ typedef struct vv_cycle_options {
     const vv_server_config *config; /* copied */
     varve_options *engine;
     const vv_logger *log;
-    /* Called once for each address, when the server is ready. */
+    /* Called once for each address, METRICS_LISTEN last, when the server is ready. */
     void (*listening)(void *arg, const char *address);
     void *arg;
 } vv_cycle_options;

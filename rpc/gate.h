@@ -21,6 +21,7 @@
 #include "base/compiler.h"
 #include "rpc/access.h"
 #include "rpc/call_log.h"
+#include "rpc/metrics.h"
 #include "rpc/transport.h"
 
 #define VV_GATE_OPEN_STREAMS_MAX 1000
@@ -31,6 +32,7 @@ typedef struct vv_gate_options {
     uint64_t bytes_max;   /* of the requests of both; one call alone may have more */
     vv_access *access;    /* borrowed as long as calls are alive, as what follows */
     vv_call_log *call_log;
+    vv_metrics *metrics; /* NULL: nothing is counted. Set before the first call */
 } vv_gate_options;
 
 typedef struct vv_gate {

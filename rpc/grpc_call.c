@@ -100,7 +100,10 @@ static vv_grpc_call *call_new(vv_grpc_queue *q, const vv_grpc_method *method) {
             return NULL;
         grpc_metadata_array_init(&metadata);
     }
-    *c = (vv_grpc_call){.base = {.ops = &call_ops, .method = method->rpc, .service = method->self},
+    *c = (vv_grpc_call){.base = {.ops = &call_ops,
+                                 .method = method->rpc,
+                                 .service = method->self,
+                                 .method_index = (uint32_t)(method - q->transport->methods)},
                         .queue = q,
                         .method = method,
                         .metadata = metadata,

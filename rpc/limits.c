@@ -151,6 +151,7 @@ bool vv_rate_take(vv_rpc_call *call, vv_rpc_access kind, uint64_t count, vv_rpc_
     uint64_t wait_ns = vv_rate_bucket_take(bucket, count, vv_clock_mono_ns());
     if (wait_ns == 0)
         return true;
+    atomic_fetch_add_explicit(write ? &user->limited_writes : &user->limited_reads, 1, memory_order_relaxed);
     uint64_t wait_ms = (wait_ns + VV_NS_PER_MS - 1) / VV_NS_PER_MS;
     vv_rpc_status_set(why, VV_RPC_RESOURCE_EXHAUSTED, "RATE_LIMITED", (uint32_t)VV_MIN(wait_ms, UINT32_MAX),
                       "user %s may %s %" PRIu64 " times a second; nothing was done", user->name,

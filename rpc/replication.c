@@ -17,6 +17,7 @@
 #include <sys/random.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/sync.h"
 #include "rpc/status_map.h"
 
@@ -491,6 +492,19 @@ void vv_replication_set_lag(vv_replication *r, const vv_lag *lag) {
     vv_mutex_lock(&r->mu.lock);
     r->mu.lag = *lag;
     vv_mutex_unlock(&r->mu.lock);
+}
+
+vv_lag_now vv_replication_lag_now(vv_replication *r) {
+    vv_lag lag;
+    if (vv_replication_role(r) != VV_ROLE_FOLLOWER)
+        return (vv_lag_now){.connected = false};
+    vv_replication_get_lag(r, &lag);
+    uint64_t now_ns = vv_clock_mono_ns(), since_ns = lag.behind_since_ns;
+    return (vv_lag_now){.connected = lag.connected,
+                        .applied_lsn = lag.applied_lsn,
+                        .lsn = lag.primary_lsn > lag.applied_lsn ? lag.primary_lsn - lag.applied_lsn : 0,
+                        .bytes = lag.behind_bytes,
+                        .ms = since_ns != 0 && now_ns > since_ns ? (now_ns - since_ns) / VV_NS_PER_MS : 0};
 }
 
 void vv_replication_get_lag(vv_replication *r, vv_lag *out) {

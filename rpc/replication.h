@@ -143,6 +143,13 @@ typedef struct vv_lag {
 void vv_replication_set_lag(vv_replication *r, const vv_lag *lag);
 void vv_replication_get_lag(vv_replication *r, vv_lag *out);
 
+/* The same as of now, of a follower; all 0 of others. */
+typedef struct vv_lag_now {
+    bool connected;
+    uint64_t applied_lsn, lsn, bytes, ms;
+} vv_lag_now;
+vv_lag_now vv_replication_lag_now(vv_replication *r);
+
 /* ---- a promotion ---- */
 
 /* What whoever follows a primary does for one; see promote.h. */

@@ -9,6 +9,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -43,6 +44,7 @@ struct vv_server {
     vv_tls *tls; /* NULL: none */
     vv_timer tls_timer, log_timer;
     vv_gate gate;
+    vv_metrics *metrics; /* NULL: nobody asks */
     vv_timers *timers;
     vv_workers *workers;
     vv_leases *leases;
@@ -97,6 +99,12 @@ static uint64_t engine_bytes(const varve_options *engine, const char *key, uint6
         vv_status_ignore(vv_config_set((vv_option_table){&option, 1}, &bytes, key, text, NULL),
                          "the engine's own text of its own value");
     return bytes;
+}
+
+/* A count among them. */
+static uint64_t engine_number(const varve_options *engine, const char *key, uint64_t if_unknown) {
+    char text[VV_OPTION_TEXT_BYTES];
+    return varve_options_get(engine, key, text, sizeof text) ? strtoull(text, NULL, 10) : if_unknown;
 }
 
 /* The longest message: a whole batch, or a value that is too large by up to its size; so its sender hears
@@ -225,6 +233,30 @@ static void replication_changed(void *arg) {
         return;
     set_health(s);
     vv_replicas_wake(&s->replicas); /* a primary that was superseded ends its streams */
+}
+
+static bool is_watched(const vv_server *s) {
+    return s->run && s->run->http;
+}
+
+/* All services are there, and no call yet. */
+static vv_status start_metrics(vv_server *s, const varve_options *engine) {
+    if (!is_watched(s))
+        return VV_STATUS_OK;
+    VV_TRY(vv_metrics_create(s->services, s->service_count, &s->metrics));
+    s->gate.options.metrics = s->metrics;
+    vv_metrics_source source = {.db = s->db,
+                                .metrics = s->metrics,
+                                .gate = &s->gate,
+                                .users = &s->access.users,
+                                .leases = s->leases,
+                                .exports = &s->exports,
+                                .replication = s->replication,
+                                .archive = s->archive,
+                                .health = &s->health,
+                                .level_count = (uint32_t)engine_number(engine, "LSM_LEVELS", 1)};
+    vv_http_show(s->run->http, &source);
+    return VV_STATUS_OK;
 }
 
 /* There is something to be done before this server serves. */
@@ -397,7 +429,7 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                              .value_bytes_max = s->value_bytes_max,
                              .pipeline_ops_max = s->config.pipeline_ops_max,
                              .quorum_timeout_us = quorum_timeout_us(&s->config),
-                             .traced = s->config.slow_call_us > 0};
+                             .traced = s->config.slow_call_us > 0 || is_watched(s)};
     vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
     if (!vv_ok(st)) {
         vv_health_deinit(&s->health);
@@ -458,12 +490,17 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
     limit_connections(s);
     warn_of_open_doors(s);
     VV_TRY(start_follower(s, engine, err));
+    st = start_metrics(s, engine);
+    if (!vv_ok(st))
+        return vv_fail(err, st, "start metrics");
     return vv_grpc_start(s->transport, s->services, s->service_count, err);
 }
 
 /* Whatever has been started, in the order that the head of this file explains. */
 static varve_status release(vv_server *s) {
     varve_status closed = {0};
+    if (is_watched(s))
+        vv_http_show(s->run->http, NULL);
     stop_checks(s); /* they use what goes now */
     vv_follower_stop(s->follower);
     if (s->transport)
@@ -495,6 +532,7 @@ static varve_status release(vv_server *s) {
     vv_connection_limit_set(0, 0);
     vv_tls_destroy(s->tls);
     vv_call_log_deinit(&s->call_log);
+    vv_metrics_destroy(s->metrics);
     vv_access_deinit(&s->access);
     vv_free(s);
     return closed;

@@ -9,6 +9,7 @@
 #include "engine/varve.h"
 #include "rpc/config.h"
 #include "rpc/follower.h"
+#include "rpc/http.h"
 #include "rpc/transport.h"
 
 typedef struct vv_server vv_server;
@@ -33,7 +34,8 @@ typedef struct vv_server_run {
     bool serve_first;           /* a plan that could be made before the start is made afterwards */
     void (*planned)(void *arg); /* stop this run, for its plan; called once at most, on any thread */
     void *arg;
-    vv_plan plan; /* filled in by vv_server_stop(): what is to be done before the next */
+    vv_http *http; /* to tell of the server; NULL: nobody asks */
+    vv_plan plan;  /* filled in by vv_server_stop(): what is to be done before the next */
 } vv_server_run;
 
 /* As vv_server_start(). OK and *out NULL: it is not started, since there is a plan already. */

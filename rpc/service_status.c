@@ -24,23 +24,6 @@ static uint64_t behind(uint64_t lsn, uint64_t primary_lsn) {
     return primary_lsn > lsn ? primary_lsn - lsn : 0;
 }
 
-/* How far a follower is behind; all 0 of others. */
-typedef struct lag_numbers {
-    vv_lag lag;
-    uint64_t lsn, ms;
-} lag_numbers;
-
-static lag_numbers lag_of(vv_replication *replication) {
-    lag_numbers n = {.lsn = 0};
-    if (vv_replication_role(replication) != VV_ROLE_FOLLOWER)
-        return n;
-    vv_replication_get_lag(replication, &n.lag);
-    n.lsn = behind(n.lag.applied_lsn, n.lag.primary_lsn);
-    uint64_t since_ns = n.lag.behind_since_ns, now_ns = vv_clock_mono_ns();
-    n.ms = since_ns != 0 && now_ns > since_ns ? (now_ns - since_ns) / VV_NS_PER_MS : 0;
-    return n;
-}
-
 /* What a StatusResponse refers to. */
 typedef struct replica_list {
     vv_replica_info infos[VARVE_SLOTS_MAX];
@@ -68,17 +51,17 @@ static void fill_replicas(Varve__V1__StatusResponse *r, vv_replication *replicat
 
 static void fill_replication(Varve__V1__StatusResponse *r, vv_replication *replication, const varve_stats *s,
                              replica_list *list) {
-    lag_numbers n = lag_of(replication);
+    vv_lag_now n = vv_replication_lag_now(replication);
     r->promised_epoch = s->promised_epoch;
     r->node = bytes_of(vv_replication_node(replication));
     r->quorum = vv_replication_quorum(replication);
     r->committed_lsn = VV_MIN(s->last_lsn, s->durable_lsn);
     vv_replication_get_primary(replication, list->primary);
     r->primary = bytes_of(list->primary);
-    r->connected = n.lag.connected;
-    r->applied_lsn = n.lag.applied_lsn;
+    r->connected = n.connected;
+    r->applied_lsn = n.applied_lsn;
     r->lag_lsn = n.lsn;
-    r->lag_bytes = n.lag.behind_bytes;
+    r->lag_bytes = n.bytes;
     r->lag_ms = n.ms;
     fill_replicas(r, replication, s, list);
 }
@@ -146,14 +129,14 @@ static void add_replication(stat_list *l, vv_replication *replication) {
         connected += replicas[i].connected;
         held_bytes = VV_MAX(held_bytes, replicas[i].slot.held_bytes);
     }
-    lag_numbers n = lag_of(replication);
+    vv_lag_now n = vv_replication_lag_now(replication);
     add_stat(l, "replication_primary", vv_replication_role(replication) == VV_ROLE_PRIMARY);
     add_stat(l, "replication_quorum", vv_replication_quorum(replication));
     add_stat(l, "replication_followers", connected); /* that stream from here */
     add_stat(l, "replication_held_bytes", held_bytes);
-    add_stat(l, "replication_connected", n.lag.connected); /* to the primary that is followed */
+    add_stat(l, "replication_connected", n.connected); /* to the primary that is followed */
     add_stat(l, "replication_lag_lsn", n.lsn);
-    add_stat(l, "replication_lag_bytes", n.lag.behind_bytes);
+    add_stat(l, "replication_lag_bytes", n.bytes);
     add_stat(l, "replication_lag_ms", n.ms);
 }
 

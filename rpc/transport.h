@@ -174,6 +174,7 @@ struct vv_rpc_call {
     const vv_rpc_call_ops *ops;
     const vv_rpc_method *method;
     void *service;
+    uint32_t method_index; /* among those of all services, in their order; behind the last: it is unknown */
     /* The client has left, or its deadline has passed: an answer reaches nobody. Of unary methods without
      * on_cancelled() nobody hears. */
     bool cancelled;

@@ -91,6 +91,15 @@ void vv_users_reset_limits(vv_users *u) {
     vv_mutex_unlock(&u->mu.lock);
 }
 
+void vv_users_each(const vv_users *u, void (*see)(void *arg, const vv_user *user), void *arg) {
+    for (size_t i = 0; i < SLOT_COUNT; i++) {
+        const vv_user *user = atomic_load_explicit(&u->slots[i], memory_order_acquire);
+        if (user)
+            see(arg, user);
+    }
+    see(arg, u->others);
+}
+
 vv_status vv_users_init(vv_users *u, const vv_user_limits *defaults, struct vv_access *access) {
     *u = (vv_users){.access = access, .mu = {.defaults = *defaults}};
     u->slots = vv_alloc_zeroed(SLOT_COUNT * sizeof *u->slots);

@@ -27,7 +27,8 @@ typedef struct vv_user_limits {
 
 typedef struct vv_user {
     vv_rate_bucket reads, writes;
-    struct vv_access *access; /* that it belongs to */
+    struct vv_access *access;                       /* that it belongs to */
+    _Atomic uint64_t limited_reads, limited_writes; /* refused since its rate was used up */
     uint32_t hash;
     char name[]; /* with a zero at its end */
 } vv_user;
@@ -57,6 +58,9 @@ vv_user *vv_users_get(vv_users *u, vv_slice name);
 
 /* Set the limits of one user, from now on. Thread-safe. */
 void vv_users_limit(vv_users *u, vv_user *user, const vv_user_limits *limits);
+
+/* Call `see` for each user that there is, `others` last. Thread-safe; no lock is held. */
+void vv_users_each(const vv_users *u, void (*see)(void *arg, const vv_user *user), void *arg);
 
 /* All users are back at the defaults. */
 void vv_users_reset_limits(vv_users *u);

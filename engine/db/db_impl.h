@@ -277,10 +277,10 @@ struct varve_db {
          * stores VV_DB_ROOM_CAME, with the lock (space.c). */
         _Atomic uint64_t wanted_bytes;
         vv_picker_cursor cursors[VV_LEVELS_MAX];
-        uint64_t runs; /* figures since open */
-        vv_spread merge_us; /* the thread records */
-        varve_compaction_info now;     /* the merge under way; all but done_bytes under the lock */
-        _Atomic uint64_t now_bytes;    /* now.done_bytes */
+        uint64_t runs;              /* figures since open */
+        vv_spread merge_us;         /* the thread records */
+        varve_compaction_info now;  /* the merge under way; all but done_bytes under the lock */
+        _Atomic uint64_t now_bytes; /* now.done_bytes */
         uint64_t read_bytes;
         uint64_t written_bytes;
         uint64_t dropped_versions;

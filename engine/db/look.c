@@ -1,8 +1,8 @@
 /*
  * look.c - what a database is doing, for those who watch it: how long things take, its shape, its merge.
  *
- * Nothing here is needed to work, so nothing here may cost: spreads are recorded by the one thread that does the
- * thing, once for a frame, a flush or a merge, and the locks are held for as long as it takes to copy.
+ * Nothing here is needed to work, so nothing here may cost: spreads are recorded by the one thread that does
+ * the thing, once for a frame, a flush or a merge, and the locks are held for as long as it takes to copy.
  */
 #include <string.h>
 
