@@ -101,10 +101,10 @@ static void retire(vv_wal *w) {
 /* The frame in `slot` was written and synced, or that failed. */
 static void slot_finish(vv_wal *w, vv_wal_slot *slot, vv_status st) {
     slot->done = true;
-    if (vv_ok(st))
-        vv_spread_record(&w->commit_us, vv_spread_us(vv_clock_mono_ns() - slot->begun_ns));
-    else
+    if (!vv_ok(st))
         vv_wal_latch(w, st, "write and sync of a frame");
+    else
+        vv_spread_record(&w->commit_us, vv_spread_us(vv_clock_mono_ns() - slot->begun_ns));
     if (!w->awaiting)
         retire(w);
 }
