@@ -261,7 +261,7 @@ static vv_status set_metrics_listen(vv_server_config *config, const char *value,
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
                        "METRICS_LISTEN = %s: allowed is one HOST:PORT or unix:PATH of at most %d bytes",
                        value, VV_SERVER_ADDRESS_BYTES_MAX);
-    strcpy(config->metrics_listen, value);
+    memcpy(config->metrics_listen, value, strlen(value) + 1);
     return VV_STATUS_OK;
 }
 

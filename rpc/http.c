@@ -192,13 +192,13 @@ static vv_status bind_unix(vv_http *h, const vv_http_options *o, vv_error *err) 
     const char *path = o->address + strlen("unix:");
     if (strlen(path) >= sizeof to.sun_path)
         return failed(err, o->address, "the path is too long for a socket");
-    strcpy(to.sun_path, path);
+    memcpy(to.sun_path, path, strlen(path) + 1);
     if (!clear_path(&to))
         return failed(err, o->address, strerror(EADDRINUSE));
     h->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (h->listener < 0 || bind(h->listener, (struct sockaddr *)&to, sizeof to) != 0)
         return failed(err, o->address, strerror(errno));
-    strcpy(h->unix_path, path);
+    memcpy(h->unix_path, path, strlen(path) + 1);
     /* Nobody connects before listen(). */
     if (chmod(path, o->unix_mode) != 0 || listen(h->listener, BACKLOG) != 0)
         return failed(err, o->address, strerror(errno));
