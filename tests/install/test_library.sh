@@ -5,6 +5,7 @@
 
 set -euo pipefail
 
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build=$1
 work=$build/install-test
 prefix=$work/usr
@@ -51,6 +52,13 @@ echo "== C++11, pkg-config"
 # shellcheck disable=SC2046
 g++ -std=c++11 -pedantic -Wall -Wextra -Werror example.cpp $(pkg-config --cflags --libs varve) -o example_cpp
 run ./example_cpp
+
+echo "== examples/c"
+mkdir c
+cp "$root"/examples/c/{Makefile,example.c} c
+make -s -C c
+./c/example c/data >c/said || fail "examples/c ended with $?"
+diff "$root/examples/expected.txt" c/said || fail "examples/c did not print what examples/expected.txt has"
 
 echo "== static, pkg-config"
 # shellcheck disable=SC2046

@@ -52,16 +52,25 @@ def node():
     return ["node", HERE / "client.mjs"]
 
 
-def go():
+def need_go():
     if not shutil.which("go"):
         skip("Go", "there is no go")
     version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True).stdout
     if not (found := re.match(r"go1\.(\d+)", version)) or int(found[1]) < 21:
         skip("Go", f"go is {version.strip()}, at least 1.21 is needed")
 
+
+def go_environment():
+    """Modules and compiled packages that all clients in Go share."""
+    return {**os.environ, "GOPATH": str(varved.BUILD / "go-path"), "GOCACHE": str(varved.BUILD / "go-cache"),
+            "GOTOOLCHAIN": "local", "GOFLAGS": "-modcacherw"}
+
+
+def go():
+    need_go()
+
     def make(place):
-        env = {**os.environ, "GOPATH": str(place / "path"), "GOCACHE": str(place / "cache"), "GOTOOLCHAIN": "local",
-               "GOFLAGS": "-modcacherw"}
+        env = go_environment()
         package = "varve.example/conformance/varvev1"
         run("go", "build", "-o", "protoc-gen-go", "google.golang.org/protobuf/cmd/protoc-gen-go", cwd=place, env=env)
         run("protoc", f"-I{PROTO}", "--plugin=protoc-gen-go=./protoc-gen-go", "--go_out=.",
