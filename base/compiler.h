@@ -8,6 +8,7 @@
 #define VV_PRINTF(fmt_index, args_index) __attribute__((format(printf, fmt_index, args_index)))
 #define VV_NORETURN                      __attribute__((noreturn, cold))
 #define VV_COLD                          __attribute__((cold))
+#define VV_ALWAYS_INLINE                 inline __attribute__((always_inline))
 
 #define VV_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define VV_UNLIKELY(x) __builtin_expect(!!(x), 0)

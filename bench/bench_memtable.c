@@ -1,9 +1,10 @@
 /*
  * bench_memtable - adds and gets of the three memtables beside each other: random keys, one thread, no log.
  *
- *     bench_memtable [--rounds N] [--entries N] [--key-bytes N] [--value-bytes N]
+ *     bench_memtable [--rounds N] [--entries N] [--together N] [--key-bytes N] [--value-bytes N]
  *
- * Latencies are of single adds, reservation included: the slowest one shows what growing costs.
+ * together: entries of one group, as the writer adds what it commits at once; 1 by default. Latencies are of
+ * groups, reservation included: the slowest one shows what growing costs.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -16,9 +17,11 @@
 
 #define KEY_BYTES_MAX   256
 #define VALUE_BYTES_MAX 65536
+#define TOGETHER_MAX    1024
 
 static int rounds = 3;
 static uint64_t entries = 1000000;
+static uint64_t together = 1;
 static size_t key_bytes = 16;
 static size_t value_bytes = 64;
 
@@ -53,16 +56,22 @@ static double rate_since(uint64_t start_ns) {
 
 static void add_round(vv_memtable *m, report_side *side) {
     static const uint8_t value[VALUE_BYTES_MAX];
-    uint8_t buffer[KEY_BYTES_MAX + 8];
+    static uint8_t keys[TOGETHER_MAX][KEY_BYTES_MAX + 8];
     uint64_t start = vv_clock_mono_ns(), now = start;
-    for (uint64_t i = 0; i < entries; i++) {
-        vv_entry e = {.key = make_key(i, buffer),
-                      .value = vv_slice_make(value, value_bytes),
-                      .lsn = i + 1,
-                      .kind = VV_KIND_PUT};
-        if (!vv_ok(vv_memtable_reserve(m, 1, key_bytes + value_bytes)))
+    for (uint64_t i = 0; i < entries; i += together) {
+        uint64_t count = VV_MIN(together, entries - i);
+        if (!vv_ok(vv_memtable_reserve(m, count, count * (key_bytes + value_bytes))))
             report_die("out of memory");
-        vv_memtable_add(m, &e);
+        vv_memtable_adder adder;
+        vv_memtable_adder_init(&adder, m);
+        for (uint64_t k = 0; k < count; k++) {
+            vv_entry e = {.key = make_key(i + k, keys[k]),
+                          .value = vv_slice_make(value, value_bytes),
+                          .lsn = i + k + 1,
+                          .kind = VV_KIND_PUT};
+            vv_memtable_adder_add(&adder, &e);
+        }
+        vv_memtable_adder_flush(&adder);
         uint64_t done = vv_clock_mono_ns();
         vv_histogram_record(&side->latency_ns, done - now);
         now = done;
@@ -98,24 +107,24 @@ static void scan_round(vv_memtable *m, report_side *side) {
 }
 
 static void parse(int argc, char **argv) {
-    static const struct option options[] = {{"rounds", required_argument, NULL, 'r'},
-                                            {"entries", required_argument, NULL, 'e'},
-                                            {"key-bytes", required_argument, NULL, 'k'},
-                                            {"value-bytes", required_argument, NULL, 'v'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"rounds", required_argument, NULL, 'r'},      {"entries", required_argument, NULL, 'e'},
+        {"together", required_argument, NULL, 't'},    {"key-bytes", required_argument, NULL, 'k'},
+        {"value-bytes", required_argument, NULL, 'v'}, {NULL, 0, NULL, 0}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         uint64_t n = option == '?' ? 0 : strtoull(optarg, NULL, 10);
         switch (option) {
         case 'r': rounds = (int)n; break;
         case 'e': entries = n; break;
+        case 't': together = n; break;
         case 'k': key_bytes = n; break;
         case 'v': value_bytes = n; break;
         default: exit(2);
         }
     }
-    if (rounds < 1 || rounds > REPORT_ROUNDS_MAX || entries < 1 || key_bytes < 8 ||
-        key_bytes > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX) {
+    if (rounds < 1 || rounds > REPORT_ROUNDS_MAX || entries < 1 || together < 1 || together > TOGETHER_MAX ||
+        key_bytes < 8 || key_bytes > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX) {
         fprintf(stderr, "bench_memtable: out of range\n");
         exit(2);
     }
@@ -143,8 +152,8 @@ int main(int argc, char **argv) {
     }
     report_machine();
     char title[128];
-    snprintf(title, sizeof title, "memtables, %llu random keys of %zu + %zu bytes",
-             (unsigned long long)entries, key_bytes, value_bytes);
+    snprintf(title, sizeof title, "memtables, %llu random keys of %zu + %zu bytes, %llu together",
+             (unsigned long long)entries, key_bytes, value_bytes, (unsigned long long)together);
     report_header(title);
     for (int i = 0; i < TYPES; i++)
         report_line(&adds[i]);

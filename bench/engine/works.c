@@ -49,7 +49,7 @@ static const work_set ycsb = {.what = "500,000 records of 1,000 bytes; writes ar
                               .keys = 500000,
                               .value_bytes = 1000,
                               .memtable_bytes = MEMTABLE,
-                              .cache_bytes = CACHE,
+                              .cache_bytes = CACHE_AMPLE,
                               .compacted = true};
 
 static const work_set cold = {.what = "4 M keys of 1,000 bytes in tables, ten times the cache, direct I/O",

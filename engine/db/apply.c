@@ -116,13 +116,13 @@ void vv_db_append_records(varve_db *db, vv_write *w) {
     }
 }
 
-void vv_db_apply_records(vv_memtable *m, const vv_write *w) {
+void vv_db_apply_records(vv_memtable_adder *to, const vv_write *w) {
     vv_reader r = vv_reader_make(w->parts[0]);
     for (uint64_t lsn = w->first_lsn; lsn <= w->lsn;) {
         vv_record rec;
         vv_status st = vv_record_decode(&r, &rec);
         VV_ASSERT(vv_ok(st) && rec.first_lsn == lsn);
-        vv_db_apply(m, rec.first_lsn, rec.op_count, rec.ops);
+        vv_db_apply(to, rec.first_lsn, rec.op_count, rec.ops);
         lsn += rec.op_count;
     }
 }

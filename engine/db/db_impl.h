@@ -696,7 +696,7 @@ vv_status vv_db_check_write(varve_db *db, const varve_write_options *options) VV
 void vv_db_submit(varve_db *db, vv_write *w);
 
 /* Add the operations of a record to `m`, which has reserved room for them. They decode: they were checked. */
-void vv_db_apply(vv_memtable *m, uint64_t first_lsn, uint32_t op_count, vv_slice ops);
+void vv_db_apply(vv_memtable_adder *to, uint64_t first_lsn, uint32_t op_count, vv_slice ops);
 
 /* Call `call` on the single writer's thread, behind all writes that were handed over before; blocks. */
 vv_status vv_db_call_writer(varve_db *db, vv_status (*call)(varve_db *db, void *arg), void *arg) VV_CHECKED;
@@ -712,6 +712,6 @@ vv_status vv_db_epoch_ready(varve_db *db, bool own) VV_CHECKED;
 /* What append() and apply() of write.c do with a replicated write. w->status: of the first record that could
  * not be appended; w->appended and w->lsn tell of those before it. commit.lock held. */
 void vv_db_append_records(varve_db *db, vv_write *w);
-void vv_db_apply_records(vv_memtable *m, const vv_write *w);
+void vv_db_apply_records(vv_memtable_adder *to, const vv_write *w);
 
 #endif

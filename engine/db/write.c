@@ -55,29 +55,35 @@ static vv_status invalid(vv_sub sub) {
 
 /* ---- the single writer: commit.lock is held in all of these ---- */
 
-void vv_db_apply(vv_memtable *m, uint64_t first_lsn, uint32_t op_count, vv_slice ops) {
+void vv_db_apply(vv_memtable_adder *to, uint64_t first_lsn, uint32_t op_count, vv_slice ops) {
     vv_reader r = vv_reader_make(ops);
     for (uint32_t i = 0; i < op_count; i++) {
         vv_entry e;
         vv_status st = vv_op_decode(&r, &e);
         VV_ASSERT(vv_ok(st));
         e.lsn = first_lsn + i;
-        vv_memtable_add(m, &e);
+        vv_memtable_adder_add(to, &e);
     }
 }
 
-static void apply(varve_db *db, vv_write *w) {
-    vv_memtable *active = db->commit.active;
+static void apply(vv_memtable_adder *to, vv_write *w) {
     if (w->replicated) {
-        vv_db_apply_records(active, w);
-        return;
+        vv_db_apply_records(to, w);
+    } else if (w->part_count == 1) {
+        vv_db_apply(to, w->first_lsn, w->op_count, w->parts[0]);
+    } else {
+        w->single.lsn = w->lsn;
+        vv_memtable_adder_add(to, &w->single);
     }
-    if (w->part_count == 1) {
-        vv_db_apply(active, w->first_lsn, w->op_count, w->parts[0]);
-        return;
-    }
-    w->single.lsn = w->lsn;
-    vv_memtable_add(active, &w->single);
+}
+
+static void apply_group(varve_db *db, vv_write *group, const vv_write *end) {
+    vv_memtable_adder to;
+    vv_memtable_adder_init(&to, db->commit.active);
+    for (vv_write *w = group; w != end; w = w->next)
+        if (w->appended)
+            apply(&to, w);
+    vv_memtable_adder_flush(&to);
 }
 
 static uint64_t ops_bytes(const vv_write *w) {
@@ -289,9 +295,7 @@ static void commit_group(varve_db *db, const write_group *g, bool inline_only) {
         vv_wal_commit(db->wal, inline_only);
     uint64_t applying_ns = stamp(g);
     /* The device works on the log while this thread fills the memtable; nobody sees the entries yet (C2). */
-    for (vv_write *w = group; w != end; w = w->next)
-        if (w->appended)
-            apply(db, w);
+    apply_group(db, group, end);
     uint64_t applied_ns = stamp(g);
     if (sync)
         st = sync_group(db, g);

@@ -16,6 +16,9 @@ vv_status vv_hashmap_create(uint64_t seed, vv_memtable **out) VV_CHECKED;
 vv_status vv_skiplist_create(uint64_t seed, vv_memtable **out) VV_CHECKED;
 vv_status vv_btree_create(uint64_t seed, vv_memtable **out) VV_CHECKED;
 
+/* For tests: are all levels of a skip list in order, and do all hints tell the truth? Writer only. */
+bool vv_skiplist_is_sound(vv_memtable *m) VV_CHECKED;
+
 /* An entry as it lies in the arena; its key and its value follow it. Never changes once it is reachable. */
 typedef struct vv_mem_record {
     uint64_t prefix;

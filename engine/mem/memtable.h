@@ -36,6 +36,8 @@ typedef struct vv_memtable_ops {
     void (*destroy)(vv_memtable *m);
     vv_status (*reserve)(vv_memtable *m, uint64_t entry_count, uint64_t data_bytes);
     void (*add)(vv_memtable *m, const vv_entry *e);
+    /* Up to VV_MEMTABLE_TOGETHER. NULL where nothing is faster than adding one after the other. */
+    void (*add_together)(vv_memtable *m, const vv_entry *entries, size_t count);
     /* NULL where nothing is faster than adding. */
     vv_status (*load)(vv_memtable *m, const vv_entry *e);
     vv_status (*load_end)(vv_memtable *m);
@@ -73,6 +75,33 @@ vv_status vv_memtable_reserve(vv_memtable *m, uint64_t entry_count, uint64_t dat
 
 /* Copy an entry in. LSNs ascend from call to call. Writer only, within what was reserved. */
 void vv_memtable_add(vv_memtable *m, const vv_entry *e);
+
+/*
+ * Adds many entries: faster than one by one where a type can search for several places at once. The entries
+ * are collected, borrowed until they are added: when so many are there, or by flush(). None is visible for
+ * certain before that. Writer only.
+ */
+#define VV_MEMTABLE_TOGETHER 16
+
+typedef struct vv_memtable_adder {
+    vv_memtable *m;
+    size_t count;
+    vv_entry entries[VV_MEMTABLE_TOGETHER];
+} vv_memtable_adder;
+
+static inline void vv_memtable_adder_init(vv_memtable_adder *a, vv_memtable *m) {
+    a->m = m;
+    a->count = 0;
+}
+
+void vv_memtable_adder_flush(vv_memtable_adder *a);
+
+/* As vv_memtable_add(), in time. */
+static inline void vv_memtable_adder_add(vv_memtable_adder *a, const vv_entry *e) {
+    a->entries[a->count++] = *e;
+    if (a->count == VV_MEMTABLE_TOGETHER)
+        vv_memtable_adder_flush(a);
+}
 
 /*
  * Fill an empty memtable that nobody else knows, faster than by adding: LSNs ascend from call to call, and

@@ -21,6 +21,11 @@
  *   Structures", ICALP 1999, keep such numbers in the nodes of trees.) Keys count as continued by zeros
  *   without end here; two that are the same then share ALL, and are told apart by a look at them.
  *
+ *   What is left of its time is waiting for memory. So the searches for the entries of one commit take turns
+ *   (O. Kocberber et al., "Asynchronous Memory Access Chaining", VLDB 2015), and each entry is linked where
+ * its search ended, or behind those of its group that have come in between: nodes never go away, so that a
+ * place once found is at most too far ahead.
+ *
  * Invariants
  *   S1  Level 0 links all entries in internal order; each level is a subsequence of the one below.
  *   S2  A node is filled in completely before any link to it is stored with release; every link is loaded
@@ -41,8 +46,9 @@
 
 #define HEIGHT_MAX       24 /* with one node in two going up a level: 2^24 entries, and slower beyond */
 #define LOAD_ITEMS_FIRST 1024
-#define LINK_AHEAD       8 /* nodes that are on their way into the cache while one is linked */
-#define OLDER_MAX        8 /* versions that a get walks over before it searches */
+#define LINK_AHEAD       8  /* nodes that are on their way into the cache while one is linked */
+#define OLDER_MAX        8  /* versions that a get walks over before it searches */
+#define TOGETHER_HEIGHT  13 /* lists that are less tall are in the cache: taking turns would only cost */
 
 typedef struct node node;
 typedef _Atomic(node *) next_node;
@@ -136,7 +142,7 @@ static uint64_t hint_bytes(hint h) {
 }
 
 /* The six bytes from `at` on, in the upper 48 bits. */
-static uint64_t bytes_from(vv_slice key, size_t at) {
+static VV_ALWAYS_INLINE uint64_t bytes_from(vv_slice key, size_t at) {
     uint8_t bytes[8] = {0};
     if (key.bytes >= at + 8) {
         memcpy(bytes, (const uint8_t *)key.data + at, 8);
@@ -161,11 +167,21 @@ static uint32_t shared_bytes(vv_slice a, vv_slice b, uint32_t from) {
     return ALL;
 }
 
-/* Where the writer came through on each level: the last node before, and the bytes that its key shares. */
-typedef struct path {
+/* A search for the place of an entry, and where it came through on each level: the last node before the
+ * place, and how many bytes of the key that shares. */
+typedef struct search {
+    vv_mem_target t;
+    uint64_t hash;
     node *before[HEIGHT_MAX];
     uint32_t shared[HEIGHT_MAX];
-} path;
+    uint32_t height; /* of the list when it began */
+
+    /* Where it is. */
+    uint32_t level;
+    uint32_t shared_here;
+    node *at;
+    node *fetched; /* on its way into the cache to be looked at, or NULL */
+} search;
 
 /* Is `next` before t, by a look at it? Then *shared, which it shares with t at least, becomes all that it
  * does. */
@@ -176,45 +192,104 @@ static bool node_is_before(const node *next, const vv_mem_target *t, uint32_t *s
     return true;
 }
 
+typedef enum order {
+    BEFORE,
+    BEHIND,
+    UNKNOWN, /* only a look at the node tells */
+} order;
+
 /*
- * The same by the hint of the link that leads there from a node before t, which shares *shared bytes with t.
- * If next shares more with that node than t does, then it differs from t where the node does, and in the same
- * way; if less, it is what t is before.
+ * Where the node behind a link is, by the link's hint: it leads there from a node before t, which shares
+ * *shared bytes with t. If the next one shares more with that node than t does, then it differs from t where
+ * the node does, and in the same way; if less, it is what t is before. BEFORE: *shared is of the next one.
  */
-static bool link_is_before(const link *l, const node *next, const vv_mem_target *t, uint32_t *shared) {
+static VV_ALWAYS_INLINE order link_order(const link *l, const vv_mem_target *t, uint32_t *shared) {
     uint32_t next_shared = hint_shared(l->hint);
     if (next_shared != *shared)
-        return next_shared > *shared;
+        return next_shared > *shared ? BEFORE : BEHIND;
     uint64_t bytes = *shared == ALL ? 0 : bytes_from(t->key, *shared);
     uint64_t next_bytes = hint_bytes(l->hint);
-    if (next_bytes == bytes)
-        return node_is_before(next, t, shared);
-    if (next_bytes > bytes)
-        return false;
+    if (next_bytes >= bytes)
+        return next_bytes == bytes ? UNKNOWN : BEHIND;
     *shared += (uint32_t)__builtin_clzll(bytes ^ next_bytes) / 8;
+    return BEFORE;
+}
+
+static uint32_t head_shared(vv_slice key) {
+    return shared_bytes(vv_slice_make(NULL, 0), key, 0);
+}
+
+static void search_begin(search *f, skiplist *s, const vv_entry *e) {
+    f->t = vv_mem_target_make(e->key, e->lsn);
+    f->hash = vv_hash_key(e->key.data, e->key.bytes);
+    vv_mem_index_prefetch(&s->index, f->hash); /* comes while the search goes on */
+    f->height = atomic_load_explicit(&s->height, memory_order_relaxed);
+    f->level = f->height - 1;
+    f->shared_here = head_shared(e->key);
+    f->at = s->head;
+    f->fetched = NULL;
+}
+
+/* Go on until the place is found (true) or, if it is not the only search, until something is needed that is
+ * probably not in the processor's cache; it is on its way then. */
+static VV_ALWAYS_INLINE bool search_on(search *f, bool alone) {
+    node *n = f->at;
+    for (; f->level > 0; f->level--) {
+        for (;;) {
+            const link *l = link_at(n, f->level);
+            node *next = atomic_load_explicit(&l->next, memory_order_relaxed);
+            order o = next ? link_order(l, &f->t, &f->shared_here) : BEHIND;
+            if (!alone && o == UNKNOWN && next != f->fetched) {
+                __builtin_prefetch(next);
+                __builtin_prefetch(vv_mem_record_data(&next->record));
+                f->fetched = next;
+                f->at = n;
+                return false;
+            }
+            if (o == BEHIND || (o == UNKNOWN && !node_is_before(next, &f->t, &f->shared_here)))
+                break;
+            n = next;
+            if (!alone) {
+                __builtin_prefetch(link_at(n, f->level));
+                f->at = n;
+                return false;
+            }
+        }
+        f->before[f->level] = n;
+        f->shared[f->level] = f->shared_here;
+    }
+    for (;;) {
+        node *next = next_at(n, 0);
+        if (!alone && next && next != f->fetched) {
+            __builtin_prefetch(next);
+            f->fetched = next;
+            f->at = n;
+            return false;
+        }
+        if (!next || !vv_mem_is_before(&next->record, &f->t))
+            break;
+        n = next;
+    }
+    f->before[0] = n;
     return true;
 }
 
-static void find_place(skiplist *s, const vv_mem_target *t, path *p) {
-    node *n = s->head;
-    uint32_t shared = shared_bytes(vv_slice_make(NULL, 0), t->key, 0);
-    for (uint32_t level = atomic_load_explicit(&s->height, memory_order_relaxed); level-- > 1;) {
-        for (;;) {
-            const link *l = link_at(n, level);
-            node *next = atomic_load_explicit(&l->next, memory_order_relaxed);
-            if (!next || !link_is_before(l, next, t, &shared))
-                break;
-            n = next;
-        }
-        p->before[level] = n;
-        p->shared[level] = shared;
+/* Other entries may have been added since the search was there. */
+static void search_catch_up(search *f, uint32_t level) {
+    node **before = &f->before[level], *next;
+    if (level == 0) {
+        while ((next = next_at(*before, 0)) != NULL && vv_mem_is_before(&next->record, &f->t))
+            *before = next;
+        return;
     }
-    node *next = step(n, 0);
-    while (next && vv_mem_is_before(&next->record, t)) {
-        n = next;
-        next = step(n, 0);
+    for (;;) {
+        const link *l = link_at(*before, level);
+        next = atomic_load_explicit(&l->next, memory_order_relaxed);
+        order o = next ? link_order(l, &f->t, &f->shared[level]) : BEHIND;
+        if (o == BEHIND || (o == UNKNOWN && !node_is_before(next, &f->t, &f->shared[level])))
+            break;
+        *before = next;
     }
-    p->before[0] = n;
 }
 
 /* ---- memtable ---- */
@@ -257,39 +332,67 @@ static void set_hint(link *l, vv_slice key, const node *next) {
     l->hint = hint_make(next_key, shared_bytes(key, next_key, 0));
 }
 
-static void skiplist_add(vv_memtable *m, const vv_entry *e) {
-    skiplist *s = (skiplist *)m;
-    VV_ASSERT(s->load.count == 0);
-    vv_mem_target t = vv_mem_target_make(e->key, e->lsn);
-    uint64_t hash = vv_hash_key(e->key.data, e->key.bytes);
-    vv_mem_index_prefetch(&s->index, hash); /* comes while the search goes on */
-    path p;
-    find_place(s, &t, &p);
-
+/* Put a new node for the entry where its search has ended. */
+static void link_in(skiplist *s, search *f, const vv_entry *e, bool alone) {
     uint32_t height = random_height(&s->random);
-    uint32_t old_height = atomic_load_explicit(&s->height, memory_order_relaxed);
-    for (uint32_t level = old_height; level < height; level++) {
-        p.before[level] = s->head;
-        p.shared[level] = shared_bytes(vv_slice_make(NULL, 0), t.key, 0);
+    for (uint32_t level = f->height; level < height; level++) {
+        f->before[level] = s->head;
+        f->shared[level] = head_shared(e->key);
     }
     /* relaxed: a reader that sees it early finds NULL links of the head on the new levels. */
-    if (height > old_height)
+    if (height > atomic_load_explicit(&s->height, memory_order_relaxed))
         atomic_store_explicit(&s->height, height, memory_order_relaxed);
 
     node *n = node_alloc(s, height, e->key.bytes + e->value.bytes);
     vv_mem_record_fill(&n->record, e);
     for (uint32_t level = 0; level < height; level++) {
-        node *behind = atomic_load_explicit(next_of(p.before[level], level), memory_order_relaxed);
+        if (!alone)
+            search_catch_up(f, level);
+        node *before = f->before[level];
+        node *behind = atomic_load_explicit(next_of(before, level), memory_order_relaxed);
         atomic_store_explicit(next_of(n, level), behind, memory_order_relaxed);
         if (level > 0) {
             if (behind)
                 set_hint(link_at(n, level), e->key, behind);
-            link_at(p.before[level], level)->hint = hint_make(e->key, p.shared[level]);
+            link_at(before, level)->hint = hint_make(e->key, f->shared[level]);
         }
         /* release: publishes the whole node; pairs with the acquire in next_at(). */
-        atomic_store_explicit(next_of(p.before[level], level), n, memory_order_release);
+        atomic_store_explicit(next_of(before, level), n, memory_order_release);
     }
-    vv_mem_index_put(&s->index, hash, &n->record);
+    vv_mem_index_put(&s->index, f->hash, &n->record);
+}
+
+static void skiplist_add(vv_memtable *m, const vv_entry *e) {
+    skiplist *s = (skiplist *)m;
+    VV_ASSERT(s->load.count == 0);
+    search f;
+    search_begin(&f, s, e);
+    bool found = search_on(&f, true);
+    VV_ASSERT(found);
+    link_in(s, &f, e, true);
+}
+
+/* The searches take turns: each waits for its next node while the others look at theirs. */
+static void skiplist_add_together(vv_memtable *m, const vv_entry *entries, size_t count) {
+    skiplist *s = (skiplist *)m;
+    VV_ASSERT(s->load.count == 0 && count <= VV_MEMTABLE_TOGETHER);
+    if (atomic_load_explicit(&s->height, memory_order_relaxed) < TOGETHER_HEIGHT) {
+        for (size_t i = 0; i < count; i++)
+            skiplist_add(m, &entries[i]);
+        return;
+    }
+    search searches[VV_MEMTABLE_TOGETHER];
+    uint32_t under_way = (UINT32_C(1) << count) - 1;
+    for (size_t i = 0; i < count; i++)
+        search_begin(&searches[i], s, &entries[i]);
+    while (under_way)
+        for (uint32_t rest = under_way; rest; rest &= rest - 1) {
+            uint32_t i = (uint32_t)__builtin_ctz(rest);
+            if (search_on(&searches[i], false))
+                under_way &= ~(UINT32_C(1) << i);
+        }
+    for (size_t i = 0; i < count; i++)
+        link_in(s, &searches[i], &entries[i], false);
 }
 
 /* ---- loading ---- */
@@ -515,11 +618,28 @@ static vv_status skiplist_iter_create(vv_memtable *m, vv_iter **out) {
     return VV_STATUS_OK;
 }
 
+bool vv_skiplist_is_sound(vv_memtable *m) {
+    skiplist *s = (skiplist *)m;
+    for (uint32_t level = 0; level < HEIGHT_MAX; level++) {
+        node *n = s->head;
+        for (node *next = next_at(n, level); next; n = next, next = next_at(n, level)) {
+            vv_slice key = vv_mem_record_key(&n->record), next_key = vv_mem_record_key(&next->record);
+            vv_mem_target t = vv_mem_target_of(&next->record);
+            if (n != s->head && !vv_mem_is_before(&n->record, &t))
+                return false;
+            if (level > 0 && link_at(n, level)->hint != hint_make(next_key, shared_bytes(key, next_key, 0)))
+                return false;
+        }
+    }
+    return true;
+}
+
 static const vv_memtable_ops skiplist_ops = {
     .name = "skiplist",
     .destroy = skiplist_destroy,
     .reserve = skiplist_reserve,
     .add = skiplist_add,
+    .add_together = skiplist_add_together,
     .load = skiplist_load_entry,
     .load_end = skiplist_load_end,
     .get = skiplist_get,

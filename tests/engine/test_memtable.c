@@ -454,7 +454,7 @@ Test(memtable, lsns_must_ascend, .signal = SIGABRT) {
 
 /* ---- one writer, many readers ---- */
 
-enum { RACE_ENTRIES = 20000, RACE_READERS = 3 };
+enum { RACE_ENTRIES = 20000, RACE_GROUP_MAX = 37, RACE_READERS = 3 };
 
 typedef struct race {
     vv_memtable *m;
@@ -516,14 +516,33 @@ static void race_read(void *arg) {
     atomic_fetch_add(&r->failures, failures);
 }
 
+/* Entries behind LSN `last`, one or some together. The last one's LSN. */
+static uint64_t race_add(race *r, uint64_t last) {
+    uint64_t keys[RACE_GROUP_MAX], values[RACE_GROUP_MAX];
+    uint64_t count = VV_MIN(1 + last % RACE_GROUP_MAX, RACE_ENTRIES - last);
+    vv_memtable_adder adder;
+    vv_memtable_adder_init(&adder, r->m);
+    cr_assert(vv_ok(vv_memtable_reserve(r->m, count, count * 16)));
+    for (uint64_t i = 0; i < count; i++) {
+        values[i] = last + 1 + i;
+        keys[i] = race_key(r, values[i]);
+        vv_entry e = {.key = vv_slice_make(&keys[i], 8),
+                      .value = vv_slice_make(&values[i], 8),
+                      .lsn = values[i],
+                      .kind = VV_KIND_PUT};
+        vv_memtable_adder_add(&adder, &e);
+    }
+    vv_memtable_adder_flush(&adder);
+    return last + count;
+}
+
 static void run_race(vv_memtable_type type, uint64_t keys) {
     race r = {.m = make(type), .keys = keys};
     pthread_t readers[RACE_READERS];
     for (int i = 0; i < RACE_READERS; i++)
         cr_assert(vv_ok(vv_thread_start(&readers[i], "reader", race_read, &r)));
-    for (uint64_t lsn = 1; lsn <= RACE_ENTRIES; lsn++) {
-        uint64_t key = race_key(&r, lsn);
-        add(r.m, vv_slice_make(&key, 8), vv_slice_make(&lsn, 8), lsn, VV_KIND_PUT);
+    for (uint64_t lsn = 0; lsn < RACE_ENTRIES;) {
+        lsn = race_add(&r, lsn);
         atomic_store_explicit(&r.published, lsn, memory_order_release);
     }
     for (int i = 0; i < RACE_READERS; i++)

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "base/alloc.h"
-#include "engine/mem/memtable.h"
+#include "engine/mem/mem_impl.h"
 #include "tests/support/tempdir.h"
 
 static const vv_memtable_type types[] = {VV_MEMTABLE_HASHMAP, VV_MEMTABLE_SKIPLIST, VV_MEMTABLE_BTREE};
@@ -16,7 +16,7 @@ static const vv_memtable_type types[] = {VV_MEMTABLE_HASHMAP, VV_MEMTABLE_SKIPLI
     for (const vv_memtable_type *type = types; type < types + VV_ARRAY_COUNT(types); type++)
 
 #define KEY_BYTES 160
-#define COUNT     6000
+#define COUNT     16000
 
 typedef struct item {
     uint8_t key[KEY_BYTES];
@@ -104,30 +104,42 @@ static vv_entry entry_of(const item *it) {
                       .kind = VV_KIND_PUT};
 }
 
-static void fill(vv_memtable *m, shape_fn shape, size_t count, size_t loaded, uint64_t *seed) {
+static void make_items(shape_fn shape, size_t count, uint64_t *seed) {
     uint64_t lsn = 0;
     for (size_t i = 0; i < count; i++) {
         lsn += 1 + vv_test_random(seed) % 3;
         items[i].lsn = lsn;
         shape(seed, i, &items[i]);
-        vv_entry e = entry_of(&items[i]);
-        if (i == loaded)
-            cr_assert(vv_ok(vv_memtable_load_end(m)));
-        if (i < loaded) {
-            cr_assert(vv_ok(vv_memtable_load(m, &e)));
-        } else {
-            cr_assert(vv_ok(vv_memtable_reserve(m, 1, e.key.bytes + e.value.bytes)));
-            vv_memtable_add(m, &e);
-        }
     }
-    if (loaded == count)
-        cr_assert(vv_ok(vv_memtable_load_end(m)));
+}
+
+/* `loaded` of them by loading, the others in groups of up to group_max. */
+static void fill(vv_memtable *m, shape_fn shape, size_t count, size_t loaded, size_t group_max,
+                 uint64_t *seed) {
+    make_items(shape, count, seed);
+    for (size_t i = 0; i < loaded; i++) {
+        vv_entry e = entry_of(&items[i]);
+        cr_assert(vv_ok(vv_memtable_load(m, &e)));
+    }
+    cr_assert(vv_ok(vv_memtable_load_end(m)));
+    for (size_t i = loaded; i < count;) {
+        size_t most = 1 + vv_test_random(seed) % group_max, group = VV_MIN(most, count - i);
+        cr_assert(vv_ok(vv_memtable_reserve(m, group, group * (KEY_BYTES + 8))));
+        vv_memtable_adder adder;
+        vv_memtable_adder_init(&adder, m);
+        for (size_t end = i + group; i < end; i++) {
+            vv_entry e = entry_of(&items[i]);
+            vv_memtable_adder_add(&adder, &e);
+        }
+        vv_memtable_adder_flush(&adder);
+    }
 }
 
 static void check(vv_memtable *m, size_t count) {
     vv_iter *it;
     qsort(items, count, sizeof *items, compare_items);
     cr_assert_eq(vv_memtable_count(m), count);
+    cr_assert(strcmp(m->ops->name, "skiplist") != 0 || vv_skiplist_is_sound(m));
     cr_assert(vv_ok(vv_memtable_iter_create(m, &it)));
     vv_iter_seek_first(it);
     for (size_t i = 0; i < count; i++, vv_iter_next(it)) {
@@ -158,10 +170,25 @@ Test(memtable_load, what_is_loaded_is_in_order_and_can_be_added_to) {
                 size_t loaded[] = {counts[c], counts[c] / 2};
                 for (size_t l = 0; l < VV_ARRAY_COUNT(loaded); l++) {
                     vv_memtable *m = make(*type);
-                    fill(m, shapes[s], counts[c], loaded[l], &seed);
+                    fill(m, shapes[s], counts[c], loaded[l], 1, &seed);
                     check(m, counts[c]);
                     vv_memtable_unref(m);
                 }
+            }
+        }
+    }
+}
+
+Test(memtable_load, groups_are_in_order_as_single_entries_are) {
+    static const size_t group_max[] = {2, 2 * VV_MEMTABLE_TOGETHER + 1, 200};
+    uint64_t seed = vv_test_seed();
+    FOR_EACH_TYPE(type) {
+        for (size_t s = 0; s < VV_ARRAY_COUNT(shapes); s++) {
+            for (size_t g = 0; g < VV_ARRAY_COUNT(group_max); g++) {
+                vv_memtable *m = make(*type);
+                fill(m, shapes[s], COUNT, 0, group_max[g], &seed);
+                check(m, COUNT);
+                vv_memtable_unref(m);
             }
         }
     }
@@ -172,7 +199,7 @@ Test(memtable_load, of_nothing_is_an_empty_memtable) {
         vv_memtable *m = make(*type);
         cr_assert(vv_ok(vv_memtable_load_end(m)));
         uint64_t seed = 1;
-        fill(m, shape_random, 10, 0, &seed);
+        fill(m, shape_random, 10, 0, 1, &seed);
         check(m, 10);
         vv_memtable_unref(m);
     }
