@@ -32,7 +32,7 @@ class Commands:
 
     def ok(self, *words, **kwargs):
         result = self.varve(*words, **kwargs)
-        self.assertEqual((result.code, result.err), (0, ""))
+        self.assertEqual((result.code, result.err), (0, ""), result.err)
         return result.out
 
     def missing(self, *words):
