@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "base/assert.h"
 #include "base/compiler.h"
 #include "base/config.h"
 #include "base/log.h"
@@ -166,13 +167,12 @@ static const vv_option options[] = {
 };
 static const vv_option_table table = {options, VV_ARRAY_COUNT(options)};
 
-/* Rising precedence. */
-typedef enum source { FROM_DEFAULTS, FROM_FILE, FROM_ENVIRONMENT, FROM_FLAGS } source;
-
 typedef struct loader {
     vv_server_config *config;
     varve_options *engine;
-    source listen_source; /* a higher source replaces the addresses of a lower one, an equal one adds */
+    vv_server_source
+        listen_source; /* a higher source replaces the addresses of a lower one, an equal one adds */
+    int line;          /* of the file that is being read */
 } loader;
 
 static vv_status invalid(vv_sub sub) {
@@ -220,7 +220,7 @@ static vv_status add_address(vv_server_config *config, const char *address, size
 }
 
 /* One address or several with commas between. */
-static vv_status set_listen(loader *l, source from, const char *value, vv_error *err) {
+static vv_status set_listen(loader *l, vv_server_source from, const char *value, vv_error *err) {
     if (from > l->listen_source)
         l->config->listen_count = 0;
     l->listen_source = from;
@@ -289,7 +289,8 @@ static vv_status set_peers(vv_server_config *config, const char *value, vv_error
 
 /* ---- one setting ---- */
 
-static vv_status set(loader *l, source from, const char *key, const char *value, vv_error *err) {
+static vv_status set_key(loader *l, vv_server_source from, const char *key, const char *value,
+                         vv_error *err) {
     if (key_is(key, "LISTEN"))
         return set_listen(l, from, value, err);
     if (key_is(key, "METRICS_LISTEN"))
@@ -306,6 +307,29 @@ static vv_status set(loader *l, source from, const char *key, const char *value,
         return VV_STATUS_OK;
     return vv_fail(err, vv_status_make((vv_code)st.code, (vv_sub)st.reason, 0), "%s%s", words.text,
                    st.reason == VV_SUB_UNKNOWN_OPTION ? "; --help lists what there is" : "");
+}
+
+/* set_count: nobody has set it. */
+static size_t find_set(const vv_server_config *config, const char *key) {
+    size_t i = 0;
+    while (i < config->set_count && !key_is(key, config->set[i].key))
+        i++;
+    return i;
+}
+
+static vv_status set(loader *l, vv_server_source from, const char *key, const char *value, vv_error *err) {
+    VV_TRY(set_key(l, from, key, value, err));
+    size_t at = find_set(l->config, key);
+    vv_server_set_key *s = &l->config->set[at];
+    if (at == l->config->set_count) {
+        VV_ASSERT(at < VV_SERVER_KEYS_MAX); /* there are not so many keys */
+        l->config->set_count++;
+        for (size_t i = 0; key[i] && i < VV_SERVER_KEY_BYTES_MAX; i++)
+            s->key[i] = key[i] == '-' ? '_' : (char)toupper((unsigned char)key[i]);
+    }
+    s->from = from;
+    s->line = l->line;
+    return VV_STATUS_OK;
 }
 
 /* ---- the file ---- */
@@ -345,10 +369,12 @@ static int on_setting(void *arg, const char *section, const char *key, const cha
     file_reader *r = arg;
     if (!vv_ok(r->status))
         return 0;
-    if (*section)
+    if (*section) {
         r->status = vv_fail(r->err, invalid(VV_SUB_BAD_OPTION), "[%s]: there are no sections", section);
-    else
-        r->status = set(r->loader, FROM_FILE, key, value, r->err);
+    } else {
+        r->loader->line = r->line;
+        r->status = set(r->loader, VV_SERVER_FROM_FILE, key, value, r->err);
+    }
     if (!vv_ok(r->status))
         r->status = vv_wrap(r->err, r->status, "%s:%d", r->path, r->line);
     return vv_ok(r->status);
@@ -397,7 +423,7 @@ static vv_status load_environment(loader *l, const char *const *environment, vv_
         snprintf(name, sizeof name, "%.*s", name_bytes, key);
         if (foreign_variable(name) || key_is(name, "CONFIG"))
             continue;
-        vv_status st = set(l, FROM_ENVIRONMENT, name, equals + 1, err);
+        vv_status st = set(l, VV_SERVER_FROM_ENVIRONMENT, name, equals + 1, err);
         if (!vv_ok(st))
             return vv_wrap(err, st, "environment %s", *environment);
     }
@@ -414,14 +440,20 @@ static const char *variable(const char *const *environment, const char *name) {
 
 /* ---- flags ---- */
 
+#define PRINT_CONFIG "--print-config"
+
 typedef struct flag {
     char key[64];
     const char *value;
 } flag;
 
-/* The next flag of *argv, "--key=value" or "--key value"; *argv moves behind it. */
+/* The next flag of *argv, "--key=value" or "--key value"; *argv moves behind it. Without a value: no setting.
+ */
 static vv_status next_flag(const char *const **argv, flag *out, vv_error *err) {
     const char *text = *(*argv)++;
+    *out = (flag){0};
+    if (strcmp(text, PRINT_CONFIG) == 0)
+        return VV_STATUS_OK;
     if (strncmp(text, "--", 2) != 0 || text[2] == '\0')
         return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s: allowed are flags: --KEY=VALUE; see --help",
                        text);
@@ -442,9 +474,9 @@ static vv_status load_flags(loader *l, const char *const *argv, vv_error *err) {
     while (*argv) {
         flag f;
         VV_TRY(next_flag(&argv, &f, err));
-        if (key_is(f.key, "CONFIG"))
+        if (!f.value || key_is(f.key, "CONFIG"))
             continue;
-        vv_status st = set(l, FROM_FLAGS, f.key, f.value, err);
+        vv_status st = set(l, VV_SERVER_FROM_FLAGS, f.key, f.value, err);
         if (!vv_ok(st))
             return vv_wrap(err, st, "flag --%s=%s", f.key, f.value);
     }
@@ -597,26 +629,57 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
             *action_out = VV_SERVER_HELP;
         else if (strcmp(*arg, "--version") == 0)
             *action_out = VV_SERVER_VERSION;
-        if (*action_out != VV_SERVER_RUN)
+        else if (strcmp(*arg, PRINT_CONFIG) == 0)
+            *action_out = VV_SERVER_PRINT_CONFIG;
+        if (*action_out == VV_SERVER_HELP || *action_out == VV_SERVER_VERSION)
             return VV_STATUS_OK;
     }
     memset(config, 0, sizeof *config);
     loader l = {.config = config, .engine = engine};
     vv_config_defaults(table, config);
-    VV_TRY(set_listen(&l, FROM_DEFAULTS, DEFAULT_ADDRESS, err));
+    VV_TRY(set_listen(&l, VV_SERVER_FROM_DEFAULTS, DEFAULT_ADDRESS, err));
 
-    const char *file;
-    VV_TRY(find_config_file(argv, environment, &file, err));
-    if (file)
-        VV_TRY(load_file(&l, file, err));
+    VV_TRY(find_config_file(argv, environment, &config->file, err));
+    if (config->file)
+        VV_TRY(load_file(&l, config->file, err));
     VV_TRY(load_environment(&l, environment, err));
     VV_TRY(load_flags(&l, argv, err));
     return check(config, err);
 }
 
-/* ---- help ---- */
+/* ---- help, and what is in force ---- */
 
-static void help_key(FILE *to, const char *key, const char *value, const char *meaning, const char *allowed) {
+/* Keys that no table can hold. */
+static const struct {
+    const char *key, *default_value, *meaning, *allowed;
+} addresses[] = {
+    {"LISTEN", DEFAULT_ADDRESS, "addresses to serve on", "may be given several times, or with commas"},
+    {"METRICS_LISTEN", "",
+     "address of /metrics, /healthz, /readyz and a dashboard, over plain HTTP and for everybody",
+     "one address"},
+    {"FOLLOW", "", "the server whose copy this one is, and of which it gets all that is written",
+     "one address"},
+    {"PEERS", "", "the others of the group: where to look for the primary when it is gone, or superseded",
+     "up to 16 addresses with commas between"},
+};
+
+typedef void (*key_fn)(void *arg, const char *key, const char *default_value, const char *meaning,
+                       const char *allowed);
+
+static void each_key(key_fn fn, void *arg) {
+    for (size_t i = 0; i < VV_ARRAY_COUNT(addresses); i++)
+        fn(arg, addresses[i].key, addresses[i].default_value, addresses[i].meaning, addresses[i].allowed);
+    for (size_t i = 0; i < table.count; i++) {
+        char allowed[VV_OPTION_TEXT_BYTES];
+        vv_option_allowed(&options[i], allowed, sizeof allowed);
+        fn(arg, options[i].key, options[i].default_value, options[i].meaning, allowed);
+    }
+    varve_option_info info;
+    for (size_t i = 0; varve_options_describe(i, &info); i++)
+        fn(arg, info.key, info.default_value, info.meaning, info.allowed);
+}
+
+static void help_key(void *to, const char *key, const char *value, const char *meaning, const char *allowed) {
     fprintf(to, "  %-34s %-14s %s%s%s\n", key, *value ? value : "(none)", meaning, *allowed ? "; " : "",
             allowed);
 }
@@ -626,30 +689,64 @@ void vv_server_config_help(FILE *to) {
             "varved %s: serves a Varve database over gRPC\n\n"
             "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--metrics-listen ADDR] [--follow "
             "ADDR]\n"
-            "              [--KEY=VALUE]... [--help] [--version]\n\n"
+            "              [--KEY=VALUE]... [--print-config] [--help] [--version]\n\n"
             "ADDR is HOST:PORT (port 0 picks one) or unix:PATH. A key may also stand in the environment\n"
             "(VARVE_KEY) or in FILE (KEY = VALUE, # and ; start comments); flags come first, then the\n"
             "environment, then the file. Keys in any case, - or _; sizes take KiB, MiB, GiB, durations us, "
             "ms, s.\n"
+            "--print-config checks all of that, prints what is in force and where it was set, as a file for\n"
+            "--config, and starts nothing.\n"
             "SIGTERM and SIGINT end the server once calls in flight are over; a second one does not wait.\n\n"
             "  %-34s %-14s %s\n",
             varve_version(), "key", "default", "meaning; what is allowed");
-    help_key(to, "LISTEN", DEFAULT_ADDRESS, "addresses to serve on",
-             "may be given several times, or with commas");
-    help_key(to, "METRICS_LISTEN", "",
-             "address of /metrics, /healthz, /readyz and a dashboard, over plain HTTP and for everybody",
-             "one address");
-    help_key(to, "FOLLOW", "", "the server whose copy this one is, and of which it gets all that is written",
-             "one address");
-    help_key(to, "PEERS", "",
-             "the others of the group: where to look for the primary when it is gone, or superseded",
-             "up to 16 addresses with commas between");
-    for (size_t i = 0; i < table.count; i++) {
-        char allowed[VV_OPTION_TEXT_BYTES];
-        vv_option_allowed(&options[i], allowed, sizeof allowed);
-        help_key(to, options[i].key, options[i].default_value, options[i].meaning, allowed);
+    each_key(help_key, to);
+}
+
+typedef struct printer {
+    FILE *to;
+    const vv_server_config *config;
+    const varve_options *engine;
+} printer;
+
+static void print_list(FILE *to, const char (*list)[VV_SERVER_ADDRESS_BYTES_MAX + 1], size_t count) {
+    for (size_t i = 0; i < count; i++)
+        fprintf(to, "%s%s", i ? "," : "", list[i]);
+}
+
+static void print_value(const printer *p, const char *key) {
+    char text[VV_SERVER_DATA_BYTES_MAX + 1];
+    const vv_option *o = vv_config_find(table, key);
+    if (o) {
+        vv_config_format(o, p->config, text, sizeof text);
+        fputs(text, p->to);
+    } else if (varve_options_get(p->engine, key, text, sizeof text)) {
+        fputs(text, p->to);
+    } else if (strcmp(key, "LISTEN") == 0) {
+        print_list(p->to, p->config->listen, p->config->listen_count);
+    } else if (strcmp(key, "PEERS") == 0) {
+        print_list(p->to, p->config->peers, p->config->peer_count);
+    } else {
+        fputs(strcmp(key, "FOLLOW") == 0 ? p->config->follow : p->config->metrics_listen, p->to);
     }
-    varve_option_info info;
-    for (size_t i = 0; varve_options_describe(i, &info); i++)
-        help_key(to, info.key, info.default_value, info.meaning, info.allowed);
+}
+
+static void print_key(void *arg, const char *key, const char *default_value, const char *meaning,
+                      const char *allowed) {
+    const printer *p = arg;
+    (void)default_value;
+    size_t at = find_set(p->config, key);
+    const vv_server_set_key *s = at < p->config->set_count ? &p->config->set[at] : NULL;
+    fprintf(p->to, "\n# %s%s%s\n%s%s = ", meaning, *allowed ? "; " : "", allowed, s ? "" : "#", key);
+    print_value(p, key);
+    if (s && s->from == VV_SERVER_FROM_FILE)
+        fprintf(p->to, " # %s:%d", p->config->file, s->line);
+    else if (s)
+        fprintf(p->to, " # %s", s->from == VV_SERVER_FROM_FLAGS ? "flag" : "environment");
+    fputc('\n', p->to);
+}
+
+void vv_server_config_print(FILE *to, const vv_server_config *config, const varve_options *engine) {
+    printer p = {.to = to, .config = config, .engine = engine};
+    fputs("# The configuration of varved. Lines that begin with #KEY are defaults.\n", to);
+    each_key(print_key, &p);
 }

@@ -19,8 +19,29 @@
 #define VV_SERVER_PATH_BYTES_MAX    1023
 #define VV_SERVER_ROLES_BYTES_MAX   31
 #define VV_SERVER_PEERS_MAX         16
+#define VV_SERVER_KEYS_MAX          160
+#define VV_SERVER_KEY_BYTES_MAX     47
+
+/* Where a value comes from; rising precedence. */
+typedef enum vv_server_source {
+    VV_SERVER_FROM_DEFAULTS,
+    VV_SERVER_FROM_FILE,
+    VV_SERVER_FROM_ENVIRONMENT,
+    VV_SERVER_FROM_FLAGS
+} vv_server_source;
+
+/* A key that somebody has set: who did last. */
+typedef struct vv_server_set_key {
+    char key[VV_SERVER_KEY_BYTES_MAX + 1]; /* upper case, '_' */
+    vv_server_source from;
+    int line; /* of the file */
+} vv_server_set_key;
 
 typedef struct vv_server_config {
+    const char *file; /* the file that was read, borrowed from arguments or environment; NULL: none */
+    vv_server_set_key set[VV_SERVER_KEYS_MAX];
+    size_t set_count;
+
     char data[VV_SERVER_DATA_BYTES_MAX + 1];
     char listen[VV_SERVER_ADDRESSES_MAX][VV_SERVER_ADDRESS_BYTES_MAX + 1];
     size_t listen_count;
@@ -88,13 +109,18 @@ typedef struct vv_server_config {
 /* Of the files of unix sockets, in the order of the choices. */
 extern const uint32_t vv_server_unix_modes[];
 
-typedef enum vv_server_action { VV_SERVER_RUN, VV_SERVER_HELP, VV_SERVER_VERSION } vv_server_action;
+typedef enum vv_server_action {
+    VV_SERVER_RUN,
+    VV_SERVER_PRINT_CONFIG,
+    VV_SERVER_HELP,
+    VV_SERVER_VERSION
+} vv_server_action;
 
 /*
  * Fill *config and `engine` (fresh from varve_options_create()).
  *
- * argv without the program's name, NULL-terminated; environment as environ. When *action_out is not
- * VV_SERVER_RUN, that was asked for and nothing else has been looked at.
+ * argv without the program's name, NULL-terminated; environment as environ. When *action_out is HELP or
+ * VERSION, that was asked for and nothing else has been looked at.
  *
  * INVALID_ARGUMENT   err names where it stands, the key, the value and what is allowed.
  * others             the file cannot be read.
@@ -108,5 +134,11 @@ bool vv_server_address_is_local(const char *address);
 
 /* Usage and every key with its default, meaning and what is allowed. */
 void vv_server_config_help(FILE *to);
+
+/*
+ * Everything that is in force, as a configuration file that says the same: each key behind what it means;
+ * where a value was set, behind it; defaults as comments. Files with secrets are named, not shown.
+ */
+void vv_server_config_print(FILE *to, const vv_server_config *config, const varve_options *engine);
 
 #endif

@@ -278,3 +278,84 @@ Test(server_config, whom_nobody_can_follow) {
         load(LIST("--follow=a:1", "--follow-token-file=/etc/passwd", "--follow-tls-ca=/etc/passwd"), LIST()),
         "%s", err.text);
 }
+
+/* ---- --print-config ---- */
+
+/* What is printed for these; to be freed. NULL: they are refused. */
+static char *printed(const char *const *argv, const char *const *environment) {
+    char *text = NULL;
+    size_t bytes = 0;
+    varve_options *engine = varve_options_create();
+    err.text[0] = '\0';
+    if (vv_ok(vv_server_config_load(argv, environment, &config, engine, &action, &err))) {
+        FILE *f = open_memstream(&text, &bytes);
+        vv_server_config_print(f, &config, engine);
+        fclose(f);
+    }
+    varve_options_destroy(engine);
+    return text;
+}
+
+static bool has_line(const char *text, const char *line) {
+    const char *at = strstr(text, line);
+    return at && (at == text || at[-1] == '\n') && at[strlen(line)] == '\n';
+}
+
+Test(server_config, what_is_printed_says_each_value_and_who_set_it) {
+    const char *file = file_flag("\nrpc-threads = 3\nPEERS = a:1,b:2\nDATA = /file\n");
+    char *text =
+        printed(LIST(file, "--print-config", "--listen=[::1]:0,unix:/tmp/a", "--memtable-size=131072KiB"),
+                LIST("VARVE_DATA=/environment", "HOME=/root"));
+    cr_assert(text, "%s", err.text);
+    cr_assert_eq(action, VV_SERVER_PRINT_CONFIG);
+    char line[700];
+    snprintf(line, sizeof line, "RPC_THREADS = 3 # %s:2", file + strlen("--config="));
+    cr_assert(has_line(text, line), "%s", text);
+    snprintf(line, sizeof line, "PEERS = a:1,b:2 # %s:3", file + strlen("--config="));
+    cr_assert(has_line(text, line), "%s", text);
+    cr_assert(has_line(text, "DATA = /environment # environment"), "%s", text);
+    cr_assert(has_line(text, "LISTEN = [::1]:0,unix:/tmp/a # flag"), "%s", text);
+    cr_assert(has_line(text, "MEMTABLE_SIZE = 128MiB # flag"), "%s", text);
+    cr_assert(has_line(text, "#QUORUM = 0"), "%s", text);
+    cr_assert(has_line(text, "#FOLLOW = "), "%s", text);
+    free(text);
+    cr_assert_null(printed(LIST("--print-config", "--quorum=-1"), LIST()), "all is checked");
+    cr_assert_null(printed(LIST("--print-config=1"), LIST()), "it has no value");
+}
+
+/* Each value as the file takes it, the empty ones too. */
+Test(server_config, what_is_printed_is_a_file_that_says_the_same) {
+    char *first =
+        printed(LIST("--print-config", "--quorum=2", "--compression=zstd"), LIST("VARVE_PEERS=a:1"));
+    cr_assert(first, "%s", err.text);
+    char *all = strdup(first);
+    size_t keys = 0;
+    for (char *line = all; line; line = strchr(line + 1, '\n')) {
+        char *at = *line == '\n' ? line + 1 : line;
+        if (at[0] == '#' && at[1] != ' ') {
+            at[0] = ' ';
+            keys++;
+        }
+    }
+    cr_assert_gt(keys, 60);
+    const char *path = vv_tempdir_path("all.conf");
+    FILE *f = fopen(path, "w");
+    fputs(all, f);
+    fclose(f);
+    char *second = printed(LIST("--print-config", "--config", path), LIST());
+    cr_assert(second, "%s", err.text);
+    for (const char *a = first, *b = second; *a && *b;) {
+        size_t a_bytes = strcspn(a, "\n"), b_bytes = strcspn(b, "\n");
+        const char *a_key = a + (a[0] == '#' && a[1] != ' '), *b_key = b;
+        if (*a_key != '#') {
+            size_t value_bytes = strcspn(a_key, "\n#");
+            cr_assert_eq(strncmp(a_key, b_key, value_bytes), 0, "%.*s became %.*s", (int)a_bytes, a,
+                         (int)b_bytes, b);
+        }
+        a += a_bytes + (a[a_bytes] == '\n');
+        b += b_bytes + (b[b_bytes] == '\n');
+    }
+    free(first);
+    free(all);
+    free(second);
+}
