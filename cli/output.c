@@ -26,9 +26,7 @@ static json_t *json_bytes(vv_slice raw, bool hex) {
         vv_bytes_to_hex(&text, raw);
     else
         vv_bytes_to_base64(&text, raw);
-    json_t *string = json_stringn((const char *)text.data, text.bytes);
-    if (text.bytes == 0)
-        string = json_string("");
+    json_t *string = json_stringn(text.bytes ? (const char *)text.data : "", text.bytes);
     vv_bytes_deinit(&text);
     return string;
 }
