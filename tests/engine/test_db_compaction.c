@@ -19,7 +19,7 @@ static void setup(void) {
     vv_tempdir();
 }
 
-TestSuite(db_compaction, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 120);
+TestSuite(db_compaction, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 1200);
 
 static const char *const styles[] = {"tiered", "leveled"};
 

@@ -24,7 +24,7 @@ static void setup(void) {
     vv_tempdir();
 }
 
-TestSuite(db_verify, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 120);
+TestSuite(db_verify, .init = setup, .fini = vv_tempdir_cleanup, .timeout = 1200);
 
 enum { KEYS = 3000 };
 
