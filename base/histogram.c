@@ -63,6 +63,20 @@ void vv_histogram_merge(vv_histogram *into, const vv_histogram *from) {
     store(&into->max, VV_MAX(load(&into->max), load(&from->max)));
 }
 
+void vv_histogram_since(vv_histogram *out, const vv_histogram *now, const vv_histogram *before) {
+    vv_histogram_init(out);
+    store(&out->sum, load(&now->sum) - load(&before->sum));
+    for (uint32_t i = 0; i < VV_HISTOGRAM_BUCKETS; i++) {
+        uint64_t count = load(&now->counts[i]) - load(&before->counts[i]);
+        if (count == 0)
+            continue;
+        store(&out->counts[i], count);
+        store(&out->max, bucket_last(i));
+        if (load(&out->min) == UINT64_MAX)
+            store(&out->min, i ? bucket_last(i - 1) + 1 : 0);
+    }
+}
+
 /* Counted from the buckets, so that it agrees with them even in a merge from a busy histogram. */
 uint64_t vv_histogram_count(const vv_histogram *h) {
     uint64_t count = 0;

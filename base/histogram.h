@@ -35,6 +35,10 @@ void vv_histogram_record(vv_histogram *h, uint64_t value);
 /* Add all of `from` to `into`. What is recorded into `from` meanwhile may or may not be part of it. */
 void vv_histogram_merge(vv_histogram *into, const vv_histogram *from);
 
+/* *out becomes what *now has more than *before, an earlier copy of it. Its minimum and maximum are those of
+ * its buckets. */
+void vv_histogram_since(vv_histogram *out, const vv_histogram *now, const vv_histogram *before);
+
 uint64_t vv_histogram_count(const vv_histogram *h);
 
 /* Exact; 0 when empty. */

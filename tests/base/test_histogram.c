@@ -111,3 +111,24 @@ Test(histogram, may_be_merged_while_one_thread_records) {
     } while (count < RECORDS);
     vv_thread_join(thread);
 }
+
+Test(histogram, what_came_since_is_the_difference) {
+    static vv_histogram before, since;
+    vv_histogram_init(&h);
+    for (uint64_t v = 1; v <= 1000; v++)
+        vv_histogram_record(&h, v);
+    vv_histogram_init(&before);
+    vv_histogram_merge(&before, &h);
+    vv_histogram_since(&since, &h, &before);
+    cr_expect_eq(vv_histogram_count(&since), 0);
+    cr_expect_eq(vv_histogram_max(&since), 0);
+    for (uint64_t i = 0; i < 100; i++)
+        vv_histogram_record(&h, 50);
+    vv_histogram_record(&h, 20);
+    vv_histogram_since(&since, &h, &before);
+    cr_expect_eq(vv_histogram_count(&since), 101);
+    cr_expect_eq(vv_histogram_min(&since), 20);
+    cr_expect_eq(vv_histogram_max(&since), 50);
+    cr_expect_eq(vv_histogram_percentile(&since, 99.9), 50);
+    cr_expect_float_eq(vv_histogram_mean(&since), 5020.0 / 101, 0.001);
+}
