@@ -627,11 +627,13 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
     for (const char *const *arg = argv; *arg; arg++) {
         if (strcmp(*arg, "--help") == 0 || strcmp(*arg, "-h") == 0)
             *action_out = VV_SERVER_HELP;
+        else if (strcmp(*arg, "--help=man") == 0)
+            *action_out = VV_SERVER_MANUAL;
         else if (strcmp(*arg, "--version") == 0)
             *action_out = VV_SERVER_VERSION;
         else if (strcmp(*arg, PRINT_CONFIG) == 0)
             *action_out = VV_SERVER_PRINT_CONFIG;
-        if (*action_out == VV_SERVER_HELP || *action_out == VV_SERVER_VERSION)
+        if (*action_out != VV_SERVER_RUN && *action_out != VV_SERVER_PRINT_CONFIG)
             return VV_STATUS_OK;
     }
     memset(config, 0, sizeof *config);
@@ -647,12 +649,10 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
     return check(config, err);
 }
 
-/* ---- help, and what is in force ---- */
+/* ---- what there is, and what is in force ---- */
 
 /* Keys that no table can hold. */
-static const struct {
-    const char *key, *default_value, *meaning, *allowed;
-} addresses[] = {
+static const vv_server_key addresses[] = {
     {"LISTEN", DEFAULT_ADDRESS, "addresses to serve on", "may be given several times, or with commas"},
     {"METRICS_LISTEN", "",
      "address of /metrics, /healthz, /readyz and a dashboard, over plain HTTP and for everybody",
@@ -663,43 +663,17 @@ static const struct {
      "up to 16 addresses with commas between"},
 };
 
-typedef void (*key_fn)(void *arg, const char *key, const char *default_value, const char *meaning,
-                       const char *allowed);
-
-static void each_key(key_fn fn, void *arg) {
+void vv_server_config_each(vv_server_key_fn fn, void *arg) {
     for (size_t i = 0; i < VV_ARRAY_COUNT(addresses); i++)
-        fn(arg, addresses[i].key, addresses[i].default_value, addresses[i].meaning, addresses[i].allowed);
+        fn(arg, &addresses[i]);
     for (size_t i = 0; i < table.count; i++) {
         char allowed[VV_OPTION_TEXT_BYTES];
         vv_option_allowed(&options[i], allowed, sizeof allowed);
-        fn(arg, options[i].key, options[i].default_value, options[i].meaning, allowed);
+        fn(arg, &(vv_server_key){options[i].key, options[i].default_value, options[i].meaning, allowed});
     }
     varve_option_info info;
     for (size_t i = 0; varve_options_describe(i, &info); i++)
-        fn(arg, info.key, info.default_value, info.meaning, info.allowed);
-}
-
-static void help_key(void *to, const char *key, const char *value, const char *meaning, const char *allowed) {
-    fprintf(to, "  %-34s %-14s %s%s%s\n", key, *value ? value : "(none)", meaning, *allowed ? "; " : "",
-            allowed);
-}
-
-void vv_server_config_help(FILE *to) {
-    fprintf(to,
-            "varved %s: serves a Varve database over gRPC\n\n"
-            "usage: varved [--config FILE] [--data DIR] [--listen ADDR]... [--metrics-listen ADDR] [--follow "
-            "ADDR]\n"
-            "              [--KEY=VALUE]... [--print-config] [--help] [--version]\n\n"
-            "ADDR is HOST:PORT (port 0 picks one) or unix:PATH. A key may also stand in the environment\n"
-            "(VARVE_KEY) or in FILE (KEY = VALUE, # and ; start comments); flags come first, then the\n"
-            "environment, then the file. Keys in any case, - or _; sizes take KiB, MiB, GiB, durations us, "
-            "ms, s.\n"
-            "--print-config checks all of that, prints what is in force and where it was set, as a file for\n"
-            "--config, and starts nothing.\n"
-            "SIGTERM and SIGINT end the server once calls in flight are over; a second one does not wait.\n\n"
-            "  %-34s %-14s %s\n",
-            varve_version(), "key", "default", "meaning; what is allowed");
-    each_key(help_key, to);
+        fn(arg, &(vv_server_key){info.key, info.default_value, info.meaning, info.allowed});
 }
 
 typedef struct printer {
@@ -730,14 +704,13 @@ static void print_value(const printer *p, const char *key) {
     }
 }
 
-static void print_key(void *arg, const char *key, const char *default_value, const char *meaning,
-                      const char *allowed) {
+static void print_key(void *arg, const vv_server_key *key) {
     const printer *p = arg;
-    (void)default_value;
-    size_t at = find_set(p->config, key);
+    size_t at = find_set(p->config, key->key);
     const vv_server_set_key *s = at < p->config->set_count ? &p->config->set[at] : NULL;
-    fprintf(p->to, "\n# %s%s%s\n%s%s = ", meaning, *allowed ? "; " : "", allowed, s ? "" : "#", key);
-    print_value(p, key);
+    fprintf(p->to, "\n# %s%s%s\n%s%s = ", key->meaning, *key->allowed ? "; " : "", key->allowed, s ? "" : "#",
+            key->key);
+    print_value(p, key->key);
     if (s && s->from == VV_SERVER_FROM_FILE)
         fprintf(p->to, " # %s:%d", p->config->file, s->line);
     else if (s)
@@ -748,5 +721,5 @@ static void print_key(void *arg, const char *key, const char *default_value, con
 void vv_server_config_print(FILE *to, const vv_server_config *config, const varve_options *engine) {
     printer p = {.to = to, .config = config, .engine = engine};
     fputs("# The configuration of varved. Lines that begin with #KEY are defaults.\n", to);
-    each_key(print_key, &p);
+    vv_server_config_each(print_key, &p);
 }

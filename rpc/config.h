@@ -113,14 +113,15 @@ typedef enum vv_server_action {
     VV_SERVER_RUN,
     VV_SERVER_PRINT_CONFIG,
     VV_SERVER_HELP,
+    VV_SERVER_MANUAL,
     VV_SERVER_VERSION
 } vv_server_action;
 
 /*
  * Fill *config and `engine` (fresh from varve_options_create()).
  *
- * argv without the program's name, NULL-terminated; environment as environ. When *action_out is HELP or
- * VERSION, that was asked for and nothing else has been looked at.
+ * argv without the program's name, NULL-terminated; environment as environ. When *action_out is HELP, MANUAL
+ * or VERSION, that was asked for and nothing else has been looked at.
  *
  * INVALID_ARGUMENT   err names where it stands, the key, the value and what is allowed.
  * others             the file cannot be read.
@@ -132,8 +133,21 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
 /* Whoever is not on this machine can't reach it: "unix:...", 127.0.0.0/8, [::1], localhost. */
 bool vv_server_address_is_local(const char *address);
 
-/* Usage and every key with its default, meaning and what is allowed. */
+/* A key that may be set; allowed "": what its meaning says. */
+typedef struct vv_server_key {
+    const char *key, *default_value, *meaning, *allowed;
+} vv_server_key;
+
+/* A key, borrowed until return. */
+typedef void (*vv_server_key_fn)(void *arg, const vv_server_key *key);
+
+/* Every key of the server and the engine, in the order of the help text. */
+void vv_server_config_each(vv_server_key_fn fn, void *arg);
+
+/* Usage and every key with its default, meaning and what is allowed; and the same as a manual page,
+ * varved(8). */
 void vv_server_config_help(FILE *to);
+void vv_server_config_manual(FILE *to);
 
 /*
  * Everything that is in force, as a configuration file that says the same: each key behind what it means;

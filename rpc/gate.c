@@ -63,7 +63,7 @@ static void ended(vv_rpc_gate *base, vv_rpc_call *call) {
     vv_gate *g = VV_CONTAINER_OF(base, vv_gate, base);
     if (call->admitted)
         give_room(g, call->method, call->admitted_bytes);
-    if (g->options.metrics)
+    if (atomic_load_explicit(&g->counts, memory_order_relaxed))
         vv_metrics_ended(g->options.metrics, call, vv_clock_mono_ns());
     vv_call_log_ended(g->options.call_log, call);
 }

@@ -32,7 +32,7 @@ typedef struct vv_gate_options {
     uint64_t bytes_max;   /* of the requests of both; one call alone may have more */
     vv_access *access;    /* borrowed as long as calls are alive, as what follows */
     vv_call_log *call_log;
-    vv_metrics *metrics; /* NULL: nothing is counted. Set before the first call */
+    vv_metrics *metrics; /* NULL: nothing is counted. Set before the first call, as it needs the services */
 } vv_gate_options;
 
 typedef struct vv_gate {
@@ -42,6 +42,7 @@ typedef struct vv_gate {
     _Atomic uint64_t streams, open_streams;
     _Atomic uint64_t bytes;
     _Atomic uint64_t refused; /* for want of room, so far */
+    _Atomic bool counts;      /* calls into options.metrics: somebody looks at them */
 } vv_gate;
 
 void vv_gate_init(vv_gate *gate, const vv_gate_options *options);

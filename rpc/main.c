@@ -59,6 +59,8 @@ int main(int argc, char **argv) {
         code = EXIT_USAGE;
     } else if (action == VV_SERVER_HELP) {
         vv_server_config_help(stdout);
+    } else if (action == VV_SERVER_MANUAL) {
+        vv_server_config_manual(stdout);
     } else if (action == VV_SERVER_PRINT_CONFIG) {
         vv_server_config_print(stdout, &config, engine);
     } else if (action == VV_SERVER_VERSION) {

@@ -44,7 +44,8 @@ struct vv_server {
     vv_tls *tls; /* NULL: none */
     vv_timer tls_timer, log_timer;
     vv_gate gate;
-    vv_metrics *metrics; /* NULL: nobody asks */
+    vv_metrics *metrics;
+    vv_metrics_source source;
     vv_timers *timers;
     vv_workers *workers;
     vv_leases *leases;
@@ -235,27 +236,30 @@ static void replication_changed(void *arg) {
     vv_replicas_wake(&s->replicas); /* a primary that was superseded ends its streams */
 }
 
+/* There is an address for metrics. */
 static bool is_watched(const vv_server *s) {
     return s->run && s->run->http;
 }
 
-/* All services are there, and no call yet. */
+/* All services are there, and no call yet. Calls are counted from now on if there is an address for metrics,
+ * else from the first look through Admin.Dashboard. */
 static vv_status start_metrics(vv_server *s, const varve_options *engine) {
-    if (!is_watched(s))
-        return VV_STATUS_OK;
     VV_TRY(vv_metrics_create(s->services, s->service_count, &s->metrics));
     s->gate.options.metrics = s->metrics;
-    vv_metrics_source source = {.db = s->db,
-                                .metrics = s->metrics,
-                                .gate = &s->gate,
-                                .users = &s->access.users,
-                                .leases = s->leases,
-                                .exports = &s->exports,
-                                .replication = s->replication,
-                                .archive = s->archive,
-                                .health = &s->health,
-                                .level_count = (uint32_t)engine_number(engine, "LSM_LEVELS", 1)};
-    vv_http_show(s->run->http, &source);
+    s->source = (vv_metrics_source){.db = s->db,
+                                    .metrics = s->metrics,
+                                    .gate = &s->gate,
+                                    .users = &s->access.users,
+                                    .leases = s->leases,
+                                    .exports = &s->exports,
+                                    .replication = s->replication,
+                                    .archive = s->archive,
+                                    .health = &s->health,
+                                    .level_count = (uint32_t)engine_number(engine, "LSM_LEVELS", 1)};
+    if (is_watched(s)) {
+        atomic_store(&s->gate.counts, true);
+        vv_http_show(s->run->http, &s->source);
+    }
     return VV_STATUS_OK;
 }
 
@@ -444,7 +448,8 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                               .replication = s->replication,
                               .archive = s->archive,
                               .config = &s->config,
-                              .users = &s->access.users};
+                              .users = &s->access.users,
+                              .source = &s->source};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;
     st = vv_watches_start(&s->watches, s->db, s->timers, s->config.watch_progress_interval_us);

@@ -140,13 +140,14 @@ void vv_exports_deinit(vv_exports *e);
 typedef struct vv_admin_options {
     const char *backup_dir;    /* backups go below it; "": there are none */
     uint64_t bytes_per_second; /* of a backup or verification; 0: no limit */
-    const vv_gate *gate;       /* for Stats */
+    vv_gate *gate;             /* for Stats and Dashboard */
     vv_leases *leases;         /* the same */
     const vv_exports *exports; /* the same */
     vv_replication *replication;
-    varve_archive *archive;         /* for Stats; NULL: none */
-    const vv_server_config *config; /* for Promote: PEERS */
-    vv_users *users;                /* for SetRateLimit */
+    varve_archive *archive;                 /* for Stats; NULL: none */
+    const vv_server_config *config;         /* for Promote: PEERS */
+    vv_users *users;                        /* for SetRateLimit */
+    const struct vv_metrics_source *source; /* for Dashboard; filled before the first call */
 } vv_admin_options;
 
 typedef struct vv_admin {

@@ -472,6 +472,7 @@ static void on_promote(vv_rpc_call *call, vv_slice request) {
 static const vv_rpc_method methods[] = {
     {METHOD("Status"), .while_draining = true, .on_call = vv_admin_on_status},
     {METHOD("Stats"), .while_draining = true, .on_call = vv_admin_on_stats},
+    {METHOD("Dashboard"), .while_draining = true, .on_call = vv_admin_on_dashboard},
     {JOB_METHOD("Flush"), .on_call = on_flush},
     {JOB_METHOD("Compact"), .on_call = on_compact},
     {JOB_METHOD("SetSafeCompactionLsn"), .on_call = on_set_safe_lsn},

@@ -1,7 +1,7 @@
 /*
- * service_status.c - Admin.Status and Admin.Stats: what a server is, and what it counts.
+ * service_status.c - Admin.Status, Stats and Dashboard: what a server is, and what it counts.
  *
- * Both are answered on the thread that they arrived on: they only read numbers, some of them under a lock
+ * All are answered on the thread that they arrived on: they only read numbers, some of them under a lock
  * that nobody holds for long. The engine's numbers are of one moment; those of others are not of the same.
  */
 #include <string.h>
@@ -11,6 +11,8 @@
 #include "rpc/admin_impl.h"
 #include "rpc/codec.h"
 #include "rpc/connection_limit.h"
+#include "rpc/metrics_source.h"
+#include "rpc/status_map.h"
 
 static char *unconst(const char *text) {
     return (char *)(uintptr_t)text;
@@ -167,5 +169,25 @@ void vv_admin_on_stats(vv_rpc_call *call, vv_slice request) {
         r.n_stats = list.count;
         vv_codec_reply(call, &r.base);
     }
+    vv_codec_arena_deinit(&arena);
+}
+
+void vv_admin_on_dashboard(vv_rpc_call *call, vv_slice request) {
+    vv_admin *admin = call->service;
+    vv_codec_arena arena;
+    vv_exposition e = {0};
+    vv_codec_arena_init(&arena);
+    if (vv_codec_request(call, &arena, &varve__v1__dashboard_request__descriptor, request)) {
+        atomic_store_explicit(&admin->options.gate->counts, true, memory_order_relaxed);
+        vv_metrics_json(admin->options.source, &e);
+        if (e.failed) {
+            vv_rpc_fail_with(call, VV_RPC_RESOURCE_EXHAUSTED, "OVERLOADED", 0, "no memory for the answer");
+        } else {
+            Varve__V1__DashboardResponse r = VARVE__V1__DASHBOARD_RESPONSE__INIT;
+            r.json = (ProtobufCBinaryData){.data = (uint8_t *)e.text, .len = e.bytes};
+            vv_codec_reply(call, &r.base);
+        }
+    }
+    vv_exposition_deinit(&e);
     vv_codec_arena_deinit(&arena);
 }

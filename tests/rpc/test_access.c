@@ -99,6 +99,7 @@ static const struct {
     {"/varve.v1.Snapshots/Release", VV_RPC_READ},
     {"/varve.v1.Admin/Status", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Stats", VV_RPC_ADMIN},
+    {"/varve.v1.Admin/Dashboard", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Flush", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Compact", VV_RPC_ADMIN},
     {"/varve.v1.Admin/SetSafeCompactionLsn", VV_RPC_ADMIN},

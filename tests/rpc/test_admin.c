@@ -223,9 +223,31 @@ Test(admin, a_user_s_limit_holds_at_once_and_is_lifted_at_once) {
     expect_end(start("SetRateLimit", &set), GRPC_STATUS_INVALID_ARGUMENT, "BAD_RATE_LIMIT");
 }
 
+static char *dashboard(void) {
+    Varve__V1__DashboardResponse *r =
+        answer(start("Dashboard", NULL), &varve__v1__dashboard_response__descriptor);
+    char *text = strndup((const char *)r->json.data, r->json.len);
+    varve__v1__dashboard_response__free_unpacked(r, NULL);
+    return text;
+}
+
+Test(admin, the_dashboard_counts_calls_from_the_first_look_on) {
+    fixture_start();
+    put("a", "1");
+    char *text = dashboard();
+    cr_expect(strstr(text, "\"last_lsn\":1,"), "%s", text);
+    cr_expect(strstr(text, "\"role\":\"primary\""), "%s", text);
+    cr_expect_null(strstr(text, "\"method\":\"Put\""), "nobody had looked: %s", text);
+    free(text);
+    put("a", "2");
+    text = dashboard();
+    cr_expect(strstr(text, "\"method\":\"Put\",\"count\":1,"), "%s", text);
+    free(text);
+}
+
 Test(admin, what_is_no_request_is_refused) {
     static const char *const methods[] = {
-        "Status", "Stats",  "Flush",        "Compact", "SetSafeCompactionLsn",
+        "Status", "Stats",  "Dashboard",    "Flush",  "Compact", "SetSafeCompactionLsn",
         "Backup", "Verify", "SetRateLimit", "Promote"};
     fixture_start();
     for (size_t i = 0; i < VV_ARRAY_COUNT(methods); i++) {
