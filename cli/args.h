@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "cli/grammar.h"
+
 /* Part of the contract with scripts. */
 typedef enum vv_cli_exit {
     VV_CLI_DONE = 0,
@@ -15,27 +17,6 @@ typedef enum vv_cli_exit {
     VV_CLI_USAGE = 2,
     VV_CLI_FAILED = 3 /* the call failed; stderr says why */
 } vv_cli_exit;
-
-typedef enum vv_cli_verb {
-    VV_CLI_PUT,
-    VV_CLI_GET,
-    VV_CLI_DELETE,
-    VV_CLI_BATCH,
-    VV_CLI_SCAN,
-    VV_CLI_WATCH,
-    VV_CLI_HEALTH,
-    VV_CLI_FLUSH,
-    VV_CLI_COMPACT,
-    VV_CLI_STATS,
-    VV_CLI_STATUS,
-    VV_CLI_BACKUP,
-    VV_CLI_VERIFY,
-    VV_CLI_INSPECT,
-    VV_CLI_REPAIR,
-    VV_CLI_RESTORE,
-    VV_CLI_PROMOTE,
-    VV_CLI_TOKEN
-} vv_cli_verb;
 
 /* All texts are borrowed from argv or the environment. */
 typedef struct vv_cli_args {
@@ -48,7 +29,10 @@ typedef struct vv_cli_args {
     const char *tls_ca; /* NULL: no TLS */
     const char *tls_cert;
     const char *tls_key;
+    uint64_t timeout_us;    /* of each call; 0: none */
     const char *value_file; /* of put; NULL: not given */
+    bool from_json;         /* of load, as the next one */
+    uint64_t skip;          /* lines */
     const char *prefix;     /* of scan and watch, as the next ones; NULL: not given */
     const char *start;
     const char *end;
@@ -56,18 +40,26 @@ typedef struct vv_cli_args {
     uint64_t from;  /* of watch: the first LSN; 0: from now on */
     bool reverse;
     bool keys_only;
-    bool entries;            /* of inspect */
-    const char *incremental; /* of backup; NULL: not given */
+    const char *workload; /* of bench, as the next ones; NULL: put */
+    uint64_t keys;
+    uint64_t value_bytes;
+    uint64_t concurrency; /* threads */
+    uint64_t duration_us;
+    uint64_t rate; /* calls a second; 0: as fast as it goes */
+    bool keep;
+    uint64_t interval_us; /* of top, as the next one */
+    bool once;
+    const char *incremental; /* of backup, as the next ones; NULL: not given */
     bool link;
-    bool fetch;   /* of backup */
-    bool force;   /* of promote */
-    bool dry_run; /* of repair, as the next ones */
-    bool keep_later;
-    bool discard_originals;
+    bool fetch;
     const char *archive; /* of restore, as the next ones; NULL: none */
     uint64_t to_lsn;     /* 0: not given */
     uint64_t to_unix_ms; /* 0: not given */
-    uint64_t timeout_us; /* of each call; 0: none */
+    bool entries;        /* of inspect */
+    bool dry_run;        /* of repair, as the next ones */
+    bool keep_later;
+    bool discard_originals;
+    bool force; /* of promote */
     bool json;
     bool hex;
     bool async;

@@ -3,7 +3,10 @@
  */
 #include "cli/bytes.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
+#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,6 +66,24 @@ bool vv_bytes_from_hex(vv_bytes *b, vv_slice digits) {
     }
     for (size_t i = 0; i < digits.bytes; i += 2)
         vv_bytes_push(b, (uint8_t)(vv_hex_digit(at[i]) << 4 | vv_hex_digit(at[i + 1])));
+    return true;
+}
+
+bool vv_bytes_from_base64(vv_bytes *b, vv_slice text) {
+    const uint8_t *at = text.data;
+    size_t padding = 0;
+    while (padding < 2 && padding < text.bytes && at[text.bytes - 1 - padding] == '=')
+        padding++;
+    if (text.bytes == 0)
+        return true;
+    /* It takes spaces around and newlines, which are none of ours. */
+    if (text.bytes % 4 != 0 || text.bytes > INT_MAX || memchr(at, '=', text.bytes - padding) ||
+        isspace(at[0]) || isspace(at[text.bytes - 1]))
+        return false;
+    int bytes = EVP_DecodeBlock(vv_bytes_reserve(b, text.bytes / 4 * 3), at, (int)text.bytes);
+    if (bytes != (int)(text.bytes / 4 * 3))
+        return false;
+    b->bytes += (size_t)bytes - padding;
     return true;
 }
 

@@ -37,6 +37,9 @@ void vv_bytes_deinit(vv_bytes *b);
  * number of them, or something that is not a digit. */
 bool vv_bytes_from_hex(vv_bytes *b, vv_slice digits);
 
+/* Append what base64 with padding says. False, with nothing appended: it is none. */
+bool vv_bytes_from_base64(vv_bytes *b, vv_slice text);
+
 /* Append as lower-case hexadecimal digits, or as base64 with padding (RFC 4648). */
 void vv_bytes_to_hex(vv_bytes *b, vv_slice raw);
 void vv_bytes_to_base64(vv_bytes *b, vv_slice raw);

@@ -2,7 +2,8 @@
  * client.h - what a command can ask for, whoever answers.
  *
  * Two implementations: client_grpc.c calls a varved, client_local.c opens the directory in this process.
- * Commands use the inline wrappers and don't know which. A client is used by one thread.
+ * Commands use the inline wrappers and don't know which. get, put, del, write and scan may be called by many
+ * threads at once; what else there is, by one.
  *
  * Every call returns true when it was carried out; otherwise *err says why, in the words of who answered.
  */
@@ -146,6 +147,7 @@ typedef struct vv_client_ops {
     bool (*flush)(vv_client *c, vv_client_error *err);
     bool (*compact)(vv_client *c, vv_client_error *err);
     bool (*stats)(vv_client *c, vv_client_stats *out, vv_client_error *err);
+    bool (*dashboard)(vv_client *c, vv_bytes *json_out, vv_client_error *err);
     bool (*status)(vv_client *c, vv_client_status *out, vv_client_error *err);
     bool (*backup)(vv_client *c, const vv_client_backup *backup, varve_backup_info *out,
                    vv_client_error *err);
@@ -208,6 +210,11 @@ static inline bool vv_client_compact(vv_client *c, vv_client_error *err) {
 
 static inline bool vv_client_get_stats(vv_client *c, vv_client_stats *out, vv_client_error *err) {
     return c->ops->stats(c, out, err);
+}
+
+/* One object, appended. */
+static inline bool vv_client_get_dashboard(vv_client *c, vv_bytes *json_out, vv_client_error *err) {
+    return c->ops->dashboard(c, json_out, err);
 }
 
 static inline bool vv_client_get_status(vv_client *c, vv_client_status *out, vv_client_error *err) {

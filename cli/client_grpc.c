@@ -384,6 +384,18 @@ static bool do_stats(vv_client *c, vv_client_stats *out, vv_client_error *err) {
     return true;
 }
 
+static bool do_dashboard(vv_client *c, vv_bytes *json_out, vv_client_error *err) {
+    Varve__V1__DashboardRequest request = VARVE__V1__DASHBOARD_REQUEST__INIT;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Dashboard", &request.base, &varve__v1__dashboard_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__DashboardResponse *r = (const Varve__V1__DashboardResponse *)message;
+    vv_bytes_append(json_out, r->json.data, r->json.len);
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
 static bool do_backup(vv_client *c, const vv_client_backup *backup, varve_backup_info *out,
                       vv_client_error *err) {
     Varve__V1__BackupRequest request = VARVE__V1__BACKUP_REQUEST__INIT;
@@ -463,6 +475,7 @@ static const vv_client_ops grpc_ops = {
     .flush = do_flush,
     .compact = do_compact,
     .stats = do_stats,
+    .dashboard = do_dashboard,
     .status = do_status,
     .backup = do_backup,
     .verify = do_verify,

@@ -10,13 +10,18 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/bench.h"
 #include "cli/bytes.h"
 #include "cli/client.h"
+#include "cli/completion.h"
 #include "cli/fetch.h"
+#include "cli/load.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/repl.h"
 #include "cli/script.h"
 #include "cli/token.h"
+#include "cli/top.h"
 
 /* What a command works on, the caller's. */
 typedef struct job {
@@ -30,9 +35,9 @@ typedef struct job {
 } job;
 
 static vv_cli_exit failed(const vv_cli_args *args, const vv_client_error *err) {
-    bool reason = err->reason[0] != '\0';
-    fprintf(stderr, "varve: %s: %s%s%s%s: %s\n", args->name, err->code, reason ? " (" : "", err->reason,
-            reason ? ")" : "", err->message);
+    fprintf(stderr, "varve: %s: ", args->name);
+    vv_output_error(stderr, err);
+    fputc('\n', stderr);
     return VV_CLI_FAILED;
 }
 
@@ -294,13 +299,18 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_WATCH: return run_watch(j, c, err);
     case VV_CLI_COMPACT: return run_compact(j, c, err);
     case VV_CLI_PROMOTE: return run_promote(j, c, err);
+    case VV_CLI_LOAD: return vv_cli_load(j->args, c);
+    case VV_CLI_REPL: return vv_cli_repl(j->args, c);
+    case VV_CLI_TOP: return vv_cli_top(j->args, c);
+    case VV_CLI_BENCH: return vv_cli_bench(j->args, c);
     case VV_CLI_PUT:
     case VV_CLI_DELETE:
     case VV_CLI_BATCH:
     case VV_CLI_INSPECT:
     case VV_CLI_REPAIR:
     case VV_CLI_RESTORE:
-    case VV_CLI_TOKEN: break;
+    case VV_CLI_TOKEN:
+    case VV_CLI_COMPLETION: break;
     }
     return run_write(j, c, err);
 }
@@ -422,6 +432,10 @@ static vv_cli_exit make_token(const vv_cli_args *args) {
 vv_cli_exit vv_cli_run(const vv_cli_args *args) {
     if (args->verb == VV_CLI_TOKEN)
         return make_token(args);
+    if (args->verb == VV_CLI_COMPLETION) {
+        (strcmp(args->operands[0], "zsh") == 0 ? vv_cli_completion_zsh : vv_cli_completion_bash)(stdout);
+        return VV_CLI_DONE;
+    }
     if (args->verb == VV_CLI_RESTORE)
         return run_restore(args);
     if (args->verb == VV_CLI_INSPECT)
@@ -435,7 +449,8 @@ vv_cli_exit vv_cli_run(const vv_cli_args *args) {
     vv_cli_exit result = take_input(&j);
     if (result != VV_CLI_DONE)
         goto out;
-    bool creates = args->verb == VV_CLI_PUT || args->verb == VV_CLI_BATCH;
+    bool creates = args->verb == VV_CLI_PUT || args->verb == VV_CLI_BATCH || args->verb == VV_CLI_LOAD ||
+                   args->verb == VV_CLI_BENCH;
     vv_client_target target = target_of(args);
     vv_client *c =
         args->data ? vv_client_local_open(args->data, creates, &err) : vv_client_grpc_open(&target, &err);

@@ -31,6 +31,11 @@ static json_t *json_bytes(vv_slice raw, bool hex) {
     return string;
 }
 
+void vv_output_error(FILE *out, const vv_client_error *err) {
+    bool reason = err->reason[0] != '\0';
+    fprintf(out, "%s%s%s%s: %s", err->code, reason ? " (" : "", err->reason, reason ? ")" : "", err->message);
+}
+
 void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool json, bool hex) {
     vv_slice raw = vv_bytes_slice(&value->bytes);
     if (json) {
@@ -51,7 +56,7 @@ void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool
 }
 
 /* As a word of a batch script, or as digits. */
-static void print_word(FILE *out, vv_slice raw, bool hex) {
+void vv_output_word(FILE *out, vv_slice raw, bool hex) {
     vv_bytes text = {0};
     if (hex)
         vv_bytes_to_hex(&text, raw);
@@ -72,10 +77,10 @@ void vv_output_entry(FILE *out, const varve_entry *entry, bool keys_only, bool j
         print_json(out, object);
         return;
     }
-    print_word(out, key, hex);
+    vv_output_word(out, key, hex);
     if (!keys_only) {
         fputc('\t', out);
-        print_word(out, value, hex);
+        vv_output_word(out, value, hex);
     }
     fputc('\n', out);
 }
@@ -95,10 +100,10 @@ void vv_output_event(FILE *out, const vv_client_event *e, bool json, bool hex) {
         print_json(out, object);
     } else if (!mark) {
         fprintf(out, "%llu\t%s\t", (unsigned long long)e->lsn, names[e->kind]);
-        print_word(out, e->key, hex);
+        vv_output_word(out, e->key, hex);
         if (e->kind == VV_CLIENT_EVENT_PUT) {
             fputc('\t', out);
-            print_word(out, e->value, hex);
+            vv_output_word(out, e->value, hex);
         }
         fputc('\n', out);
     }
@@ -113,6 +118,50 @@ void vv_output_lsn(FILE *out, uint64_t lsn, size_t operations) {
     if (operations != 0)
         json_object_set_new(object, "operations", json_integer((json_int_t)operations));
     print_json(out, object);
+}
+
+void vv_output_loaded(FILE *out, uint64_t entries, uint64_t bytes, uint64_t lsn, double seconds, bool json) {
+    if (json)
+        print_json(out, json_pack("{s:I, s:I, s:I, s:f}", "entries", (json_int_t)entries, "bytes",
+                                  (json_int_t)bytes, "lsn", (json_int_t)lsn, "seconds", seconds));
+    else
+        fprintf(out, "%llu entries, %llu bytes in %.1f s, %.0f entries a second, up to LSN %llu\n",
+                (unsigned long long)entries, (unsigned long long)bytes, seconds,
+                seconds > 0 ? (double)entries / seconds : 0, (unsigned long long)lsn);
+}
+
+void vv_output_duration(char *buf, size_t buf_bytes, uint64_t ns) {
+    static const char *const units[] = {"us", "ms", "s"};
+    double value = (double)ns / 1e3;
+    size_t unit = 0;
+    for (; value >= 999.5 && unit + 1 < VV_ARRAY_COUNT(units); unit++)
+        value /= 1000;
+    snprintf(buf, buf_bytes, "%.*f %s", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value, units[unit]);
+}
+
+void vv_output_bench(FILE *out, const vv_bench_line *l, bool json) {
+    double rate = l->seconds > 0 ? (double)l->calls / l->seconds : 0;
+    static const char *const names[] = {"p50", "p90", "p99", "p99.9", "max"};
+    static const char *const fields[] = {"p50_us", "p90_us", "p99_us", "p999_us", "max_us"};
+    const uint64_t ns[] = {l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->max_ns};
+    if (json) {
+        json_t *object =
+            json_pack("{s:s, s:f, s:I, s:I, s:f}", "what", l->what, "seconds", l->seconds, "calls",
+                      (json_int_t)l->calls, "failed", (json_int_t)l->failed, "rate", rate);
+        for (size_t i = 0; i < VV_ARRAY_COUNT(ns); i++)
+            json_object_set_new(object, fields[i], json_real((double)ns[i] / 1e3));
+        print_json(out, object);
+        return;
+    }
+    fprintf(out, "%6s  %10.0f calls/s ", l->what, rate);
+    for (size_t i = 0; i < VV_ARRAY_COUNT(ns); i++) {
+        char text[32];
+        vv_output_duration(text, sizeof text, ns[i]);
+        fprintf(out, "  %s %s", names[i], text);
+    }
+    if (l->failed > 0)
+        fprintf(out, "  %llu failed", (unsigned long long)l->failed);
+    fputc('\n', out);
 }
 
 void vv_output_health(FILE *out, vv_client_health health, bool json) {
@@ -159,7 +208,7 @@ static void put_text(FILE *out, json_t *object, const char *name, const char *te
         return;
     }
     fprintf(out, "%s ", name);
-    print_word(out, vv_slice_str(text), false);
+    vv_output_word(out, vv_slice_str(text), false);
     fputc('\n', out);
 }
 
@@ -187,7 +236,7 @@ static void put_replicas(FILE *out, json_t *object, const vv_client_status *s) {
             continue;
         }
         fputs("  ", out);
-        print_word(out, vv_slice_str(r->slot), false);
+        vv_output_word(out, vv_slice_str(r->slot), false);
         fprintf(out, ": %s, at LSN %llu, %llu behind, %llu bytes of log are kept for it",
                 r->lost        ? "lost, has to begin anew"
                 : r->connected ? "connected"
@@ -196,7 +245,7 @@ static void put_replicas(FILE *out, json_t *object, const vv_client_status *s) {
                 (unsigned long long)r->held_bytes);
         if (r->peer[0]) {
             fputs(", ", out);
-            print_word(out, vv_slice_str(r->peer), false);
+            vv_output_word(out, vv_slice_str(r->peer), false);
         }
         fputc('\n', out);
     }
@@ -360,9 +409,9 @@ void vv_output_damage(FILE *out, const varve_damage *d, bool json, bool hex) {
     fputs(d->text, out);
     if (d->last_key) {
         fputs("; keys that may be lost: ", out);
-        print_word(out, first, hex);
+        vv_output_word(out, first, hex);
         fputs(" to ", out);
-        print_word(out, last, hex);
+        vv_output_word(out, last, hex);
     }
     fputc('\n', out);
 }
@@ -383,8 +432,8 @@ static void print_field(FILE *out, const varve_field *f, bool hex) {
     switch (f->kind) {
     case VARVE_FIELD_FLAG: fputs(f->number ? "yes" : "no", out); break;
     case VARVE_FIELD_TEXT: fwrite(f->data, 1, f->bytes, out); break;
-    case VARVE_FIELD_BYTES: print_word(out, vv_slice_make(f->data, f->bytes), hex); break;
-    case VARVE_FIELD_ID: print_word(out, vv_slice_make(f->data, f->bytes), true); break;
+    case VARVE_FIELD_BYTES: vv_output_word(out, vv_slice_make(f->data, f->bytes), hex); break;
+    case VARVE_FIELD_ID: vv_output_word(out, vv_slice_make(f->data, f->bytes), true); break;
     case VARVE_FIELD_NUMBER: fprintf(out, "%llu", (unsigned long long)f->number); break;
     }
 }

@@ -14,6 +14,12 @@
 /* A value that was found. json: key and value are base64, with hex hexadecimal digits. */
 void vv_output_value(FILE *out, vv_slice key, const vv_client_value *value, bool json, bool hex);
 
+/* "CODE (REASON): message", no newline. */
+void vv_output_error(FILE *out, const vv_client_error *err);
+
+/* As a word of script.h, or in hexadecimal digits; no newline. */
+void vv_output_word(FILE *out, vv_slice raw, bool hex);
+
 /* A change, a line; marks in JSON only. */
 void vv_output_event(FILE *out, const vv_client_event *event, bool json, bool hex);
 
@@ -25,6 +31,21 @@ void vv_output_not_found(FILE *out, vv_slice key, bool hex);
 
 /* {"lsn": N}, and "operations" unless 0. */
 void vv_output_lsn(FILE *out, uint64_t lsn, size_t operations);
+
+void vv_output_loaded(FILE *out, uint64_t entries, uint64_t bytes, uint64_t lsn, double seconds, bool json);
+
+/* "0.87 us", "87.0 us", "1.25 ms": three digits. */
+void vv_output_duration(char *buf, size_t buf_bytes, uint64_t ns);
+
+/* A line of bench: what was measured in so many seconds. */
+typedef struct vv_bench_line {
+    const char *what; /* "3 s", "all" */
+    double seconds;
+    uint64_t calls; /* that were carried out */
+    uint64_t failed;
+    uint64_t p50_ns, p90_ns, p99_ns, p999_ns, max_ns;
+} vv_bench_line;
+void vv_output_bench(FILE *out, const vv_bench_line *line, bool json);
 
 void vv_output_health(FILE *out, vv_client_health health, bool json);
 

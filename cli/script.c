@@ -19,14 +19,17 @@
 typedef struct parser {
     const uint8_t *at;
     const uint8_t *line_end; /* the newline, or the end of the text */
-    size_t line;             /* from 1 */
+    size_t line;             /* from 1; 0: there is but one */
     bool hex;
     vv_bytes *words;
     char *message;
 } parser;
 
 static bool fail(parser *p, const char *what) {
-    snprintf(p->message, VV_SCRIPT_MESSAGE_BYTES, "line %zu: %s", p->line, what);
+    if (p->line == 0)
+        snprintf(p->message, VV_SCRIPT_MESSAGE_BYTES, "%s", what);
+    else
+        snprintf(p->message, VV_SCRIPT_MESSAGE_BYTES, "line %zu: %s", p->line, what);
     return false;
 }
 
@@ -97,14 +100,14 @@ static bool parse_word(parser *p, vv_slice *out) {
     return true;
 }
 
-static bool parse_line(parser *p, vv_slice words[WORDS_MAX], size_t *count_out) {
+static bool parse_line(parser *p, vv_slice *words, size_t words_max, size_t *count_out) {
     *count_out = 0;
     while (true) {
         while (p->at < p->line_end && is_space(*p->at))
             p->at++;
         if (p->at == p->line_end || *p->at == '#')
             return true;
-        if (*count_out == WORDS_MAX)
+        if (*count_out == words_max)
             return fail(p, "too many words; a word with spaces in it needs quotes");
         if (!parse_word(p, &words[(*count_out)++]))
             return false;
@@ -137,7 +140,7 @@ static void push_op(vv_script *s, vv_client_op op) {
 static bool take_line(parser *p, vv_script *s) {
     vv_slice words[WORDS_MAX] = {0};
     size_t count;
-    if (!parse_line(p, words, &count))
+    if (!parse_line(p, words, WORDS_MAX, &count))
         return false;
     if (count == 0)
         return true;
@@ -171,6 +174,17 @@ bool vv_script_parse(vv_script *script, vv_slice text, bool hex, char message[VV
         p.line++;
     }
     return true;
+}
+
+bool vv_script_words(vv_slice line, vv_slice *words, size_t words_max, size_t *count_out, vv_bytes *buffer,
+                     char message[VV_SCRIPT_MESSAGE_BYTES]) {
+    const uint8_t *text = line.data;
+    parser p = {.at = text, .line_end = text + line.bytes, .words = buffer, .message = message};
+    message[0] = '\0';
+    if (line.bytes > 0 && text[line.bytes - 1] == '\r')
+        p.line_end--;
+    vv_bytes_reserve(buffer, line.bytes);
+    return parse_line(&p, words, words_max, count_out);
 }
 
 void vv_script_deinit(vv_script *script) {

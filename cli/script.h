@@ -37,6 +37,13 @@ typedef struct vv_script {
  */
 bool vv_script_parse(vv_script *script, vv_slice text, bool hex, char message[VV_SCRIPT_MESSAGE_BYTES]);
 
+/*
+ * The words of one line, which ends without a newline; none of a comment. They are appended to *buffer and
+ * point into it, which is valid until it grows. False: `message` says what is wrong.
+ */
+bool vv_script_words(vv_slice line, vv_slice *words, size_t words_max, size_t *count_out, vv_bytes *buffer,
+                     char message[VV_SCRIPT_MESSAGE_BYTES]);
+
 void vv_script_deinit(vv_script *script);
 
 #endif

@@ -102,8 +102,8 @@ Test(cli_args, what_a_command_does_not_take_is_refused) {
     expect_bad("health --data d", "asks a server");
     expect_bad("status --data d", "asks a server");
     expect_bad("backup", "too few arguments");
-    expect_bad("stats --link", "does not take the options of backup");
-    expect_bad("verify d --incremental x", "does not take the options of backup");
+    expect_bad("stats --link", "does not take --");
+    expect_bad("verify d --incremental x", "does not take --");
     expect_bad("verify a b", "too many arguments");
     expect_bad("verify a --data b", "give one of them");
     expect_bad("verify a --server h:1", "--server does not go with it");
@@ -124,9 +124,9 @@ Test(cli_args, a_bad_address_or_time_names_what_is_allowed) {
     }
     cr_expect_eq(parse_env("get k", "nonsense"), VV_CLI_BAD);
     cr_expect(strstr(err_text, "VARVE_SERVER 'nonsense'"), "%s", err_text);
-    expect_bad("get k --timeout 5", "TIMEOUT = 5");
-    expect_bad("get k --timeout 0s", "TIMEOUT = 0s");
-    expect_bad("get k --timeout never", "TIMEOUT = never");
+    expect_bad("get k --timeout 5", "--timeout '5': allowed is a duration");
+    expect_bad("get k --timeout 0s", "--timeout '0s'");
+    expect_bad("get k --timeout never", "--timeout 'never'");
 }
 
 Test(cli_args, what_takes_long_has_no_limit_unless_it_is_given_one) {
@@ -152,18 +152,26 @@ Test(cli_args, help_and_version_go_to_stdout) {
     cr_expect_eq(parse("help"), VV_CLI_SHOWN);
     cr_expect_eq(parse("--version"), VV_CLI_SHOWN);
     cr_expect(strstr(out_text, "varve 0."));
-    static const char *const commands[] = {"put",   "get",     "delete", "batch",  "health", "flush",
-                                           "stats", "compact", "status", "backup", "verify"};
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+    for (size_t i = 0; i < vv_cli_command_count; i++) {
+        const vv_cli_command *c = &vv_cli_commands[i];
         char line[32];
-        snprintf(line, sizeof line, "%s --help", commands[i]);
+        snprintf(line, sizeof line, "%s --help", c->name);
         cr_expect_eq(parse(line), VV_CLI_SHOWN, "%s", line);
-        cr_expect(strstr(out_text, commands[i]));
-        snprintf(line, sizeof line, "help %s", commands[i]);
+        cr_expect(strstr(out_text, c->usage));
+        snprintf(line, sizeof line, "help %s", c->name);
         cr_expect_eq(parse(line), VV_CLI_SHOWN, "%s", line);
+        for (size_t j = 0; j < VV_CLI_USES_MAX && c->uses[j].help; j++) {
+            snprintf(line, sizeof line, "  --%s", vv_cli_options[c->uses[j].id].name);
+            cr_expect(strstr(out_text, line), "help %s: %s", c->name, line);
+        }
+        for (const char *at = out_text; *at; at += strcspn(at, "\n") + 1)
+            cr_expect_leq(strcspn(at, "\n"), 80, "help %s: %.90s", c->name, at);
     }
+    cr_expect_eq(parse("--help=man"), VV_CLI_SHOWN);
+    cr_expect(strstr(out_text, ".TH VARVE 1"));
     cr_expect_str_empty(err_text);
     expect_bad("help nothing", "no command 'nothing'");
+    expect_bad("--help=html", "allowed is --help=man");
 }
 
 Test(cli_args, what_is_for_a_server_goes_with_one) {
@@ -173,7 +181,7 @@ Test(cli_args, what_is_for_a_server_goes_with_one) {
     cr_expect_str_eq(args.token_file, "t");
     expect_bad("get k --tls-ca a --tls-cert c", "need each other");
     expect_bad("get k --tls-cert c --tls-key k", "needs --tls-ca");
-    expect_bad("--data d get k --token-file t", "what is for a server");
+    expect_bad("--data d get k --token-file t", "--token-file does not go with it");
 }
 
 Test(cli_args, a_token_is_made_for_a_name_and_known_roles) {
@@ -195,7 +203,7 @@ Test(cli_args, watch_takes_a_range_and_where_to_begin) {
     cr_expect_str_eq(args.prefix, "p");
     expect_bad("watch --from 0", "--from");
     expect_bad("watch --from x", "--from");
-    expect_bad("watch --reverse", "options of scan");
+    expect_bad("watch --reverse", "does not take --reverse");
     expect_bad("scan --from 3", "--from");
     expect_bad("get k --from 3", "--from");
     expect_bad("watch k", "too many arguments");
@@ -220,7 +228,7 @@ Test(cli_args, restore_asks_nobody) {
     expect_bad("restore b d --archive a --to-lsn 5 --to-time 5", "exclude");
     expect_bad("restore b d --archive a --to-time yesterday", "--to-time 'yesterday'");
     expect_bad("restore b d --data x", "neither a server nor a directory");
-    expect_bad("backup b --archive a", "options of restore");
+    expect_bad("backup b --archive a", "does not take --archive");
 }
 
 Test(cli_args, promote_and_fetch_ask_a_server) {
@@ -231,9 +239,40 @@ Test(cli_args, promote_and_fetch_ask_a_server) {
     expect_bad("promote --data d", "asks a server");
     expect_bad("promote h:1", "too many");
     expect_bad("backup b --force", "--force");
-    expect_bad("status --fetch", "options of backup");
+    expect_bad("status --fetch", "does not take --fetch");
     expect_bad("backup b --fetch --link", "--fetch does not go with --link");
     expect_bad("backup b --fetch --data d", "--fetch does not go with --data");
+}
+
+/* ---- load, bench, top ---- */
+
+Test(cli_args, numbers_have_defaults_and_bounds) {
+    cr_assert_eq(parse("bench"), VV_CLI_RUN, "%s", err_text);
+    cr_expect_null(args.workload);
+    cr_expect(args.keys == 10000 && args.value_bytes == 64 && args.concurrency == 16 && args.rate == 0);
+    cr_expect(args.duration_us == 10000000 && args.timeout_us == 0);
+    cr_assert_eq(parse("bench --workload mixed --keys 5 --value-size 1KiB --concurrency 2 --duration 500ms "
+                       "--rate 7 --keep --async"),
+                 VV_CLI_RUN, "%s", err_text);
+    cr_expect_str_eq(args.workload, "mixed");
+    cr_expect(args.keys == 5 && args.value_bytes == 1024 && args.concurrency == 2 && args.rate == 7);
+    cr_expect(args.duration_us == 500000 && args.keep && args.async);
+    expect_bad("bench --workload write", "--workload 'write': allowed is one of put get mixed scan");
+    expect_bad("bench --keys 0", "--keys '0': allowed is a number from 1");
+    expect_bad("bench --value-size 2MiB", "--value-size '2MiB': allowed is a size");
+    expect_bad("bench --concurrency 1025", "--concurrency '1025'");
+    cr_assert_eq(parse("top --interval 200ms --once"), VV_CLI_RUN, "%s", err_text);
+    cr_expect(args.interval_us == 200000 && args.once && args.timeout_us == 30000000);
+    expect_bad("top --interval 1ms", "--interval '1ms'");
+    expect_bad("top --data d", "asks a server");
+    cr_assert_eq(parse("load - --skip 12 --from-json"), VV_CLI_RUN, "%s", err_text);
+    cr_expect(args.skip == 12 && args.from_json && args.timeout_us == 0);
+    expect_bad("load --skip -1", "--skip '-1'");
+    expect_bad("load a b", "too many arguments");
+    expect_bad("load --keys 5", "load does not take --keys");
+    cr_assert_eq(parse("completion zsh"), VV_CLI_RUN, "%s", err_text);
+    expect_bad("completion fish", "completion 'fish': allowed is one of bash zsh");
+    expect_bad("completion bash --server h:1", "neither");
 }
 
 Test(cli_args, times_are_those_of_rfc_3339) {

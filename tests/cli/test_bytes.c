@@ -50,6 +50,32 @@ Test(cli_bytes, what_is_not_hexadecimal_is_refused_and_appends_nothing) {
     vv_bytes_deinit(&b);
 }
 
+Test(cli_bytes, base64_goes_there_and_back) {
+    uint8_t raw[300];
+    for (size_t i = 0; i < sizeof raw; i++)
+        raw[i] = (uint8_t)(i * 7);
+    for (size_t bytes = 0; bytes <= sizeof raw; bytes++) {
+        vv_bytes text = {0}, back = {0};
+        vv_bytes_to_base64(&text, vv_slice_make(raw, bytes));
+        cr_assert(vv_bytes_from_base64(&back, vv_bytes_slice(&text)), "%zu", bytes);
+        cr_assert(vv_slice_equal(vv_bytes_slice(&back), vv_slice_make(raw, bytes)), "%zu", bytes);
+        vv_bytes_deinit(&text);
+        vv_bytes_deinit(&back);
+    }
+}
+
+Test(cli_bytes, what_is_not_base64_is_refused_and_appends_nothing) {
+    static const char *const wrong[] = {
+        "a", "ab", "abc", "abc=d", "a===", "====", "ab=c", "ab!d", " abc", "abc\n", "abcd\nabc", "=abc"};
+    vv_bytes b = {0};
+    vv_bytes_append(&b, "kept", 4);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        cr_expect_not(vv_bytes_from_base64(&b, vv_slice_str(wrong[i])), "%s", wrong[i]);
+        cr_expect(vv_slice_equal(vv_bytes_slice(&b), vv_slice_str("kept")));
+    }
+    vv_bytes_deinit(&b);
+}
+
 Test(cli_bytes, a_file_is_read_to_its_end_and_never_beyond_the_limit) {
     FILE *file = tmpfile();
     cr_assert(file);

@@ -24,8 +24,8 @@ def varve(*words, stdin=b"", env=None, **kwargs):
 ALL_BYTES = bytes(range(256))
 
 
-class Commands:
-    """What both ways of reaching a database do alike. self.target is their option."""
+class Caller:
+    """self.target is the option that names the server or the directory."""
 
     def varve(self, *words, **kwargs):
         return varve(*self.target, *words, **kwargs)
@@ -42,6 +42,10 @@ class Commands:
 
     def scan(self, *words):
         return self.ok("scan", *words).decode().splitlines()
+
+
+class Commands(Caller):
+    """What both ways of reaching a database do alike."""
 
     def test_scan(self):
         left = self.ok("scan", "--keys-only").splitlines()  # by other tests on the same server
