@@ -58,7 +58,11 @@ class Terminal:
 
     def end(self):
         """Its exit code."""
+        end = time.monotonic() + SECONDS
         while True:
+            if not select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]:
+                os.kill(self.pid, signal.SIGKILL)
+                raise AssertionError(f"it does not end: {self.text!r}")
             try:
                 if not os.read(self.fd, 65536):
                     break
@@ -202,6 +206,7 @@ class Live(Caller):
         shown.expect("OK, LSN")
         shown.type("scan person:\n")
         shown.expect("2 entries")
+        shown.expect("varve> ")  # before that a Ctrl-D would be the line discipline's
         shown.type("\x04")
         self.assertEqual(shown.end(), 0)
         self.assertIn("person", history.read_text())
@@ -273,6 +278,7 @@ class ThroughTheServer(Live, unittest.TestCase):
         self.assertEqual(shown.end(), 3)
         repl.type("get a\n")
         repl.expect("UNAVAILABLE")
+        repl.expect("varve> ")
         repl.type("\x04")
         self.assertEqual(repl.end(), 0)
         result = varve(*target, "bench", "--duration", "100ms", "--concurrency", "1")
