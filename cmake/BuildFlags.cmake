@@ -1,7 +1,8 @@
 # vv_flags: warnings, hardening and sanitizers, linked privately by every target of ours.
 
 # No NDEBUG and no -O3: our own assertions stay on in every build, and -g costs nothing at run time.
-set(CMAKE_C_FLAGS_RELEASE "-O2 -g")
+# A release names no directory of who built it, so that it is the same from any: `./dev package` relies on that.
+set(CMAKE_C_FLAGS_RELEASE "-O2 -g -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=")
 set(CMAKE_C_FLAGS_DEBUG "-Og -g3")
 # Only what is marked VARVE_API leaves the shared library.
 set(CMAKE_C_VISIBILITY_PRESET hidden)

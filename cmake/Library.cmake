@@ -1,5 +1,5 @@
 # libvarve, shared and static, and what `cmake --install` puts where a user looks for it: the libraries, varve.h,
-# varve.pc, a CMake package with Varve::varve and Varve::varve_static, and the programs.
+# varve.pc, and a CMake package with Varve::varve and Varve::varve_static.
 #
 # The targets are varve_shared and varve_static, since `varve` is the command.
 
@@ -28,22 +28,21 @@ foreach(library varve_shared varve_static)
     target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/engine>)
 endforeach()
 
-install(TARGETS varve_shared varve_static EXPORT VarveTargets INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(FILES engine/varve.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+# Components are packages: see Packages.cmake.
+install(TARGETS varve_shared varve_static EXPORT VarveTargets
+        LIBRARY COMPONENT library NAMELINK_COMPONENT development
+        ARCHIVE COMPONENT development
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES engine/varve.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 
 # Paths relative to the files themselves, so that the whole may be moved.
 file(RELATIVE_PATH VARVE_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" VARVE_PC_TO_PREFIX ${VARVE_PC_TO_PREFIX})
 configure_file(cmake/varve.pc.in varve.pc @ONLY)
-install(FILES ${CMAKE_BINARY_DIR}/varve.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES ${CMAKE_BINARY_DIR}/varve.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT development)
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/Varve)
-install(EXPORT VarveTargets FILE VarveConfig.cmake NAMESPACE Varve:: DESTINATION ${package})
+install(EXPORT VarveTargets FILE VarveConfig.cmake NAMESPACE Varve:: DESTINATION ${package}
+        COMPONENT development)
 write_basic_package_version_file(VarveConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${CMAKE_BINARY_DIR}/VarveConfigVersion.cmake DESTINATION ${package})
-
-foreach(program varved varve)
-    if(TARGET ${program})
-        install(TARGETS ${program})
-    endif()
-endforeach()
+install(FILES ${CMAKE_BINARY_DIR}/VarveConfigVersion.cmake DESTINATION ${package} COMPONENT development)
