@@ -127,6 +127,7 @@ typedef struct varve_option_info {
     const char *default_value;
     const char *meaning;
     char allowed[160];
+    bool live; /* varve_reconfigure() applies it */
 } varve_option_info;
 VARVE_API bool varve_options_describe(size_t index, varve_option_info *out);
 
@@ -166,6 +167,24 @@ typedef struct varve_db varve_db;
  */
 VARVE_API varve_status varve_open(const char *path, const varve_options *options, varve_db **db_out,
                                   varve_error *err) VARVE_CHECKED;
+
+/*
+ * Apply those keys of options that can change while the database is open (varve_option_info.live), beside
+ * whatever is under way; all others stay as it was opened with. Options that are to change one key alone are
+ * those of varve_open() with that key set. Borrowed until return.
+ *
+ * CACHE_CAPACITY    grows at once. It shrinks before this returns, a few blocks at a time, beside readers;
+ *                   blocks that are in use go when they are not. What a block took beside its bytes (192 of
+ *                   them for each block that was cached) is kept for later ones. A count is in blocks of the
+ *                   database's BLOCK_SIZE.
+ * COMPACTION_RATE   holds within some milliseconds, for the merge that is under way too.
+ *
+ * NO_MEMORY         there is none for a larger cache; nothing changed.
+ *
+ * Thread-safe. Does no I/O; takes milliseconds for each GiB that goes out of the cache.
+ */
+VARVE_API varve_status varve_reconfigure(varve_db *db, const varve_options *options,
+                                         varve_error *err) VARVE_CHECKED;
 
 /* Is there a database in the directory, or one that varve_install() has begun to put there, so that
  * varve_open() would open it and not make a new one? */

@@ -45,6 +45,7 @@ static uint64_t next_file_number(void *arg) {
 static bool keep_going(void *arg, uint64_t bytes) {
     varve_db *db = arg;
     atomic_fetch_add_explicit(&db->compaction.now_bytes, bytes, memory_order_relaxed);
+    vv_db_pace_merge(db, bytes);
     db->compaction.no_room = !vv_db_space_for_merge(db);
     if (db->compaction.no_room)
         return false;

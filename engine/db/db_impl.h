@@ -69,6 +69,7 @@ typedef struct vv_settings {
     uint64_t compaction_threshold;
     uint32_t compaction_style;
     uint64_t table_bytes_max;
+    uint64_t compaction_rate; /* bytes a second; 0: no limit. At open; then compaction.rate */
 } vv_settings;
 
 struct varve_options {
@@ -82,6 +83,8 @@ struct varve_options {
 
 /* The configuration table of the engine (options.c). */
 vv_option_table vv_settings_table(void);
+/* CACHE_CAPACITY in bytes. */
+uint64_t vv_settings_cache_bytes(const vv_settings *s);
 
 /* See slots.c. */
 typedef struct vv_slot {
@@ -129,6 +132,8 @@ struct varve_db {
     char dir[VV_DB_PATH_BYTES];
     uint64_t memtable_seed;
     uint64_t epoch; /* of our own writes, the newest that the log has had; under commit.lock */
+
+    vv_mutex reconfigure_lock; /* one varve_reconfigure() at a time; taken before no other but the caches' */
 
     vv_io_backend *io;
     vv_file *lock_file;
@@ -272,6 +277,8 @@ struct varve_db {
         uint64_t full_done;
         vv_status full_status;  /* of the newest of those */
         bool no_room;           /* the thread's own: the merge under way gave up for a flush's sake */
+        _Atomic uint64_t rate;  /* COMPACTION_RATE */
+        uint64_t due_ns;        /* the thread's own: when the merges so far keep to the rate (pace.c) */
         uint64_t look_again_ns; /* the thread's own: level 0 may be due then, without a hint; 0: it may not */
         /* What that merge takes at most, and waits for; 0: nobody waits. Set by the thread. Who finds it free
          * stores VV_DB_ROOM_CAME, with the lock (space.c). */
@@ -632,6 +639,10 @@ void vv_db_pace_charge(varve_db *db, uint64_t entry_count, uint64_t data_bytes);
 
 /* Wait until the next group may be taken, syncing the log whenever that is due. commit.lock held. */
 void vv_db_pace_wait(varve_db *db);
+
+/* A merge has gone through so many bytes more: wait as long as COMPACTION_RATE wants it. The compaction
+ * thread alone; returns early when the database is closed. */
+void vv_db_pace_merge(varve_db *db, uint64_t bytes);
 
 /* ---- wal_cursor.c ---- */
 

@@ -337,10 +337,7 @@ static vv_status recover(varve_db *db, vv_error *err) {
 /* ---- life ---- */
 
 static vv_status create_caches(varve_db *db, vv_error *err) {
-    uint64_t capacity = db->settings.cache_capacity;
-    if (capacity & VV_OPTION_IS_COUNT)
-        capacity = (capacity & ~VV_OPTION_IS_COUNT) * db->settings.block_bytes;
-    vv_status st = vv_block_cache_create(capacity, &db->blocks);
+    vv_status st = vv_block_cache_create(vv_settings_cache_bytes(&db->settings), &db->blocks);
     if (vv_ok(st))
         st = vv_table_cache_create(db->io, db->dir, (uint32_t)db->settings.table_cache_count,
                                    db->settings.table_cache_bytes, &db->tables);
@@ -404,6 +401,7 @@ static varve_db *allocate(const varve_options *options) {
                                           db->settings.value_bytes_max + VV_KEY_BYTES_MAX + VV_OP_HEAD_BYTES);
     db->memtable_seed = vv_clock_mono_ns() | 1;
     atomic_init(&db->limit.lsn, VV_COMMIT_LIMIT_NONE);
+    atomic_init(&db->compaction.rate, db->settings.compaction_rate);
     vv_commit_queue_init(&db->commit.queue);
     vv_retry_init(&db->commit.retry);
     vv_stack_init(&db->reader.queue);
@@ -413,6 +411,7 @@ static varve_db *allocate(const varve_options *options) {
     vv_mutex_init(&db->commit.lock);
     vv_mutex_init(&db->limit.lock);
     vv_mutex_init(&db->install_lock);
+    vv_mutex_init(&db->reconfigure_lock);
     vv_mutex_init(&db->state.lock);
     vv_mutex_init(&db->compaction.lock);
     vv_mutex_init(&db->followers.lock);
@@ -502,6 +501,7 @@ vv_status vv_db_unload(varve_db *db) {
     vv_mutex_deinit(&db->compaction.lock);
     vv_mutex_deinit(&db->state.lock);
     vv_mutex_deinit(&db->install_lock);
+    vv_mutex_deinit(&db->reconfigure_lock);
     vv_mutex_deinit(&db->limit.lock);
     vv_mutex_deinit(&db->commit.lock);
     vv_free(db);
@@ -540,6 +540,20 @@ vv_status vv_db_open_on(vv_io_backend *io_take, const char *path, const varve_op
 
 varve_status varve_open(const char *path, const varve_options *options, varve_db **db_out, varve_error *err) {
     return vv_public(vv_db_open_on(NULL, path, options, db_out, vv_private_error(err)));
+}
+
+varve_status varve_reconfigure(varve_db *db, const varve_options *options, varve_error *err) {
+    const vv_settings *s = &options->settings;
+    vv_settings now = {.cache_capacity = s->cache_capacity, .block_bytes = db->settings.block_bytes};
+    vv_mutex_lock(&db->reconfigure_lock);
+    vv_status st = vv_block_cache_set_capacity(db->blocks, vv_settings_cache_bytes(&now));
+    if (vv_ok(st))
+        atomic_store_explicit(&db->compaction.rate, s->compaction_rate, memory_order_relaxed);
+    else
+        st = vv_fail(vv_private_error(err), st, "CACHE_CAPACITY: no memory for the tables of so many blocks");
+    vv_mutex_unlock(&db->reconfigure_lock);
+    vv_alloc_trim();
+    return vv_public(st);
 }
 
 varve_status varve_close(varve_db *db) {

@@ -52,6 +52,9 @@ static const vv_option options[] = {
      "tiered writes less, leveled reads less and takes less space"},
     {"MAX_TABLE_SIZE", VV_OPTION_BYTES, FIELD(table_bytes_max), "64MiB", 64 * KIB, 64 * GIB, false, NULL,
      "merges split their output into tables of about this size"},
+    {"COMPACTION_RATE", VV_OPTION_BYTES, FIELD(compaction_rate), "0B", 0, 1024 * GIB, false, NULL,
+     "bytes a second that merges read and write again, unless writes would have to wait for them; 0: as fast "
+     "as it goes"},
     {"CACHE_CAPACITY", VV_OPTION_BYTES_OR_COUNT, FIELD(cache_capacity), "256MiB", 0, 1024 * GIB, false, NULL,
      "block cache; without a unit in blocks"},
     {"TABLE_CACHE_SIZE", VV_OPTION_COUNT, FIELD(table_cache_count), "1000", 1, 1000000, false, NULL,
@@ -76,6 +79,17 @@ vv_option_table vv_settings_table(void) {
     return (vv_option_table){options, VV_ARRAY_COUNT(options)};
 }
 
+/* What varve_reconfigure() applies. */
+static bool is_live(const vv_option *o) {
+    return o->offset == FIELD(cache_capacity) || o->offset == FIELD(compaction_rate);
+}
+
+uint64_t vv_settings_cache_bytes(const vv_settings *s) {
+    if (s->cache_capacity & VV_OPTION_IS_COUNT)
+        return (s->cache_capacity & ~VV_OPTION_IS_COUNT) * s->block_bytes;
+    return s->cache_capacity;
+}
+
 varve_options *varve_options_create(void) {
     varve_options *o = vv_alloc_zeroed(sizeof *o);
     if (o)
@@ -95,7 +109,8 @@ bool varve_options_describe(size_t index, varve_option_info *out) {
     if (index >= VV_ARRAY_COUNT(options))
         return false;
     const vv_option *o = &options[index];
-    *out = (varve_option_info){.key = o->key, .default_value = o->default_value, .meaning = o->meaning};
+    *out = (varve_option_info){
+        .key = o->key, .default_value = o->default_value, .meaning = o->meaning, .live = is_live(o)};
     vv_option_allowed(o, out->allowed, sizeof out->allowed);
     return true;
 }

@@ -14,8 +14,8 @@
  *
  * Invariants
  *   C1  mu.bytes is what all frames of the shard take with their blocks, outsized ones aside: in queues,
- *       pinned, on their way. With the idle frames' bytes it is at most capacity_bytes, or nothing is left to
- *       evict.
+ *       pinned, on their way. With the idle frames' bytes, but for mu.spare_bytes of them, it is at most
+ *       mu.capacity_bytes, or nothing is left to evict.
  *   C2  A frame is in a queue and in the table exactly when its state says FINDABLE. One that isn't
  * (outsized, or its file was erased) is given up when its last pin goes. C3  Who has made a frame neither
  * FINDABLE nor pinned owns it: nobody else reads or writes it, but for `name`, `hash_next` and `state`.
@@ -39,8 +39,8 @@
  * data that saves the bucket, which is in a cache line of its own.
  *
  * When the bound is passed and all is pinned, `crowded` says so, and who unpins goes on evicting. seq_cst:
- * evict_surplus() sets it and then looks at the states once more, a reader unpins and then looks at it; one
- * of them sees the other.
+ * vv_cache_evict_surplus() sets it and then looks at the states once more, a reader unpins and then looks at
+ * it; one of them sees the other.
  *
  * Locking: shard->mu.lock guards that shard's table and queues against all but the walks above. It is a leaf:
  * nothing is called while holding it, not even the heap.
@@ -48,21 +48,19 @@
 #include "engine/sst/block_cache.h"
 
 #include <sched.h>
-#include <stdatomic.h>
 #include <stddef.h>
 
 #include "base/alloc.h"
-#include "base/sync.h"
-#include "engine/sst/sst_impl.h"
+#include "engine/sst/block_cache_impl.h"
 
-#define SHARD_COUNT_MAX 16
+#define SHARD_COUNT_MAX VV_CACHE_SHARDS_MAX
 #define SHARD_BYTES_MIN (UINT64_C(1) << 20) /* fewer shards rather than smaller ones */
 #define SMALL_SHARE     10                  /* one of so many parts of a shard is the small queue's */
-#define USES_MAX        3
+#define USES_MAX        VV_CACHE_USES_MAX
 #define USES_TO_STAY    2 /* in the small queue, after the read that brought it */
 
 #define WALK_MAX    32 /* frames that a lookup passes before it takes the lock */
-#define HIT_STRIPES 16 /* a power of two */
+#define HIT_STRIPES VV_CACHE_HIT_STRIPES
 
 /* A frame's state, in one word: how many have it pinned, its hits since it entered its queue up to USES_MAX,
  * and whether it can be found. */
@@ -71,73 +69,21 @@
 #define STATE_USES     (USES_MAX * STATE_USE)
 #define STATE_FINDABLE (UINT32_C(1) << 31)
 
-enum { QUEUE_NONE, QUEUE_SMALL, QUEUE_MAIN, QUEUE_COUNT };
-
-typedef struct frame {
-    /* All that a lookup needs, in one cache line. */
-    VV_CACHE_ALIGNED vv_block block; /* first: a vv_block * is a frame * */
-    _Atomic(struct frame *) hash_next;
-    _Atomic uint32_t state;
-    _Atomic uint32_t name; /* of the block: the upper half of its hash */
-    /* The shard's lock guards the rest, or whoever owns the frame. */
-    uint32_t charged_bytes;
-    uint8_t queue; /* QUEUE_NONE and its like */
-    bool outsized;
-    struct frame *older;
-    struct frame *newer; /* or the next idle one */
-    /* The block's hints, if they fit: of 37 entries at most, which is a block of 4 KiB with 80 bytes each. */
-    uint8_t hints[112];
-} frame;
-
-_Static_assert(offsetof(frame, older) == VV_CACHE_LINE_BYTES, "what a lookup needs");
-_Static_assert(sizeof(frame) == 3 * VV_CACHE_LINE_BYTES, "no bytes are wasted");
-
-/* Memory of a block that is gone, chained through itself until it is freed or used again. */
-typedef struct scrap {
-    struct scrap *next;
-} scrap;
-
-typedef struct queue {
-    frame ends; /* its `newer` is the oldest frame, its `older` the newest */
-    uint64_t bytes;
-    uint64_t count;
-} queue;
-
-typedef struct shard {
-    /* Read by every lookup, written when the cache is made. */
-    VV_CACHE_ALIGNED _Atomic(frame *) *buckets;
-    uint64_t bucket_count; /* a power of two; also of ghosts */
-    uint64_t capacity_bytes;
-    _Atomic bool crowded; /* over the bound, with all frames pinned */
-    VV_CACHE_ALIGNED struct {
-        vv_mutex lock;
-        uint32_t *ghosts; /* a part of the hash, where another part of it points */
-        uint64_t bytes;
-        uint64_t outsized_bytes;
-        uint64_t misses;
-        frame *idle; /* chained by `newer` */
-        uint64_t idle_bytes;
-        queue queues[QUEUE_COUNT]; /* that of QUEUE_NONE stays empty */
-    } mu;
-    vv_sst_unpacker unpacker;
-} shard;
-
-struct vv_block_cache {
-    uint64_t id;          /* of all caches that the process ever had */
-    uint32_t shard_count; /* a power of two */
-    struct {
-        /* Two cache lines: processors fetch them in pairs. */
-        _Alignas(2 * VV_CACHE_LINE_BYTES) _Atomic uint64_t count;
-    } hits[HIT_STRIPES]; /* each counted by the cores that share it */
-    shard shards[];
+enum {
+    QUEUE_NONE = VV_CACHE_QUEUE_NONE,
+    QUEUE_SMALL = VV_CACHE_QUEUE_SMALL,
+    QUEUE_MAIN = VV_CACHE_QUEUE_MAIN
 };
+
+typedef vv_cache_frame frame;
+typedef vv_cache_scrap scrap;
+typedef vv_cache_queue queue;
+typedef vv_cache_shard shard;
 
 /* ---- finding ---- */
 
 static uint64_t hash_of(uint64_t file_number, uint64_t offset) {
-    uint64_t h = (file_number * UINT64_C(0x9E3779B97F4A7C15)) ^ (offset / VV_SST_BLOCK_BYTES_MIN);
-    h *= UINT64_C(0xD6E8FEB86659FD93);
-    return h ^ (h >> 32);
+    return vv_cache_hash(file_number, offset);
 }
 
 static shard *shard_of(vv_block_cache *c, uint64_t hash) {
@@ -152,8 +98,9 @@ static uint32_t name_of(uint64_t hash) {
     return (uint32_t)(hash >> 32);
 }
 
-static _Atomic(frame *) *bucket_of(shard *s, uint64_t hash) {
-    return &s->buckets[hash & (s->bucket_count - 1)];
+static vv_cache_bucket_head *bucket_of(shard *s, uint64_t hash) {
+    /* acquire: pairs with the release of a larger table's, so that its buckets are initialised. */
+    return vv_cache_bucket(atomic_load_explicit(&s->table, memory_order_acquire), hash);
 }
 
 static frame *next_of(frame *f) {
@@ -244,7 +191,7 @@ static void queue_again(shard *s, uint8_t to, frame *f) {
 /* ---- ghosts ---- */
 
 static uint32_t *ghost_of(shard *s, uint64_t hash) {
-    return &s->mu.ghosts[hash & (s->bucket_count - 1)];
+    return &s->mu.ghosts[hash & (s->mu.ghost_count - 1)];
 }
 
 /* Never 0, which is nobody's. */
@@ -265,7 +212,7 @@ static bool ghost_take(shard *s, uint64_t hash) {
 /* Take a frame, which is the caller's or erased, out of table and queue. Who stands on it still comes on to
  * what was behind it. */
 static void forget(shard *s, frame *f) {
-    _Atomic(frame *) *at = bucket_of(s, hash_of(f->block.file_number, f->block.offset));
+    vv_cache_bucket_head *at = bucket_of(s, hash_of(f->block.file_number, f->block.offset));
     for (frame *other; (other = atomic_load_explicit(at, memory_order_relaxed)) != f;)
         at = &other->hash_next;
     atomic_store_explicit(at, next_of(f), memory_order_release);
@@ -330,29 +277,45 @@ static bool turn_main(shard *s, bool uses_count, scrap **freed) {
     return true;
 }
 
-static bool over(const shard *s) {
-    return s->mu.bytes + s->mu.idle_bytes > s->capacity_bytes;
+uint64_t vv_cache_used_bytes(const shard *s) {
+    uint64_t idle_bytes = s->mu.idle_bytes > s->mu.spare_bytes ? s->mu.idle_bytes - s->mu.spare_bytes : 0;
+    return s->mu.bytes + idle_bytes;
 }
 
-/* Evict until the bound is kept, or all that is left is pinned. */
-static void evict(shard *s, scrap **freed) {
+static bool over(const shard *s) {
+    return vv_cache_used_bytes(s) > s->mu.capacity_bytes;
+}
+
+bool vv_cache_evict(shard *s, uint64_t bound_bytes, uint64_t *rounds, uint64_t turns, scrap **freed) {
     uint64_t small_pinned = 0, main_pinned = 0; /* in a row, among those that are there */
-    uint64_t turns = s->mu.queues[QUEUE_MAIN].count * (USES_MAX + 1);
-    while (over(s)) {
-        bool small_is_large = s->mu.queues[QUEUE_SMALL].bytes > s->capacity_bytes / SMALL_SHARE;
+    for (; vv_cache_used_bytes(s) > bound_bytes; turns--) {
+        if (turns == 0)
+            return false;
+        bool small_is_large = s->mu.queues[QUEUE_SMALL].bytes > s->mu.capacity_bytes / SMALL_SHARE;
         bool main_has = main_pinned < s->mu.queues[QUEUE_MAIN].count;
         if (small_pinned < s->mu.queues[QUEUE_SMALL].count && (small_is_large || !main_has)) {
             small_pinned = turn_small(s, freed) ? 0 : small_pinned + 1;
         } else if (main_has) {
-            main_pinned = turn_main(s, turns > 0, freed) ? 0 : main_pinned + 1;
-            turns -= turns > 0;
+            main_pinned = turn_main(s, *rounds > 0, freed) ? 0 : main_pinned + 1;
+            *rounds -= *rounds > 0;
         } else {
-            return;
+            return true;
         }
     }
+    return true;
 }
 
-static void evict_surplus(shard *s, scrap **freed) {
+uint64_t vv_cache_rounds(const shard *s) {
+    return s->mu.queues[QUEUE_MAIN].count * (USES_MAX + 1);
+}
+
+/* Evict until the bound is kept, or all that is left is pinned. */
+static void evict(shard *s, scrap **freed) {
+    uint64_t rounds = vv_cache_rounds(s);
+    (void)vv_cache_evict(s, s->mu.capacity_bytes, &rounds, UINT64_MAX, freed);
+}
+
+void vv_cache_evict_surplus(shard *s, scrap **freed) {
     evict(s, freed);
     bool crowded = atomic_load_explicit(&s->crowded, memory_order_relaxed);
     if (over(s) && !crowded) {
@@ -364,7 +327,7 @@ static void evict_surplus(shard *s, scrap **freed) {
         atomic_store_explicit(&s->crowded, false, memory_order_relaxed);
 }
 
-static void free_scraps(scrap *freed) {
+void vv_cache_free_scraps(scrap *freed) {
     while (freed) {
         scrap *next = freed->next;
         vv_free_bulk(freed);
@@ -380,10 +343,10 @@ static scrap *recharge(shard *s, frame *f, uint64_t bytes) {
     scrap *freed = NULL;
     vv_mutex_lock(&s->mu.lock);
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) -= f->charged_bytes;
-    f->outsized = bytes > s->capacity_bytes / 2;
+    f->outsized = bytes > s->mu.capacity_bytes / 2;
     f->charged_bytes = (uint32_t)bytes; /* no value is longer than 1 GiB */
     *(f->outsized ? &s->mu.outsized_bytes : &s->mu.bytes) += bytes;
-    evict_surplus(s, &freed);
+    vv_cache_evict_surplus(s, &freed);
     vv_mutex_unlock(&s->mu.lock);
     return freed;
 }
@@ -394,7 +357,7 @@ static void charge_exactly(shard *s, frame *f) {
     if (f->block.hints != f->hints)
         bytes += vv_alloc_usable_bytes(f->block.hints);
     if (bytes != f->charged_bytes)
-        free_scraps(recharge(s, f, bytes));
+        vv_cache_free_scraps(recharge(s, f, bytes));
 }
 
 /* Give up a frame that was never found. */
@@ -403,7 +366,7 @@ static void free_uncached(shard *s, frame *f) {
     vv_mutex_lock(&s->mu.lock);
     drop(s, f, &freed);
     vv_mutex_unlock(&s->mu.lock);
-    free_scraps(freed);
+    vv_cache_free_scraps(freed);
 }
 
 /* Memory for `bytes`. In a cache that is full a block goes for each that comes, mostly of the same size: its
@@ -428,6 +391,7 @@ static frame *take_frame(shard *s) {
     if (f) {
         s->mu.idle = f->newer;
         s->mu.idle_bytes -= vv_alloc_usable_bytes(f);
+        s->mu.spare_bytes = VV_MIN(s->mu.spare_bytes, s->mu.idle_bytes);
     }
     vv_mutex_unlock(&s->mu.lock);
     if (f)
@@ -439,26 +403,6 @@ static frame *take_frame(shard *s) {
 }
 
 /* ---- the cache ---- */
-
-static vv_status shard_init(shard *s, uint64_t share_bytes) {
-    uint64_t count = 16;
-    while (count < share_bytes / VV_SST_BLOCK_BYTES_MIN)
-        count *= 2;
-    s->bucket_count = count;
-    s->buckets = vv_alloc_zeroed(count * sizeof *s->buckets);
-    s->mu.ghosts = vv_alloc_zeroed(count * sizeof *s->mu.ghosts);
-    if (!s->buckets || !s->mu.ghosts) {
-        vv_free(s->mu.ghosts);
-        vv_free(s->buckets);
-        return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);
-    }
-    uint64_t tables_bytes = count * (sizeof *s->buckets + sizeof *s->mu.ghosts);
-    s->capacity_bytes = share_bytes > tables_bytes ? share_bytes - tables_bytes : 0;
-    vv_mutex_init(&s->mu.lock);
-    for (size_t i = 0; i < QUEUE_COUNT; i++)
-        s->mu.queues[i].ends.newer = s->mu.queues[i].ends.older = &s->mu.queues[i].ends;
-    return VV_STATUS_OK;
-}
 
 vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) {
     *out = NULL;
@@ -474,7 +418,7 @@ vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) {
     static _Atomic uint64_t last_id;
     c->id = 1 + atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed);
     for (; c->shard_count < count; c->shard_count++) {
-        vv_status st = shard_init(&c->shards[c->shard_count], capacity_bytes / count);
+        vv_status st = vv_cache_shard_init(&c->shards[c->shard_count], capacity_bytes / count);
         if (!vv_ok(st)) {
             vv_block_cache_destroy(c);
             return st;
@@ -493,7 +437,7 @@ static void free_queue(shard *s, queue *q) {
         forget(s, f);
         drop(s, f, &freed);
     }
-    free_scraps(freed);
+    vv_cache_free_scraps(freed);
 }
 
 static void free_idle(shard *s) {
@@ -513,9 +457,7 @@ void vv_block_cache_destroy(vv_block_cache *c) {
         VV_ASSERT(s->mu.bytes + s->mu.outsized_bytes == 0); /* else a block is still pinned or on its way */
         free_idle(s);
         vv_sst_unpacker_deinit(&s->unpacker);
-        vv_free(s->mu.ghosts);
-        vv_free(s->buckets);
-        vv_mutex_deinit(&s->mu.lock);
+        vv_cache_shard_deinit(s);
     }
     vv_free(c);
 }
@@ -528,9 +470,9 @@ static void release(shard *s, frame *f) {
     vv_mutex_lock(&s->mu.lock);
     if (given_up)
         drop(s, f, &freed);
-    evict_surplus(s, &freed);
+    vv_cache_evict_surplus(s, &freed);
     vv_mutex_unlock(&s->mu.lock);
-    free_scraps(freed);
+    vv_cache_free_scraps(freed);
 }
 
 static bool has_name(frame *f, uint64_t hash) {
@@ -652,7 +594,7 @@ vv_block *vv_block_cache_allocate(vv_block_cache *c, uint64_t file_number, vv_bl
     f->outsized = false;
     scrap *freed = recharge(s, f, vv_alloc_usable_bytes(f) + h.bytes);
     f->block.data = data_memory(&freed, h.bytes);
-    free_scraps(freed);
+    vv_cache_free_scraps(freed);
     if (!f->block.data) {
         free_uncached(s, f);
         return NULL;
@@ -669,7 +611,7 @@ void vv_block_cache_discard(vv_block_cache *c, vv_block *b) {
 
 /* Let the caller's frame be found, pinned once. */
 static void publish(shard *s, frame *f, uint64_t hash, vv_heat heat) {
-    _Atomic(frame *) *bucket = bucket_of(s, hash);
+    vv_cache_bucket_head *bucket = bucket_of(s, hash);
     atomic_store_explicit(&f->name, name_of(hash), memory_order_relaxed);
     atomic_store_explicit(&f->hash_next, atomic_load_explicit(bucket, memory_order_relaxed),
                           memory_order_release);
@@ -697,7 +639,7 @@ static vv_block *insert(vv_block_cache *c, vv_block *b, vv_heat heat) {
         publish(s, f, hash, heat);
     }
     vv_mutex_unlock(&s->mu.lock);
-    free_scraps(freed);
+    vv_cache_free_scraps(freed);
     return &f->block;
 }
 
@@ -723,8 +665,9 @@ void vv_block_cache_erase_file(vv_block_cache *c, uint64_t file_number) {
         shard *s = &c->shards[i];
         scrap *freed = NULL;
         vv_mutex_lock(&s->mu.lock);
-        for (uint64_t n = 0; n < s->bucket_count; n++) {
-            frame *f = atomic_load_explicit(&s->buckets[n], memory_order_relaxed);
+        uintptr_t table = atomic_load_explicit(&s->table, memory_order_relaxed);
+        for (uint64_t n = 0; n < vv_cache_bucket_count(table); n++) {
+            frame *f = atomic_load_explicit(vv_cache_bucket(table, n), memory_order_relaxed);
             for (frame *next; f; f = next) {
                 next = next_of(f);
                 if (f->block.file_number == file_number)
@@ -732,7 +675,7 @@ void vv_block_cache_erase_file(vv_block_cache *c, uint64_t file_number) {
             }
         }
         vv_mutex_unlock(&s->mu.lock);
-        free_scraps(freed);
+        vv_cache_free_scraps(freed);
     }
 }
 
@@ -745,10 +688,9 @@ void vv_block_cache_stats_get(vv_block_cache *c, vv_block_cache_stats *out) {
         vv_mutex_lock(&s->mu.lock);
         out->bytes += s->mu.bytes + s->mu.outsized_bytes;
         out->misses += s->mu.misses;
-        out->memory_bytes += s->mu.idle_bytes;
+        out->memory_bytes += s->mu.idle_bytes + vv_cache_tables_bytes(s);
         vv_mutex_unlock(&s->mu.lock);
-        out->memory_bytes += vv_alloc_usable_bytes(s->buckets) + vv_alloc_usable_bytes(s->mu.ghosts) +
-                             vv_sst_unpacker_memory_bytes(&s->unpacker);
+        out->memory_bytes += vv_sst_unpacker_memory_bytes(&s->unpacker);
     }
     out->memory_bytes += out->bytes;
 }
@@ -772,7 +714,7 @@ vv_heat vv_block_cache_heat(vv_block_cache *c, uint64_t file_number, uint64_t of
 
 /* Exchange the stored bytes of f for the ready block of image_bytes that is packed in them. */
 static vv_status unpack(shard *s, frame *f, uint32_t image_bytes) {
-    free_scraps(recharge(s, f, (uint64_t)f->charged_bytes + image_bytes));
+    vv_cache_free_scraps(recharge(s, f, (uint64_t)f->charged_bytes + image_bytes));
     void *image = vv_alloc_bulk(_Alignof(max_align_t), image_bytes);
     if (!image)
         return vv_status_make(VV_NO_MEMORY, VV_SUB_NONE, 0);

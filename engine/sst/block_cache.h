@@ -41,6 +41,11 @@ typedef struct vv_block {
  * evict nothing, are not cached, and are freed on release. NO_MEMORY.
  */
 vv_status vv_block_cache_create(uint64_t capacity_bytes, vv_block_cache **out) VV_CHECKED;
+/*
+ * From now on, beside readers: a larger one is there at once, a smaller one when this returns, but for what
+ * is pinned, which goes when it is released. One at a time. NO_MEMORY: it is as it was.
+ */
+vv_status vv_block_cache_set_capacity(vv_block_cache *c, uint64_t capacity_bytes) VV_CHECKED;
 /* No block may be pinned or on its way. NULL is fine. */
 void vv_block_cache_destroy(vv_block_cache *c);
 

@@ -1,3 +1,5 @@
+#include <inttypes.h>
+
 #include "base/alloc.h"
 #include "base/checksum.h"
 #include "base/sync.h"
@@ -246,6 +248,68 @@ Test(block_cache, every_failed_allocation_is_reported) {
     }
 }
 
+/* ---- another capacity ---- */
+
+/* Bring blocks of file 1, without those that are there already, and say how many are there at the end. */
+static uint64_t bring(vv_block_cache *c, uint64_t count) {
+    uint64_t there = 0;
+    for (uint64_t i = 0; i < count; i++)
+        if (!holds(c, 1, i * BLOCK))
+            insert(c, 1, i * BLOCK, BLOCK);
+    for (uint64_t i = 0; i < count; i++)
+        there += holds(c, 1, i * BLOCK);
+    return there;
+}
+
+Test(block_cache, another_capacity_holds_as_much_as_if_it_had_been_the_first) {
+    static const uint64_t capacities[] = {8 << 20, 1 << 20, 32 << 20, 0, 300000, 16 << 20};
+    vv_block_cache *c = make(4 << 20);
+    for (size_t i = 0; i < VV_ARRAY_COUNT(capacities); i++) {
+        vv_block_cache *other = make(capacities[i]);
+        cr_assert(vv_ok(vv_block_cache_set_capacity(c, capacities[i])));
+        cr_assert_leq(bytes_of(c), capacities[i], "at once");
+        uint64_t there = bring(c, 6000), wanted = bring(other, 6000);
+        cr_assert_leq(bytes_of(c), capacities[i]);
+        cr_assert_geq(there, wanted - wanted / 20, "%" PRIu64 " of %" PRIu64 " blocks", there, wanted);
+        vv_block_cache_destroy(other);
+    }
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, what_is_held_while_it_shrinks_goes_when_it_is_released) {
+    enum { HELD = 100 };
+    vv_block_cache *c = make(4 << 20);
+    vv_block *held[HELD];
+    for (uint64_t i = 0; i < HELD; i++)
+        held[i] = vv_block_cache_insert(c, fill(c, 2, i * BLOCK, BLOCK));
+    bring(c, 600);
+    cr_assert(vv_ok(vv_block_cache_set_capacity(c, 100000)));
+    cr_assert_eq(holds(c, 1, 599 * BLOCK), false);
+    for (uint64_t i = 0; i < HELD; i++)
+        cr_assert(is_right(held[i], 2, i * BLOCK));
+    cr_assert_gt(bytes_of(c), HELD * BLOCK);
+    for (uint64_t i = 0; i < HELD; i++)
+        vv_block_cache_release(c, held[i]);
+    cr_assert_leq(bytes_of(c), 100000);
+    vv_block_cache_destroy(c);
+}
+
+Test(block_cache, a_capacity_that_there_is_no_memory_for_changes_nothing) {
+    bool done = false;
+    for (uint64_t n = 1; !done; n++) {
+        vv_block_cache *c = make(4 << 20);
+        uint64_t there = bring(c, 2000);
+        vv_alloc_fail_at(n);
+        uint64_t last = vv_alloc_count() + n;
+        vv_status st = vv_block_cache_set_capacity(c, 64 << 20);
+        done = vv_alloc_count() < last;
+        vv_alloc_fail_at(0);
+        cr_assert(done ? vv_ok(st) : vv_is(st, VV_NO_MEMORY));
+        cr_assert_eq(bring(c, 2000) > there + there / 10, done);
+        vv_block_cache_destroy(c);
+    }
+}
+
 /* ---- many threads ---- */
 
 typedef struct hammer {
@@ -298,6 +362,22 @@ Test(block_cache, threads_see_whole_blocks_within_the_bound) {
         cr_assert_eq(atomic_load(&h.failures), 0);
         vv_block_cache_destroy(h.cache);
     }
+}
+
+Test(block_cache, threads_see_whole_blocks_while_it_grows_and_shrinks) {
+    static const uint64_t capacities[] = {2 << 20, 100000, 500000, 0, 4 << 20, 1 << 20};
+    hammer h = {.cache = make(16 * 4400), .capacity_bytes = 4 << 20, .held_bytes = 4 * 10 * (BLOCK + 512)};
+    pthread_t threads[4];
+    for (int t = 0; t < 4; t++)
+        cr_assert(vv_ok(vv_thread_start(&threads[t], "hammer", hammer_run, &h)));
+    for (size_t i = 0; i < 40 * VV_ARRAY_COUNT(capacities); i++)
+        cr_assert(vv_ok(vv_block_cache_set_capacity(h.cache, capacities[i % VV_ARRAY_COUNT(capacities)])));
+    for (int t = 0; t < 4; t++)
+        vv_thread_join(threads[t]);
+    cr_assert_eq(atomic_load(&h.failures), 0);
+    cr_assert(vv_ok(vv_block_cache_set_capacity(h.cache, 500000)));
+    cr_assert_leq(bytes_of(h.cache), 500000);
+    vv_block_cache_destroy(h.cache);
 }
 
 typedef struct readers {
