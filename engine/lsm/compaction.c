@@ -250,6 +250,8 @@ static vv_status merge_all(merge_job *j) {
             return st;
     }
     VV_TRY(j->merged->status);
+    /* Also what is left, for a merge may be small; one that is complete is not thrown away any more. */
+    (void)j->o->pace(j->o->arg, j->unpaced_bytes);
     return close_output(j);
 }
 
