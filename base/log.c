@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 void vv_log(const vv_logger *lg, vv_log_level level, const char *fmt, ...) {
-    if (!lg || !lg->write || level < lg->least)
+    if (!vv_log_wants(lg, level) || !lg->write)
         return;
     char line[1024];
     va_list args;
@@ -16,6 +16,6 @@ void vv_log(const vv_logger *lg, vv_log_level level, const char *fmt, ...) {
 
 void vv_log_event(const vv_logger *lg, vv_log_level level, const char *name, const vv_log_field *fields,
                   size_t count) {
-    if (lg && lg->event && level >= lg->least)
+    if (vv_log_wants(lg, level) && lg->event)
         lg->event(lg->arg, level, name, fields, count);
 }

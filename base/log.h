@@ -4,6 +4,7 @@
 #ifndef VV_BASE_LOG_H
 #define VV_BASE_LOG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -34,10 +35,15 @@ static inline vv_log_field vv_log_number(const char *key, uint64_t number) {
 typedef struct vv_logger {
     void (*write)(void *arg, vv_log_level level, const char *line);
     void *arg;
-    vv_log_level least; /* lines below this level are dropped before they are formatted */
+    _Atomic vv_log_level least; /* lines below this level are dropped before they are formatted; may change */
     /* The same for something that has a name and fields; NULL drops it. */
     void (*event)(void *arg, vv_log_level level, const char *name, const vv_log_field *fields, size_t count);
 } vv_logger;
+
+/* Would a line of this level be written? lg may be NULL. */
+static inline bool vv_log_wants(const vv_logger *lg, vv_log_level level) {
+    return lg && level >= atomic_load_explicit(&lg->least, memory_order_relaxed);
+}
 
 /* Lines are cut at 1023 bytes. lg may be NULL. */
 void vv_log(const vv_logger *lg, vv_log_level level, const char *fmt, ...) VV_PRINTF(3, 4);

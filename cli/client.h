@@ -129,6 +129,15 @@ typedef struct vv_client_backup {
 /* Damage that was found, borrowed until return. */
 typedef void (*vv_client_damage_fn)(void *arg, const varve_damage *damage);
 
+/* What a reload of the configuration came to: names of keys. More or longer ones are left out. */
+#define VV_CLIENT_KEYS_MAX 192
+typedef struct vv_client_reload_report {
+    char changed[VV_CLIENT_KEYS_MAX][48];
+    size_t changed_count;
+    char restart_needed[VV_CLIENT_KEYS_MAX][48];
+    size_t restart_count;
+} vv_client_reload_report;
+
 typedef struct vv_client vv_client;
 
 /* An operation that one of the two cannot do is NULL in its table; the commands' table knows which. */
@@ -154,6 +163,7 @@ typedef struct vv_client_ops {
     bool (*verify)(vv_client *c, vv_client_damage_fn fn, void *arg, varve_verify_result *out,
                    vv_client_error *err);
     bool (*promote)(vv_client *c, bool force, uint64_t *epoch_out, vv_client_error *err);
+    bool (*reload)(vv_client *c, vv_client_reload_report *out, vv_client_error *err);
     bool (*close)(vv_client *c, vv_client_error *err);
 } vv_client_ops;
 
@@ -234,6 +244,11 @@ static inline bool vv_client_verify(vv_client *c, vv_client_damage_fn fn, void *
 /* Make a follower the primary of a new epoch. */
 static inline bool vv_client_promote(vv_client *c, bool force, uint64_t *epoch_out, vv_client_error *err) {
     return c->ops->promote(c, force, epoch_out, err);
+}
+
+/* Have a server read its configuration again. False also when that was refused: *err has what is wrong. */
+static inline bool vv_client_reload(vv_client *c, vv_client_reload_report *out, vv_client_error *err) {
+    return c->ops->reload(c, out, err);
 }
 
 /* For implementations: one number more. */

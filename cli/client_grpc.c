@@ -454,6 +454,26 @@ static bool do_promote(vv_client *c, bool force, uint64_t *epoch_out, vv_client_
     return true;
 }
 
+static size_t take_keys(char to[VV_CLIENT_KEYS_MAX][48], char **keys, size_t count) {
+    count = VV_MIN(count, (size_t)VV_CLIENT_KEYS_MAX);
+    for (size_t i = 0; i < count; i++)
+        snprintf(to[i], sizeof to[i], "%s", keys[i]);
+    return count;
+}
+
+static bool do_reload(vv_client *c, vv_client_reload_report *out, vv_client_error *err) {
+    Varve__V1__ReloadRequest request = VARVE__V1__RELOAD_REQUEST__INIT;
+    ProtobufCMessage *message =
+        unary(c, ADMIN "Reload", &request.base, &varve__v1__reload_response__descriptor, err);
+    if (!message)
+        return false;
+    const Varve__V1__ReloadResponse *r = (const Varve__V1__ReloadResponse *)message;
+    out->changed_count = take_keys(out->changed, r->changed, r->n_changed);
+    out->restart_count = take_keys(out->restart_needed, r->restart_needed, r->n_restart_needed);
+    protobuf_c_message_free_unpacked(message, NULL);
+    return true;
+}
+
 /* ---- life ---- */
 
 static bool do_close(vv_client *client, vv_client_error *err) {
@@ -480,6 +500,7 @@ static const vv_client_ops grpc_ops = {
     .backup = do_backup,
     .verify = do_verify,
     .promote = do_promote,
+    .reload = do_reload,
     .close = do_close,
 };
 

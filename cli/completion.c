@@ -63,11 +63,11 @@ static void bash_commands(FILE *out) {
     fputs("    esac\n", out);
 }
 
-static void bash_key(void *arg, const vv_server_key *key) {
-    fputs(" --", arg);
+static void bash_key(FILE *out, const vv_server_key *key) {
+    fputs(" --", out);
     for (const char *at = key->key; *at; at++)
-        fputc(*at == '_' ? '-' : tolower((unsigned char)*at), arg);
-    fputc('=', arg);
+        fputc(*at == '_' ? '-' : tolower((unsigned char)*at), out);
+    fputc('=', out);
 }
 
 void vv_cli_completion_bash(FILE *out) {
@@ -134,7 +134,9 @@ void vv_cli_completion_bash(FILE *out) {
           "    compopt -o nospace 2>/dev/null\n"
           "    _varve_words '--config= --print-config --help --version",
           out);
-    vv_server_config_each(bash_key, out);
+    vv_server_key k;
+    for (size_t i = 0; vv_server_config_key(i, &k); i++)
+        bash_key(out, &k);
     fputs("'\n"
           "}\n"
           "\n"
@@ -193,8 +195,7 @@ static void zsh_command(FILE *out, const vv_cli_command *c) {
     fputs(" ;;\n", out);
 }
 
-static void zsh_key(void *arg, const vv_server_key *key) {
-    FILE *out = arg;
+static void zsh_key(FILE *out, const vv_server_key *key) {
     size_t bytes = strlen(key->key);
     bool is_dir = bytes > 4 && strcmp(key->key + bytes - 4, "_DIR") == 0;
     bool is_file =
@@ -250,7 +251,9 @@ void vv_cli_completion_zsh(FILE *out) {
           "        '--print-config[tell what is in force]' '--help[tell about varved]' \\\n"
           "        '--version[tell the version]'",
           out);
-    vv_server_config_each(zsh_key, out);
+    vv_server_key k;
+    for (size_t i = 0; vv_server_config_key(i, &k); i++)
+        zsh_key(out, &k);
     fputs("\n"
           "}\n"
           "\n"

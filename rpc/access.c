@@ -67,7 +67,7 @@ static void identify_certificate(vv_access *a, vv_rpc_call *call, const char *na
     const vv_grants *grants = vv_swap_enter(&a->grants, &place);
     const vv_grant *grant = grants ? vv_grants_certificate(grants, name) : NULL;
     call->known_by = BY_CERTIFICATE;
-    call->rights = grant ? grant->rights : a->options.certificate_rights;
+    call->rights = grant ? grant->rights : atomic_load_explicit(&a->certificate_rights, memory_order_relaxed);
     call->user = grant ? grant->user : NULL;
     vv_swap_leave(place);
     /* Names that nothing is granted to get no state of their own: it would be a way to fill the table. */
@@ -85,8 +85,6 @@ static void identify_nobody(vv_access *a, vv_rpc_call *call) {
 }
 
 static bool identify(vv_access *a, vv_rpc_call *call, vv_rpc_status *why) {
-    /* Before the grants are looked at: if they change in between, they are only asked once more. */
-    call->generation = atomic_load_explicit(&a->generation, memory_order_acquire);
     vv_slice header = vv_rpc_metadata(call, "authorization");
     if (header.data) {
         if (identify_token(a, call, bearer_token(header)))
@@ -130,7 +128,10 @@ bool vv_access_admit(vv_access *a, vv_rpc_call *call, vv_rpc_status *why) {
     vv_rpc_access needed = call->method->access;
     if (needed == VV_RPC_OPEN)
         return true;
-    if (a->everybody) {
+    /* Before the grants, or that there are none, are looked at: if they change in between, they are only
+     * asked once more. */
+    call->generation = atomic_load_explicit(&a->generation, memory_order_acquire);
+    if (atomic_load_explicit(&a->everybody, memory_order_relaxed)) {
         call->user = a->users.anybody;
         call->rights = VV_RIGHT_ALL;
         call->known_by = BY_OPEN_DOOR;
@@ -148,10 +149,13 @@ static void decide_again(vv_access *a, vv_rpc_call *call) {
     if (call->known_by == BY_CERTIFICATE) {
         bool named = grants && call->user != a->users.others;
         const vv_grant *grant = named ? vv_grants_certificate(grants, call->user->name) : NULL;
-        call->rights = grant ? grant->rights : a->options.certificate_rights;
-    } else if (grants && call->known_by == BY_NOTHING) {
+        call->rights =
+            grant ? grant->rights : atomic_load_explicit(&a->certificate_rights, memory_order_relaxed);
+    } else if (grants && (call->known_by == BY_NOTHING || call->known_by == BY_OPEN_DOOR)) {
         call->rights = grants->anonymous;
     }
+    if (atomic_load_explicit(&a->everybody, memory_order_relaxed))
+        call->rights = VV_RIGHT_ALL;
     for (size_t i = 0; grants && call->known_by == BY_TOKEN && i < grants->token_count; i++)
         if (first_bytes(grants->tokens[i].digest) == call->credential && grants->tokens[i].user == call->user)
             call->rights = grants->tokens[i].rights;
@@ -164,8 +168,7 @@ bool vv_access_check(vv_rpc_call *call, vv_rpc_access right, vv_rpc_status *why)
     if (!call->user) /* its method is open to all, who have no rights by that */
         return decide(call, right, why);
     vv_access *a = call->user->access;
-    if (call->known_by != BY_OPEN_DOOR &&
-        call->generation != atomic_load_explicit(&a->generation, memory_order_acquire))
+    if (call->generation != atomic_load_explicit(&a->generation, memory_order_acquire))
         decide_again(a, call);
     return decide(call, right, why);
 }
@@ -176,43 +179,54 @@ bool vv_access_allows(vv_rpc_call *call, vv_rpc_access right) {
 
 /* ---- life ---- */
 
-/* Both files, or neither. */
-static vv_status load(vv_access *a, vv_grants **grants, vv_limits **limits, vv_error *err) {
-    *grants = NULL;
-    *limits = NULL;
-    if (a->options.tokens_file[0]) {
-        vv_status st = vv_grants_load(a->options.tokens_file, &a->users, grants, err);
+vv_status vv_access_prepare(vv_access *a, const vv_access_options *options, vv_access_next *next,
+                            vv_error *err) {
+    vv_status st;
+    *next = (vv_access_next){.options = *options};
+    if (options->tokens_file[0]) {
+        st = vv_grants_load(options->tokens_file, &a->users, &next->grants, err);
         if (!vv_ok(st))
             return vv_wrap(err, st, "TOKENS_FILE");
     }
-    if (a->options.limits_file[0]) {
-        vv_status st = vv_limits_load(a->options.limits_file, &a->options.limits, limits, err);
+    if (options->limits_file[0]) {
+        st = vv_limits_load(options->limits_file, &options->limits, &next->limits, err);
         if (!vv_ok(st)) {
-            vv_grants_destroy(*grants);
+            vv_access_drop(next);
             return vv_wrap(err, st, "RATE_LIMITS_FILE");
         }
     }
     return VV_STATUS_OK;
 }
 
-vv_status vv_access_reload(vv_access *a, vv_error *err) {
-    vv_grants *grants;
-    vv_limits *limits;
+void vv_access_take(vv_access *a, vv_access_next *next) {
+    bool everybody = !next->grants && !a->options.certificates;
     vv_mutex_lock(&a->reloading);
-    vv_status st = load(a, &grants, &limits, err);
-    if (vv_ok(st)) {
-        vv_grants_destroy(vv_swap_replace(&a->grants, grants));
-        /* Release: whoever sees the new number finds the new grants. */
-        atomic_fetch_add_explicit(&a->generation, 1, memory_order_release);
-        vv_limits_apply(limits, &a->users);
-        vv_limits_destroy(limits);
-    }
+    vv_grants_destroy(vv_swap_replace(&a->grants, next->grants));
+    atomic_store_explicit(&a->everybody, everybody, memory_order_relaxed);
+    atomic_store_explicit(&a->certificate_rights, next->options.certificate_rights, memory_order_relaxed);
+    /* Release: whoever sees the new number finds the new grants, and the rest. */
+    atomic_fetch_add_explicit(&a->generation, 1, memory_order_release);
+    vv_limits_apply(next->limits, &next->options.limits, &a->users);
     vv_mutex_unlock(&a->reloading);
-    return st;
+    next->grants = NULL;
+    vv_access_drop(next);
+}
+
+void vv_access_drop(vv_access_next *next) {
+    vv_grants_destroy(next->grants);
+    vv_limits_destroy(next->limits);
+    *next = (vv_access_next){0};
+}
+
+vv_status vv_access_reload(vv_access *a, vv_error *err) {
+    vv_access_next next;
+    VV_TRY(vv_access_prepare(a, &a->options, &next, err));
+    vv_access_take(a, &next);
+    return VV_STATUS_OK;
 }
 
 vv_status vv_access_init(vv_access *a, const vv_access_options *options, vv_error *err) {
-    *a = (vv_access){.options = *options, .everybody = !options->tokens_file[0] && !options->certificates};
+    *a = (vv_access){.options = *options}; /* closed until the files are read */
     vv_status st = vv_users_init(&a->users, &options->limits, a);
     if (!vv_ok(st))
         return vv_fail(err, st, "access control");

@@ -14,7 +14,8 @@
  * hear of.
  *
  * A reload replaces the grants as a whole. Calls that arrive afterwards are decided by the new ones; a call
- * under way keeps its user, and the next vv_access_allows() in it asks the new grants.
+ * under way keeps its user, and the next vv_access_allows() in it asks the new grants. That holds also where
+ * there were none: a door that was open is closed at once.
  */
 #ifndef VV_RPC_ACCESS_H
 #define VV_RPC_ACCESS_H
@@ -35,8 +36,9 @@ typedef struct vv_access_options {
 } vv_access_options;
 
 typedef struct vv_access {
-    vv_access_options options;
-    bool everybody; /* nothing is configured: all is allowed */
+    vv_access_options options;          /* those of the start */
+    _Atomic bool everybody;             /* nothing is configured: all is allowed */
+    _Atomic uint8_t certificate_rights; /* as in the options */
     vv_users users;
     vv_swap grants; /* vv_grants; NULL: no file */
     /* Of the grants; a call remembers which it was decided by. */
@@ -51,7 +53,26 @@ vv_status vv_access_init(vv_access *a, const vv_access_options *options, vv_erro
 /* No call is left. Also for a zeroed struct. */
 void vv_access_deinit(vv_access *a);
 
-/* Read the files again; when anything is wrong in one of them, nothing changes at all. Any thread. */
+/* Files that were read and found right, and what goes with them; nothing applies yet. */
+typedef struct vv_access_next {
+    vv_grants *grants;
+    vv_limits *limits;
+    vv_access_options options;
+} vv_access_next;
+
+/*
+ * Read the files of other options. `certificates` is that of the start, whatever they say.
+ *
+ * What is prepared is taken or dropped, one at a time. Any thread.
+ */
+vv_status vv_access_prepare(vv_access *a, const vv_access_options *options, vv_access_next *next,
+                            vv_error *err) VV_CHECKED;
+void vv_access_take(vv_access *a, vv_access_next *next);
+/* Also for a zeroed struct. */
+void vv_access_drop(vv_access_next *next);
+
+/* Read the files of the start again; when anything is wrong in one of them, nothing changes at all. Any
+ * thread. */
 vv_status vv_access_reload(vv_access *a, vv_error *err) VV_CHECKED;
 
 /* Find out who calls and whether they may call this method; then call->user is set. False: *why says why not.

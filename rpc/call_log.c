@@ -20,9 +20,16 @@ const char *vv_rpc_code_name(vv_rpc_code code) {
 
 void vv_call_log_init(vv_call_log *l, const vv_call_log_options *options) {
     memset(l, 0, sizeof *l);
-    l->options = *options;
-    l->sample_below = (uint64_t)(options->sample * (double)SAMPLE_RANGE);
+    l->log = options->log;
     vv_line_limit_init(&l->limit, options->lines_per_second);
+    vv_call_log_set(l, options);
+}
+
+void vv_call_log_set(vv_call_log *l, const vv_call_log_options *options) {
+    uint64_t below = (uint64_t)(options->sample * (double)SAMPLE_RANGE);
+    atomic_store_explicit(&l->sample_below, below, memory_order_relaxed);
+    atomic_store_explicit(&l->slow_ns, options->slow_ns, memory_order_relaxed);
+    vv_line_limit_set(&l->limit, options->lines_per_second);
 }
 
 static void say_dropped(vv_call_log *l) {
@@ -30,7 +37,7 @@ static void say_dropped(vv_call_log *l) {
     if (dropped == 0)
         return;
     vv_log_field fields[] = {vv_log_text("what", vv_slice_str("calls")), vv_log_number("count", dropped)};
-    vv_log_event(l->options.log, VV_LOG_WARN, "lines_dropped", fields, VV_ARRAY_COUNT(fields));
+    vv_log_event(l->log, VV_LOG_WARN, "lines_dropped", fields, VV_ARRAY_COUNT(fields));
 }
 
 void vv_call_log_deinit(vv_call_log *l) {
@@ -90,17 +97,18 @@ static void log_call(vv_call_log *l, vv_rpc_call *call, uint64_t now_ns, bool sl
     if (request_id_ok(id))
         fields[count++] = vv_log_text("request_id", id);
     fields[count++] = vv_log_text("peer", vv_slice_str(peer));
-    vv_log_event(l->options.log, slow ? VV_LOG_WARN : VV_LOG_INFO, slow ? "slow_call" : "call", fields,
-                 count);
+    vv_log_event(l->log, slow ? VV_LOG_WARN : VV_LOG_INFO, slow ? "slow_call" : "call", fields, count);
 }
 
 void vv_call_log_ended(vv_call_log *l, vv_rpc_call *call) {
-    bool sampled = l->sample_below > 0 && next_random() >> 1 < l->sample_below;
-    bool may_be_slow = l->options.slow_ns > 0 && call->method && call->method->kind == VV_RPC_UNARY;
+    uint64_t sample_below = atomic_load_explicit(&l->sample_below, memory_order_relaxed);
+    uint64_t slow_ns = atomic_load_explicit(&l->slow_ns, memory_order_relaxed);
+    bool sampled = sample_below > 0 && next_random() >> 1 < sample_below;
+    bool may_be_slow = slow_ns > 0 && call->method && call->method->kind == VV_RPC_UNARY;
     if (!sampled && !may_be_slow)
         return;
     uint64_t now_ns = vv_clock_mono_ns();
-    bool slow = may_be_slow && now_ns - call->arrived_ns >= l->options.slow_ns;
+    bool slow = may_be_slow && now_ns - call->arrived_ns >= slow_ns;
     if (sampled || slow)
         log_call(l, call, now_ns, slow);
 }

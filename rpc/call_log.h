@@ -31,12 +31,16 @@ typedef struct vv_call_log_options {
 } vv_call_log_options;
 
 typedef struct vv_call_log {
-    vv_call_log_options options;
-    uint64_t sample_below; /* of 2^63 */
+    const vv_logger *log;
+    _Atomic uint64_t sample_below; /* of 2^63 */
+    _Atomic uint64_t slow_ns;
     vv_line_limit limit;
 } vv_call_log;
 
 void vv_call_log_init(vv_call_log *l, const vv_call_log_options *options);
+
+/* From now on, all but the logger. Any thread. */
+void vv_call_log_set(vv_call_log *l, const vv_call_log_options *options);
 
 /* Says what was dropped last. No call is left. Also for a zeroed struct. */
 void vv_call_log_deinit(vv_call_log *l);

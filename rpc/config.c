@@ -6,14 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "base/config.h"
 #include "base/log.h"
-#include "rpc/grants.h"
-#include "rpc/node.h"
 #include "rpc/rate_limit.h"
 
 #define ENVIRONMENT_PREFIX "VARVE_"
@@ -133,7 +130,7 @@ static const vv_option options[] = {
     {"REFLECTION", VV_OPTION_BOOL, offsetof(vv_server_config, reflection), "true", 0, 0, false, NULL,
      "tell the schema to clients that have none, such as grpcurl; without a token"},
     {"TOKENS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, tokens_file), "", 0, VV_SERVER_PATH_BYTES_MAX,
-     false, NULL, "who may what: USER sha256:HEX|certificate|anonymous ROLES a line; read again on SIGHUP"},
+     false, NULL, "who may what: USER sha256:HEX|certificate|anonymous ROLES a line"},
     {"CERTIFICATE_ROLES", VV_OPTION_TEXT, offsetof(vv_server_config, certificate_roles), "none", 0,
      VV_SERVER_ROLES_BYTES_MAX, false, NULL,
      "what clients with a certificate may that TOKENS_FILE does not name: none, or of "
@@ -148,7 +145,7 @@ static const vv_option options[] = {
      false, NULL, "writes at once after a pause; 0: one second's worth"},
     {"RATE_LIMITS_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, rate_limits_file), "", 0,
      VV_SERVER_PATH_BYTES_MAX, false, NULL,
-     "limits of single users: USER reads=RATE[:BURST] writes=RATE[:BURST] a line; read again on SIGHUP"},
+     "limits of single users: USER reads=RATE[:BURST] writes=RATE[:BURST] a line"},
     {"FOLLOW_TOKEN_FILE", VV_OPTION_TEXT, offsetof(vv_server_config, follow_token_file), "", 0,
      VV_SERVER_PATH_BYTES_MAX, false, NULL,
      "token of a user with the right replica, for FOLLOW and PEERS; read again for each call"},
@@ -495,131 +492,6 @@ static vv_status find_config_file(const char *const *argv, const char *const *en
     return VV_STATUS_OK;
 }
 
-bool vv_server_address_is_local(const char *address) {
-    static const char *const prefixes[] = {"unix:", "127.", "localhost:", "[::1]:"};
-    for (size_t i = 0; i < VV_ARRAY_COUNT(prefixes); i++)
-        if (strncmp(address, prefixes[i], strlen(prefixes[i])) == 0)
-            return true;
-    return false;
-}
-
-/* Whoever listens on the network could take the tokens and use them. */
-static vv_status check_plaintext(const vv_server_config *c, vv_error *err) {
-    if (!c->tokens_file[0] || c->tls_cert[0] || c->plaintext_tokens)
-        return VV_STATUS_OK;
-    for (size_t i = 0; i < c->listen_count; i++)
-        if (!vv_server_address_is_local(c->listen[i]))
-            return vv_fail(
-                err, invalid(VV_SUB_BAD_OPTION),
-                "LISTEN = %s: with TOKENS_FILE an address of the network needs TLS_CERT and TLS_KEY, "
-                "or PLAINTEXT_TOKENS = true where something in front of it does TLS",
-                c->listen[i]);
-    return VV_STATUS_OK;
-}
-
-static bool listens_on(const vv_server_config *c, const char *address) {
-    for (size_t i = 0; i < c->listen_count; i++)
-        if (strcmp(c->listen[i], address) == 0)
-            return true;
-    return false;
-}
-
-/* Somebody else would hear the token. */
-static vv_status check_follow_token(const vv_server_config *c, const char *key, const char *address,
-                                    vv_error *err) {
-    bool tls = c->follow_tls_ca[0] || c->follow_tls_cert[0];
-    if (!c->follow_token_file[0] || tls || c->plaintext_tokens || vv_server_address_is_local(address))
-        return VV_STATUS_OK;
-    return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
-                   "%s = %s: with FOLLOW_TOKEN_FILE an address of the network needs FOLLOW_TLS_CA, or "
-                   "PLAINTEXT_TOKENS = true where something in between does TLS",
-                   key, address);
-}
-
-/* It is read again for each connection; that it is not there at all is said at the start. */
-static vv_status check_readable(const char *key, const char *path, vv_error *err) {
-    if (!path[0])
-        return VV_STATUS_OK;
-    FILE *f = fopen(path, "rbe");
-    bool readable = f && (fgetc(f) != EOF || !ferror(f)); /* a directory can be opened */
-    int why = errno;
-    if (f)
-        (void)fclose(f);
-    if (readable)
-        return VV_STATUS_OK;
-    return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s = %s: it can't be read: %s", key, path,
-                   strerror(why));
-}
-
-static vv_status check_directory(const char *key, const char *path, vv_error *err) {
-    struct stat st;
-    if (!path[0])
-        return VV_STATUS_OK;
-    int why = stat(path, &st) != 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
-    if (why == 0)
-        return VV_STATUS_OK;
-    return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "%s = %s: %s", key, path, strerror(why));
-}
-
-static vv_status check_others(const vv_server_config *c, vv_error *err) {
-    if (!c->follow_tls_cert[0] != !c->follow_tls_key[0])
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
-                       "FOLLOW_TLS_CERT = %s, FOLLOW_TLS_KEY = %s: each needs the other", c->follow_tls_cert,
-                       c->follow_tls_key);
-    bool others = c->follow[0] || c->peer_count > 0;
-    if (others && c->replication_timeout_us <= c->replication_heartbeat_us)
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
-                       "REPLICATION_TIMEOUT: allowed is more than REPLICATION_HEARTBEAT, or every primary "
-                       "that has nothing to say is lost");
-    if (c->follow[0]) {
-        if (listens_on(c, c->follow))
-            return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "FOLLOW = %s: this server listens there itself",
-                           c->follow);
-        VV_TRY(check_follow_token(c, "FOLLOW", c->follow, err));
-    }
-    for (size_t i = 0; i < c->peer_count; i++) {
-        if (listens_on(c, c->peers[i]))
-            return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
-                           "PEERS: this server listens on %s itself; allowed are the others", c->peers[i]);
-        VV_TRY(check_follow_token(c, "PEERS", c->peers[i], err));
-    }
-    if (!others)
-        return VV_STATUS_OK;
-    VV_TRY(check_readable("FOLLOW_TOKEN_FILE", c->follow_token_file, err));
-    return check_readable("FOLLOW_TLS_CA", c->follow_tls_ca, err);
-}
-
-/* What a table can't say. */
-static vv_status check(const vv_server_config *c, vv_error *err) {
-    bool no_roles = strcmp(c->certificate_roles, "none") == 0;
-    if (!no_roles && !vv_rights_parse(vv_slice_str(c->certificate_roles)))
-        return vv_fail(
-            err, invalid(VV_SUB_BAD_OPTION),
-            "CERTIFICATE_ROLES = %s: allowed is none, or read, write, admin and replica with commas between",
-            c->certificate_roles);
-    if (!no_roles && !c->tls_client_ca[0])
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "CERTIFICATE_ROLES = %s: it needs TLS_CLIENT_CA",
-                       c->certificate_roles);
-    if (!c->tls_cert[0] != !c->tls_key[0])
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CERT = %s, TLS_KEY = %s: each needs the other",
-                       c->tls_cert, c->tls_key);
-    if (c->tls_client_ca[0] && !c->tls_cert[0])
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "TLS_CLIENT_CA = %s: it needs TLS_CERT and TLS_KEY",
-                       c->tls_client_ca);
-    size_t bytes = strlen(c->metrics_listen);
-    bool any_port = bytes > 2 && strcmp(c->metrics_listen + bytes - 2, ":0") == 0;
-    if (bytes > 0 && !any_port && listens_on(c, c->metrics_listen))
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION), "METRICS_LISTEN = %s: calls are served there",
-                       c->metrics_listen);
-    VV_TRY(check_directory("BACKUP_DIR", c->backup_dir, err));
-    VV_TRY(check_others(c, err));
-    if (c->node_name[0] && !vv_node_name_valid(vv_slice_str(c->node_name)))
-        return vv_fail(err, invalid(VV_SUB_BAD_OPTION),
-                       "NODE_NAME = %s: allowed are 1 to %d letters, digits and ._:-", c->node_name,
-                       VARVE_SLOT_NAME_BYTES_MAX);
-    return check_plaintext(c, err);
-}
-
 vv_status vv_server_config_load(const char *const *argv, const char *const *environment,
                                 vv_server_config *config, varve_options *engine, vv_server_action *action_out,
                                 vv_error *err) {
@@ -646,13 +518,15 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
         VV_TRY(load_file(&l, config->file, err));
     VV_TRY(load_environment(&l, environment, err));
     VV_TRY(load_flags(&l, argv, err));
-    return check(config, err);
+    return vv_server_config_check(config, err);
 }
 
 /* ---- what there is, and what is in force ---- */
 
 /* Keys that no table can hold. */
-static const vv_server_key addresses[] = {
+static const struct {
+    const char *key, *default_value, *meaning, *allowed;
+} addresses[] = {
     {"LISTEN", DEFAULT_ADDRESS, "addresses to serve on", "may be given several times, or with commas"},
     {"METRICS_LISTEN", "",
      "address of /metrics, /healthz, /readyz and a dashboard, over plain HTTP and for everybody",
@@ -663,63 +537,110 @@ static const vv_server_key addresses[] = {
      "up to 16 addresses with commas between"},
 };
 
-void vv_server_config_each(vv_server_key_fn fn, void *arg) {
-    for (size_t i = 0; i < VV_ARRAY_COUNT(addresses); i++)
-        fn(arg, &addresses[i]);
-    for (size_t i = 0; i < table.count; i++) {
-        char allowed[VV_OPTION_TEXT_BYTES];
-        vv_option_allowed(&options[i], allowed, sizeof allowed);
-        fn(arg, &(vv_server_key){options[i].key, options[i].default_value, options[i].meaning, allowed});
+/* What a reload applies (reload.c); some of it under conditions. */
+static const char *const live_keys[] = {"BACKUP_RATE",
+                                        "LOG_LEVEL",
+                                        "LOG_FORMAT",
+                                        "LOG_LINES_PER_SECOND",
+                                        "ACCESS_LOG_SAMPLE",
+                                        "SLOW_CALL_THRESHOLD",
+                                        "TLS_CERT",
+                                        "TLS_KEY",
+                                        "TLS_CLIENT_CA",
+                                        "TOKENS_FILE",
+                                        "CERTIFICATE_ROLES",
+                                        "RATE_LIMIT_READS",
+                                        "RATE_LIMIT_READ_BURST",
+                                        "RATE_LIMIT_WRITES",
+                                        "RATE_LIMIT_WRITE_BURST",
+                                        "RATE_LIMITS_FILE"};
+
+static bool is_live(const char *key) {
+    for (size_t i = 0; i < VV_ARRAY_COUNT(live_keys); i++)
+        if (strcmp(live_keys[i], key) == 0)
+            return true;
+    return false;
+}
+
+bool vv_server_config_key(size_t index, vv_server_key *out) {
+    size_t own = VV_ARRAY_COUNT(addresses);
+    if (index < own) {
+        *out = (vv_server_key){addresses[index].key, addresses[index].default_value, addresses[index].meaning,
+                               "", false};
+        snprintf(out->allowed, sizeof out->allowed, "%s", addresses[index].allowed);
+        return true;
+    }
+    index -= own;
+    if (index < table.count) {
+        const vv_option *o = &options[index];
+        *out = (vv_server_key){o->key, o->default_value, o->meaning, "", is_live(o->key)};
+        vv_option_allowed(o, out->allowed, sizeof out->allowed);
+        return true;
     }
     varve_option_info info;
-    for (size_t i = 0; varve_options_describe(i, &info); i++)
-        fn(arg, &(vv_server_key){info.key, info.default_value, info.meaning, info.allowed});
+    if (!varve_options_describe(index - table.count, &info))
+        return false;
+    *out = (vv_server_key){info.key, info.default_value, info.meaning, "", info.live};
+    snprintf(out->allowed, sizeof out->allowed, "%s", info.allowed);
+    return true;
 }
 
-typedef struct printer {
-    FILE *to;
-    const vv_server_config *config;
-    const varve_options *engine;
-} printer;
-
-static void print_list(FILE *to, const char (*list)[VV_SERVER_ADDRESS_BYTES_MAX + 1], size_t count) {
-    for (size_t i = 0; i < count; i++)
-        fprintf(to, "%s%s", i ? "," : "", list[i]);
+static void list_text(const char (*list)[VV_SERVER_ADDRESS_BYTES_MAX + 1], size_t count, char *text,
+                      size_t bytes) {
+    size_t used = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < count && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s", i ? "," : "", list[i]);
 }
 
-static void print_value(const printer *p, const char *key) {
-    char text[VV_SERVER_DATA_BYTES_MAX + 1];
+void vv_server_config_get(const vv_server_config *config, const varve_options *engine, const char *key,
+                          char text[VV_SERVER_VALUE_BYTES]) {
     const vv_option *o = vv_config_find(table, key);
-    if (o) {
-        vv_config_format(o, p->config, text, sizeof text);
-        fputs(text, p->to);
-    } else if (varve_options_get(p->engine, key, text, sizeof text)) {
-        fputs(text, p->to);
-    } else if (strcmp(key, "LISTEN") == 0) {
-        print_list(p->to, p->config->listen, p->config->listen_count);
-    } else if (strcmp(key, "PEERS") == 0) {
-        print_list(p->to, p->config->peers, p->config->peer_count);
+    if (o)
+        vv_config_format(o, config, text, VV_SERVER_VALUE_BYTES);
+    else if (strcmp(key, "LISTEN") == 0)
+        list_text(config->listen, config->listen_count, text, VV_SERVER_VALUE_BYTES);
+    else if (strcmp(key, "PEERS") == 0)
+        list_text(config->peers, config->peer_count, text, VV_SERVER_VALUE_BYTES);
+    else if (strcmp(key, "FOLLOW") == 0)
+        snprintf(text, VV_SERVER_VALUE_BYTES, "%s", config->follow);
+    else if (strcmp(key, "METRICS_LISTEN") == 0)
+        snprintf(text, VV_SERVER_VALUE_BYTES, "%s", config->metrics_listen);
+    else if (!varve_options_get(engine, key, text, VV_SERVER_VALUE_BYTES))
+        text[0] = '\0';
+}
+
+void vv_server_config_copy_key(vv_server_config *to, varve_options *to_engine, const vv_server_config *from,
+                               const varve_options *from_engine, const char *key) {
+    char text[VV_SERVER_VALUE_BYTES];
+    vv_server_config_get(from, from_engine, key, text);
+    if (vv_config_find(table, key)) {
+        vv_status st = vv_config_set(table, to, key, text, NULL);
+        VV_ASSERT(vv_ok(st)); /* it was a value of this key */
     } else {
-        fputs(strcmp(key, "FOLLOW") == 0 ? p->config->follow : p->config->metrics_listen, p->to);
+        varve_status st = varve_options_set(to_engine, key, text, NULL);
+        VV_ASSERT(varve_ok(st));
     }
 }
 
-static void print_key(void *arg, const vv_server_key *key) {
-    const printer *p = arg;
-    size_t at = find_set(p->config, key->key);
-    const vv_server_set_key *s = at < p->config->set_count ? &p->config->set[at] : NULL;
-    fprintf(p->to, "\n# %s%s%s\n%s%s = ", key->meaning, *key->allowed ? "; " : "", key->allowed, s ? "" : "#",
-            key->key);
-    print_value(p, key->key);
+static void print_key(FILE *to, const vv_server_config *config, const varve_options *engine,
+                      const vv_server_key *k) {
+    char text[VV_SERVER_VALUE_BYTES];
+    size_t at = find_set(config, k->key);
+    const vv_server_set_key *s = at < config->set_count ? &config->set[at] : NULL;
+    vv_server_config_get(config, engine, k->key, text);
+    fprintf(to, "\n# %s%s%s%s\n%s%s = %s", k->meaning, *k->allowed ? "; " : "", k->allowed,
+            k->live ? " (a reload applies it)" : "", s ? "" : "#", k->key, text);
     if (s && s->from == VV_SERVER_FROM_FILE)
-        fprintf(p->to, " # %s:%d", p->config->file, s->line);
+        fprintf(to, " # %s:%d", config->file, s->line);
     else if (s)
-        fprintf(p->to, " # %s", s->from == VV_SERVER_FROM_FLAGS ? "flag" : "environment");
-    fputc('\n', p->to);
+        fprintf(to, " # %s", s->from == VV_SERVER_FROM_FLAGS ? "flag" : "environment");
+    fputc('\n', to);
 }
 
 void vv_server_config_print(FILE *to, const vv_server_config *config, const varve_options *engine) {
-    printer p = {.to = to, .config = config, .engine = engine};
+    vv_server_key k;
     fputs("# The configuration of varved. Lines that begin with #KEY are defaults.\n", to);
-    vv_server_config_each(print_key, &p);
+    for (size_t i = 0; vv_server_config_key(i, &k); i++)
+        print_key(to, config, engine, &k);
 }

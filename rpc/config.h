@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 
+#include "base/config.h"
 #include "base/status.h"
 #include "engine/varve.h"
 
@@ -21,6 +22,7 @@
 #define VV_SERVER_PEERS_MAX         16
 #define VV_SERVER_KEYS_MAX          160
 #define VV_SERVER_KEY_BYTES_MAX     47
+#define VV_SERVER_VALUE_BYTES       4096 /* of any value as text, and a zero */
 
 /* Where a value comes from; rising precedence. */
 typedef enum vv_server_source {
@@ -130,19 +132,37 @@ vv_status vv_server_config_load(const char *const *argv, const char *const *envi
                                 vv_server_config *config, varve_options *engine, vv_server_action *action_out,
                                 vv_error *err) VV_CHECKED;
 
-/* Whoever is not on this machine can't reach it: "unix:...", 127.0.0.0/8, [::1], localhost. */
-bool vv_server_address_is_local(const char *address);
+/*
+ * What vv_server_config_load() looks at last: keys that need each other, and what they name.
+ *
+ * INVALID_ARGUMENT   err names the keys, and what is allowed.
+ */
+vv_status vv_server_config_check(const vv_server_config *config, vv_error *err) VV_CHECKED;
+/* A part of it: no token crosses the network in the clear. */
+vv_status vv_server_config_check_plaintext(const vv_server_config *config, vv_error *err) VV_CHECKED;
 
-/* A key that may be set; allowed "": what its meaning says. */
+/* One key, of the server's or of the engine's. Texts are static. */
 typedef struct vv_server_key {
-    const char *key, *default_value, *meaning, *allowed;
+    const char *key;
+    const char *default_value;
+    const char *meaning;
+    char allowed[VV_OPTION_TEXT_BYTES];
+    bool live; /* a reload applies it (reload.h) */
 } vv_server_key;
 
-/* A key, borrowed until return. */
-typedef void (*vv_server_key_fn)(void *arg, const vv_server_key *key);
+/* False behind the last. */
+bool vv_server_config_key(size_t index, vv_server_key *out);
 
-/* Every key of the server and the engine, in the order of the help text. */
-void vv_server_config_each(vv_server_key_fn fn, void *arg);
+/* The value of a key, as a file has it. */
+void vv_server_config_get(const vv_server_config *config, const varve_options *engine, const char *key,
+                          char text[VV_SERVER_VALUE_BYTES]);
+
+/* Copy the value of one live key. */
+void vv_server_config_copy_key(vv_server_config *to, varve_options *to_engine, const vv_server_config *from,
+                               const varve_options *from_engine, const char *key);
+
+/* Whoever is not on this machine can't reach it: "unix:...", 127.0.0.0/8, [::1], localhost. */
+bool vv_server_address_is_local(const char *address);
 
 /* Usage and every key with its default, meaning and what is allowed; and the same as a manual page,
  * varved(8). */

@@ -18,7 +18,7 @@
     "--config, and starts nothing.\n"                                                                        \
     "SIGTERM and SIGINT end the server once calls in flight are over; a second one does not wait.\n"
 
-static void help_key(void *to, const vv_server_key *key) {
+static void help_key(FILE *to, const vv_server_key *key) {
     fprintf(to, "  %-34s %-14s %s%s%s\n", key->key, *key->default_value ? key->default_value : "(none)",
             key->meaning, *key->allowed ? "; " : "", key->allowed);
 }
@@ -28,15 +28,17 @@ void vv_server_config_help(FILE *to) {
     fprintf(to, "varved %s: serves a Varve database over gRPC\n\n", varve_version());
     vv_manual_text(&m, "usage: " SYNOPSIS "\n" RULES);
     fprintf(to, "\n  %-34s %-14s %s\n", "key", "default", "meaning; what is allowed");
-    vv_server_config_each(help_key, to);
+    vv_server_key k;
+    for (size_t i = 0; vv_server_config_key(i, &k); i++)
+        help_key(to, &k);
 }
 
-static void manual_key(void *arg, const vv_server_key *key) {
+static void manual_key(const vv_manual *m, const vv_server_key *key) {
     char text[1024];
     bool any = *key->default_value != '\0';
     snprintf(text, sizeof text, "%s%s%s (default: %s)\n", key->meaning, *key->allowed ? "; " : "",
              key->allowed, any ? key->default_value : "none");
-    vv_manual_item(arg, key->key, text, MANUAL_COLUMN);
+    vv_manual_item(m, key->key, text, MANUAL_COLUMN);
 }
 
 void vv_server_config_manual(FILE *to) {
@@ -52,7 +54,9 @@ void vv_server_config_manual(FILE *to) {
             "power, unless the client asked for less.\n");
     vv_manual_heading(&m, "Configuration");
     vv_manual_text(&m, RULES);
-    vv_server_config_each(manual_key, &m);
+    vv_server_key k;
+    for (size_t i = 0; vv_server_config_key(i, &k); i++)
+        manual_key(&m, &k);
     vv_manual_heading(&m, "Signals");
     vv_manual_item(&m, "SIGTERM, SIGINT",
                    "end in order: no more calls, those in flight are finished within "

@@ -50,6 +50,8 @@ typedef struct cycle {
     pthread_t thread;
     int ended_by; /* a signal; 0: it goes on */
     bool announced;
+    bool reload_asked; /* while there was no server to do it */
+    vv_reload *reload;
     vv_http *http; /* from the start to the end; NULL: none */
     vv_server_run run;
 } cycle;
@@ -82,6 +84,7 @@ static bool pause_for(cycle *c, uint64_t ns) {
         int got = sigtimedwait(&c->signals, NULL, &wait);
         if (got == SIGTERM || got == SIGINT)
             c->ended_by = got;
+        c->reload_asked |= got == SIGHUP;
         if (c->ended_by || (got < 0 && errno == EAGAIN))
             return c->ended_by != 0;
     }
@@ -233,7 +236,8 @@ static vv_status start(cycle *c, vv_server **server, vv_error *err) {
                              .serve_first = c->run.serve_first,
                              .planned = plan_is_made,
                              .arg = c,
-                             .http = c->http};
+                             .http = c->http,
+                             .reload = c->reload};
     for (;;) {
         vv_status st = vv_server_start_run(&c->config, c->o->engine, c->log, &c->run, server, err);
         if (vv_ok(st) || !c->announced || vv_clock_mono_ns() > give_up_ns)
@@ -246,15 +250,14 @@ static vv_status start(cycle *c, vv_server **server, vv_error *err) {
 
 static void reload(cycle *c, vv_server *server) {
     vv_error err;
-    vv_status st = vv_server_reload(server, &err);
-    if (vv_ok(st))
-        vv_log(c->log, VV_LOG_INFO, "SIGHUP: files read again");
-    else
-        vv_log(c->log, VV_LOG_ERROR, "SIGHUP: nothing is changed: %s", err.text);
+    c->reload_asked = false;
+    vv_status_ignore(vv_server_reload(server, "SIGHUP", NULL, &err), "it has logged what is wrong");
 }
 
 /* Until the server is to stop: for good, or for a plan. */
 static void wait_for_end(cycle *c, vv_server *server) {
+    if (c->reload_asked)
+        reload(c, server);
     for (;;) {
         int got;
         if (sigwait(&c->signals, &got) != 0)
@@ -371,6 +374,7 @@ static void carry_out(cycle *c) {
     vv_error words = {""};
     vv_status st = VV_STATUS_OK;
     c->run.no_rewind = c->run.serve_first = false;
+    vv_reload_catch_up(c->reload, &c->config, c->o->engine);
     varve_options_set_group_callback(c->o->engine, NULL, NULL); /* of the run that is over */
     varve_options_set_durable_callback(c->o->engine, NULL, NULL);
     if (plan.kind == VV_PLAN_REWIND)
@@ -430,7 +434,14 @@ vv_status vv_cycle_run(const vv_cycle_options *options, vv_error *err) {
     c->log = options->log;
     c->thread = pthread_self();
     signal_set(&c->signals);
-    vv_status st = start_http(c, err);
+    vv_reload_options reload = {.argv = options->argv,
+                                .environment = options->environment,
+                                .config = options->config,
+                                .engine = options->engine,
+                                .applied = options->applied,
+                                .arg = options->arg};
+    vv_status st = vv_reload_create(&reload, &c->reload);
+    st = vv_ok(st) ? start_http(c, err) : vv_fail(err, st, "start");
     if (vv_ok(st))
         st = bootstrap(c, err);
     if (vv_ok(st) && c->ended_by)
@@ -438,6 +449,7 @@ vv_status vv_cycle_run(const vv_cycle_options *options, vv_error *err) {
     else if (vv_ok(st))
         st = serve(c, err);
     vv_http_stop(c->http);
+    vv_reload_destroy(c->reload);
     vv_free(c);
     return st;
 }

@@ -21,6 +21,9 @@
 typedef struct vv_cycle_options {
     const vv_server_config *config; /* copied */
     varve_options *engine;
+    /* What both were loaded from, to read it again; see vv_reload_options, as for `applied`. */
+    const char *const *argv, *const *environment;
+    void (*applied)(void *arg, const vv_server_config *config);
     const vv_logger *log;
     /* Called once for each address, METRICS_LISTEN last, when the server is ready. */
     void (*listening)(void *arg, const char *address);
@@ -31,7 +34,8 @@ typedef struct vv_cycle_options {
 void vv_cycle_block_signals(void);
 
 /*
- * Serve until SIGTERM or SIGINT. SIGHUP reads files again. Signals are waited for by the calling thread, and,
+ * Serve until SIGTERM or SIGINT. SIGHUP reads the configuration again (reload.h), or does so once there is a
+ * server. Signals are waited for by the calling thread, and,
  * while a server drains, by one of its own.
  *
  * OK                            everything is on disk.

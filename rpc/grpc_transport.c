@@ -408,7 +408,7 @@ static void log_line(gpr_log_func_args *args) {
     vv_log_level level = args->severity == GPR_LOG_SEVERITY_ERROR  ? VV_LOG_WARN
                          : args->severity == GPR_LOG_SEVERITY_INFO ? VV_LOG_INFO
                                                                    : VV_LOG_DEBUG;
-    if (!log || level < log->least)
+    if (!vv_log_wants(log, level))
         return;
     if (vv_rate_bucket_take(&core_log_bucket, 1, vv_clock_mono_ns()) > 0) {
         atomic_fetch_add_explicit(&core_log_left_out, 1, memory_order_relaxed);

@@ -25,7 +25,7 @@ vv_rpc_body vv_kv_body_take(uint8_t *buffer_take, size_t bytes);
 /* Where the engine is to note what a unary call's time went into; NULL: nobody asks. */
 static inline varve_trace *vv_kv_trace(vv_rpc_call *call) {
     const vv_kv *kv = call->service;
-    return kv->options.traced ? &call->trace : NULL;
+    return atomic_load_explicit(&kv->traced, memory_order_relaxed) ? &call->trace : NULL;
 }
 
 /* The moment when an entry that is written now with this ttl expires, Unix milliseconds; 0: never. */

@@ -110,8 +110,8 @@ vv_status vv_limits_load(const char *path, const vv_user_limits *defaults, vv_li
     return st;
 }
 
-void vv_limits_apply(const vv_limits *l, vv_users *users) {
-    vv_users_reset_limits(users);
+void vv_limits_apply(const vv_limits *l, const vv_user_limits *defaults, vv_users *users) {
+    vv_users_reset_limits(users, defaults);
     for (size_t i = 0; l && i < l->count; i++)
         vv_users_limit(users, vv_users_get(users, vv_slice_str(l->entries[i].name)), &l->entries[i].limits);
 }

@@ -23,7 +23,7 @@ typedef struct vv_limits vv_limits;
 vv_status vv_limits_load(const char *path, const vv_user_limits *defaults, vv_limits **out,
                          vv_error *err) VV_CHECKED;
 /* Set every user back to the defaults and then those of the file to what it says. limits NULL: no file. */
-void vv_limits_apply(const vv_limits *limits, vv_users *users);
+void vv_limits_apply(const vv_limits *limits, const vv_user_limits *defaults, vv_users *users);
 /* NULL is fine. */
 void vv_limits_destroy(vv_limits *limits);
 

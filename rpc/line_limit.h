@@ -12,15 +12,20 @@
 #include "base/clock.h"
 
 typedef struct vv_line_limit {
-    uint32_t per_second;
+    _Atomic uint32_t per_second;
     _Atomic uint64_t window; /* the second << 32 | lines in it */
     _Atomic uint64_t dropped;
 } vv_line_limit;
 
 static inline void vv_line_limit_init(vv_line_limit *l, uint32_t per_second) {
-    l->per_second = per_second;
+    atomic_init(&l->per_second, per_second);
     atomic_init(&l->window, 0);
     atomic_init(&l->dropped, 0);
+}
+
+/* From now on. Any thread. */
+static inline void vv_line_limit_set(vv_line_limit *l, uint32_t per_second) {
+    atomic_store_explicit(&l->per_second, per_second, memory_order_relaxed);
 }
 
 /* May a line be written at that time (vv_clock_mono_ns())? Any thread. */
@@ -29,7 +34,7 @@ static inline bool vv_line_limit_take(vv_line_limit *l, uint64_t now_ns) {
     uint64_t seen = atomic_load_explicit(&l->window, memory_order_relaxed), next;
     do {
         next = (seen & ~(uint64_t)UINT32_MAX) == second ? seen + 1 : second + 1;
-        if ((uint32_t)next > l->per_second) {
+        if ((uint32_t)next > atomic_load_explicit(&l->per_second, memory_order_relaxed)) {
             atomic_fetch_add_explicit(&l->dropped, 1, memory_order_relaxed);
             return false;
         }

@@ -31,14 +31,54 @@ static void say_listening(void *arg, const char *address) {
     fflush(stdout);
 }
 
-static int serve(const vv_server_config *config, varve_options *engine, const vv_logger *log) {
-    vv_cycle_options options = {.config = config, .engine = engine, .log = log, .listening = say_listening};
+typedef struct program {
+    const char *const *argv;
+    vv_server_config config;
+    vv_stderr_log lines;
+    vv_logger log;
+} program;
+
+/* A reload was applied. */
+static void configure_log(void *arg, const vv_server_config *config) {
+    program *p = arg;
+    vv_stderr_log_set(&p->lines, (vv_log_format)config->log_format, (uint32_t)config->log_lines_per_second);
+    atomic_store_explicit(&p->log.least, (vv_log_level)config->log_level, memory_order_relaxed);
+}
+
+static int serve(program *p, varve_options *engine) {
+    vv_cycle_options options = {.config = &p->config,
+                                .engine = engine,
+                                .argv = p->argv,
+                                .environment = (const char *const *)environ,
+                                .applied = configure_log,
+                                .log = &p->log,
+                                .listening = say_listening,
+                                .arg = p};
     vv_error err = {""};
     vv_status st = vv_cycle_run(&options, &err);
     if (vv_ok(st))
         return EXIT_SUCCESS;
     fprintf(stderr, "varved: %s\n", err.text);
     return st.sub == VV_SUB_BAD_OPTION ? EXIT_USAGE : EXIT_RUN_TIME;
+}
+
+/* From the configuration to the end. */
+static int run(program *p, varve_options *engine) {
+    vv_stderr_log_init(&p->lines, (vv_log_format)p->config.log_format,
+                       (uint32_t)p->config.log_lines_per_second);
+    p->log.write = vv_stderr_log_write;
+    p->log.event = vv_stderr_log_event;
+    p->log.arg = &p->lines;
+    atomic_init(&p->log.least, (vv_log_level)p->config.log_level);
+    vv_cycle_block_signals();
+    signal(SIGPIPE, SIG_IGN);
+    vv_grpc_log_to(&p->log);
+    grpc_init();
+    int code = serve(p, engine);
+    grpc_shutdown_blocking();
+    vv_grpc_log_to(NULL);
+    vv_stderr_log_deinit(&p->lines);
+    return code;
 }
 
 int main(int argc, char **argv) {
@@ -48,12 +88,13 @@ int main(int argc, char **argv) {
         fprintf(stderr, "varved: out of memory\n");
         return EXIT_RUN_TIME;
     }
-    vv_server_config config;
+    static program p;
     vv_server_action action;
     vv_error err;
     int code = EXIT_SUCCESS;
-    vv_status st = vv_server_config_load((const char *const *)argv + 1, (const char *const *)environ, &config,
-                                         engine, &action, &err);
+    p.argv = (const char *const *)argv + 1;
+    vv_status st =
+        vv_server_config_load(p.argv, (const char *const *)environ, &p.config, engine, &action, &err);
     if (!vv_ok(st)) {
         fprintf(stderr, "varved: %s\n", err.text);
         code = EXIT_USAGE;
@@ -62,24 +103,11 @@ int main(int argc, char **argv) {
     } else if (action == VV_SERVER_MANUAL) {
         vv_server_config_manual(stdout);
     } else if (action == VV_SERVER_PRINT_CONFIG) {
-        vv_server_config_print(stdout, &config, engine);
+        vv_server_config_print(stdout, &p.config, engine);
     } else if (action == VV_SERVER_VERSION) {
         printf("varved %s\n", varve_version());
     } else {
-        vv_stderr_log lines;
-        vv_stderr_log_init(&lines, (vv_log_format)config.log_format, (uint32_t)config.log_lines_per_second);
-        vv_logger log = {.write = vv_stderr_log_write,
-                         .event = vv_stderr_log_event,
-                         .arg = &lines,
-                         .least = (vv_log_level)config.log_level};
-        vv_cycle_block_signals();
-        signal(SIGPIPE, SIG_IGN);
-        vv_grpc_log_to(&log);
-        grpc_init();
-        code = serve(&config, engine, &log);
-        grpc_shutdown_blocking();
-        vv_grpc_log_to(NULL);
-        vv_stderr_log_deinit(&lines);
+        code = run(&p, engine);
     }
     varve_options_destroy(engine);
     return code;

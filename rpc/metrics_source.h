@@ -11,6 +11,7 @@
 #include "engine/varve.h"
 #include "rpc/exposition.h"
 #include "rpc/metrics.h"
+#include "rpc/reload.h"
 #include "rpc/service.h"
 
 /* Users in the text: those with limits or refusals, and no more than so many. */
@@ -27,6 +28,7 @@ typedef struct vv_metrics_source {
     vv_replication *replication;
     varve_archive *archive; /* NULL: none */
     vv_health *health;
+    const vv_reload *reload;
     uint32_t level_count; /* LSM_LEVELS */
 } vv_metrics_source;
 

@@ -372,6 +372,14 @@ static void about(vv_exposition *e, const vv_metrics_source *s, const char *io_b
     one(e, "varve_ready", "gauge", "1: /readyz says so.", s && atomic_load(&s->health->serving));
 }
 
+static void configuration(vv_exposition *e, const vv_reload *r) {
+    vv_reload_state last = vv_reload_state_get(r);
+    one(e, "varve_config_reload_success", "gauge",
+        "1: the newest reload of the configuration, or the start, went well; 0: it was refused.", last.ok);
+    one_real(e, "varve_config_reload_success_timestamp_seconds", "gauge",
+             "When the newest one that went well did, Unix time.", (double)last.ok_unix_ms * MS);
+}
+
 void vv_metrics_text(const vv_metrics_source *s, vv_exposition *e) {
     varve_stats stats;
     if (!s) {
@@ -393,5 +401,6 @@ void vv_metrics_text(const vv_metrics_source *s, vv_exposition *e) {
     memory(e, &stats);
     replication(e, s->replication, &stats);
     archive(e, s->archive);
+    configuration(e, s->reload);
     vv_process_text(e);
 }

@@ -33,6 +33,7 @@
 #define SERVICES_MAX 16
 #define LOG_CHECK_NS VV_NS_PER_S
 #define US_PER_S     UINT64_C(1000000)
+#define LIST_BYTES   800 /* of names of keys, in a line of the log */
 /* Not for connections: tables, logs, rings, and what a backup opens. */
 #define DESCRIPTORS_RESERVED 2048
 
@@ -55,6 +56,8 @@ struct vv_server {
     vv_replication *replication;
     vv_follower *follower;
     vv_server_run *run; /* NULL: nobody stops it for a plan */
+    vv_reload *reload;
+    vv_reload *own_reload; /* NULL: it is the run's */
     vv_kv kv;
     vv_watches watches;
     vv_lsn_waiters waiters;
@@ -176,9 +179,19 @@ static vv_status start_access(vv_server *s, vv_error *err) {
     return c->tls_cert[0] ? vv_tls_create(&tls, &s->tls, err) : VV_STATUS_OK;
 }
 
+static vv_status start_reload(vv_server *s, const varve_options *engine, vv_error *err) {
+    vv_reload_options options = {.config = &s->config, .engine = engine};
+    s->reload = s->run ? s->run->reload : NULL;
+    if (s->reload)
+        return VV_STATUS_OK;
+    vv_status st = vv_reload_create(&options, &s->own_reload);
+    s->reload = s->own_reload;
+    return vv_ok(st) ? st : vv_fail(err, st, "start server");
+}
+
 /* What an operator may not have meant. */
 static void warn_of_open_doors(const vv_server *s) {
-    if (!s->access.everybody)
+    if (!atomic_load(&s->access.everybody))
         return;
     for (size_t i = 0; i < s->config.listen_count; i++)
         if (!vv_server_address_is_local(s->config.listen[i]))
@@ -255,6 +268,7 @@ static vv_status start_metrics(vv_server *s, const varve_options *engine) {
                                     .replication = s->replication,
                                     .archive = s->archive,
                                     .health = &s->health,
+                                    .reload = s->reload,
                                     .level_count = (uint32_t)engine_number(engine, "LSM_LEVELS", 1)};
     if (is_watched(s)) {
         atomic_store(&s->gate.counts, true);
@@ -360,8 +374,8 @@ static vv_status open_database(vv_server *s, varve_options *engine, vv_error *er
     varve_error words = {""};
     varve_options_set_group_callback(engine, flush, s->transport);
     varve_options_set_durable_callback(engine, more_is_durable, s);
-    if (s->log)
-        varve_options_set_log(engine, engine_log, (void *)(uintptr_t)s->log, (varve_log_level)s->log->least);
+    if (s->log) /* which drops what it does not want, and may change its mind */
+        varve_options_set_log(engine, engine_log, (void *)(uintptr_t)s->log, VARVE_LOG_DEBUG);
     varve_status st = varve_open(s->config.data, engine, &s->db, &words);
     if (varve_ok(st))
         return VV_STATUS_OK;
@@ -413,6 +427,10 @@ static uint64_t quorum_timeout_us(const vv_server_config *c) {
     return VV_MIN(c->quorum_timeout_us, VV_MAX(c->drain_timeout_us, US_PER_S));
 }
 
+static vv_status reload_asked(void *arg, vv_reload_report *report, vv_error *err) {
+    return vv_server_reload(arg, "Admin.Reload", report, err);
+}
+
 static vv_status start_services(vv_server *s, const varve_options *engine, vv_error *err) {
     VV_TRY(start_helpers(s, err));
     vv_health_init(&s->health, flush, s->transport);
@@ -432,13 +450,13 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                              .response_bytes_max = s->message_bytes_max,
                              .value_bytes_max = s->value_bytes_max,
                              .pipeline_ops_max = s->config.pipeline_ops_max,
-                             .quorum_timeout_us = quorum_timeout_us(&s->config),
-                             .traced = s->config.slow_call_us > 0 || is_watched(s)};
+                             .quorum_timeout_us = quorum_timeout_us(&s->config)};
     vv_status st = vv_kv_init(&s->kv, &options, s->db, &s->health, s->log);
     if (!vv_ok(st)) {
         vv_health_deinit(&s->health);
         return vv_fail(err, st, "start services");
     }
+    atomic_store(&s->kv.traced, s->config.slow_call_us > 0 || is_watched(s));
     s->services_ready = true;
     vv_admin_options admin = {.backup_dir = s->config.backup_dir,
                               .bytes_per_second = s->config.backup_rate,
@@ -449,7 +467,9 @@ static vv_status start_services(vv_server *s, const varve_options *engine, vv_er
                               .archive = s->archive,
                               .config = &s->config,
                               .users = &s->access.users,
-                              .source = &s->source};
+                              .source = &s->source,
+                              .reload = reload_asked,
+                              .reload_arg = s};
     VV_TRY(vv_admin_init(&s->admin, &admin, s->db, &s->health, s->log, err));
     s->admin_ready = true;
     st = vv_watches_start(&s->watches, s->db, s->timers, s->config.watch_progress_interval_us);
@@ -539,6 +559,7 @@ static varve_status release(vv_server *s) {
     vv_call_log_deinit(&s->call_log);
     vv_metrics_destroy(s->metrics);
     vv_access_deinit(&s->access);
+    vv_reload_destroy(s->own_reload);
     vv_free(s);
     return closed;
 }
@@ -563,6 +584,8 @@ vv_status vv_server_start_run(const vv_server_config *config, varve_options *eng
     vv_status st = start_access(s, err);
     if (!vv_ok(st)) /* whatever is wrong with a file that the configuration names, it is to be mended there */
         st = vv_status_make(VV_INVALID_ARGUMENT, VV_SUB_BAD_OPTION, st.sys);
+    if (vv_ok(st))
+        st = start_reload(s, engine, err);
     if (vv_ok(st)) {
         st = create_transport(s, engine);
         if (!vv_ok(st))
@@ -594,9 +617,32 @@ const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out) 
     return s->services;
 }
 
-vv_status vv_server_reload(vv_server *s, vv_error *err) {
-    VV_TRY(vv_access_reload(&s->access, err));
-    return s->tls ? vv_tls_reload(s->tls, err) : VV_STATUS_OK;
+static void log_reload(const vv_server *s, const char *who, const vv_reload_report *r) {
+    char keys[LIST_BYTES];
+    vv_reload_list(r->changed, r->changed_count, keys, sizeof keys);
+    vv_log(s->log, VV_LOG_INFO, "%s: configuration and files read again; changed: %s", who,
+           r->changed_count > 0 ? keys : "nothing");
+    vv_reload_list(r->restart_needed, r->restart_count, keys, sizeof keys);
+    if (r->restart_count > 0)
+        vv_log(s->log, VV_LOG_WARN, "%s: a restart is needed for %s", who, keys);
+}
+
+vv_status vv_server_reload(vv_server *s, const char *who, vv_reload_report *report, vv_error *err) {
+    vv_reload_report own;
+    vv_reload_report *r = report ? report : &own;
+    vv_reload_parts parts = {.db = s->db,
+                             .access = &s->access,
+                             .tls = s->tls,
+                             .call_log = &s->call_log,
+                             .kv = &s->kv,
+                             .admin = &s->admin,
+                             .traced = is_watched(s)};
+    vv_status st = vv_reload_run(s->reload, &parts, r, err);
+    if (vv_ok(st))
+        log_reload(s, who, r);
+    else
+        vv_log(s->log, VV_LOG_ERROR, "%s: nothing is changed: %s", who, err->text);
+    return st;
 }
 
 void vv_server_drain(vv_server *s) {

@@ -10,6 +10,7 @@
 #include "rpc/config.h"
 #include "rpc/follower.h"
 #include "rpc/http.h"
+#include "rpc/reload.h"
 #include "rpc/transport.h"
 
 typedef struct vv_server vv_server;
@@ -34,8 +35,9 @@ typedef struct vv_server_run {
     bool serve_first;           /* a plan that could be made before the start is made afterwards */
     void (*planned)(void *arg); /* stop this run, for its plan; called once at most, on any thread */
     void *arg;
-    vv_http *http; /* to tell of the server; NULL: nobody asks */
-    vv_plan plan;  /* filled in by vv_server_stop(): what is to be done before the next */
+    vv_http *http;     /* to tell of the server; NULL: nobody asks */
+    vv_reload *reload; /* what reloads go by, borrowed; NULL: the configuration of the start */
+    vv_plan plan;      /* filled in by vv_server_stop(): what is to be done before the next */
 } vv_server_run;
 
 /* As vv_server_start(). OK and *out NULL: it is not started, since there is a plan already. */
@@ -49,11 +51,10 @@ const char *vv_server_address(const vv_server *s, size_t index);
 const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out);
 
 /*
- * Read the files again that may change while the server runs: tokens and limits, both or neither, and then
- * the certificate, its key and the clients' CA, all or none. What is wrong stops it there. Any thread, not
- * during the stop.
+ * As vv_reload_run(): configuration and files are read again, and applied as far as that is possible now; or
+ * nothing changes. Logged with who asked for it: "SIGHUP". Any thread, not during the stop.
  */
-vv_status vv_server_reload(vv_server *s, vv_error *err) VV_CHECKED;
+vv_status vv_server_reload(vv_server *s, const char *who, vv_reload_report *report, vv_error *err) VV_CHECKED;
 
 /*
  * Stop accepting and wait for the calls in flight, DRAIN_TIMEOUT at most; those that are left are cancelled.

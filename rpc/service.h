@@ -66,7 +66,6 @@ typedef struct vv_kv_options {
     uint64_t value_bytes_max;    /* the engine's MAX_VALUE_SIZE */
     uint64_t pipeline_ops_max;   /* in flight in one pipeline */
     uint64_t quorum_timeout_us;  /* how long a write waits for followers */
-    bool traced;                 /* unary calls tell the log where their time went */
 } vv_kv_options;
 
 typedef struct vv_kv {
@@ -76,6 +75,7 @@ typedef struct vv_kv {
     uint64_t hash_seed; /* for tables of clients' keys: not to be guessed */
     vv_health *health;  /* turns to NOT_SERVING when the log has failed */
     const vv_logger *log;
+    _Atomic bool traced; /* unary calls tell the log where their time went. Anybody sets it */
     /* Values that are pinned while the network reads them. */
     _Atomic uint64_t pinned;
     struct {
@@ -137,17 +137,22 @@ void vv_exports_deinit(vv_exports *e);
 /* Calls that may take long, of which one of each kind runs at a time: Compact, Backup, Verify, Promote. */
 #define VV_ADMIN_LONG_KINDS 4
 
+struct vv_reload_report;
+
 typedef struct vv_admin_options {
     const char *backup_dir;    /* backups go below it; "": there are none */
-    uint64_t bytes_per_second; /* of a backup or verification; 0: no limit */
+    uint64_t bytes_per_second; /* of a backup or verification; 0: no limit. See vv_admin.bytes_per_second */
     vv_gate *gate;             /* for Stats and Dashboard */
     vv_leases *leases;         /* the same */
     const vv_exports *exports; /* the same */
     vv_replication *replication;
-    varve_archive *archive;                 /* for Stats; NULL: none */
-    const vv_server_config *config;         /* for Promote: PEERS */
-    vv_users *users;                        /* for SetRateLimit */
+    varve_archive *archive;         /* for Stats; NULL: none */
+    const vv_server_config *config; /* for Promote: PEERS */
+    vv_users *users;                /* for SetRateLimit */
     const struct vv_metrics_source *source; /* for Dashboard; filled before the first call */
+    /* For Reload; on one of the administration's threads. NULL: it is UNIMPLEMENTED. */
+    vv_status (*reload)(void *arg, struct vv_reload_report *report, vv_error *err);
+    void *reload_arg;
 } vv_admin_options;
 
 typedef struct vv_admin {
@@ -158,6 +163,7 @@ typedef struct vv_admin {
     vv_workers *workers;
     vv_workers *promoter; /* one thread */
     uint64_t started_ns;
+    _Atomic uint64_t bytes_per_second; /* of those that begin from now on. Anybody sets it */
     _Atomic bool running[VV_ADMIN_LONG_KINDS];
 } vv_admin;
 

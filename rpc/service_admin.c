@@ -25,6 +25,7 @@
 #include "rpc/codec.h"
 #include "rpc/limits.h"
 #include "rpc/promote.h"
+#include "rpc/reload.h"
 #include "rpc/status_map.h"
 
 #define THREADS       (VV_ADMIN_LONG_KINDS + 1)
@@ -46,7 +47,15 @@ typedef struct damage {
     size_t last_key_bytes;
 } damage;
 
-typedef enum job_kind { JOB_FLUSH, JOB_COMPACT, JOB_SAFE_LSN, JOB_BACKUP, JOB_VERIFY, JOB_PROMOTE } job_kind;
+typedef enum job_kind {
+    JOB_FLUSH,
+    JOB_COMPACT,
+    JOB_SAFE_LSN,
+    JOB_BACKUP,
+    JOB_VERIFY,
+    JOB_PROMOTE,
+    JOB_RELOAD
+} job_kind;
 
 /* A call on its way through a worker. The worker's between submit and post; `left` anybody's. */
 typedef struct admin_job {
@@ -69,6 +78,7 @@ typedef struct admin_job {
     damage damages[DAMAGES_MAX];
     size_t damage_count;
     size_t key_bytes;
+    vv_reload_report reload;
 } admin_job;
 
 typedef struct admin_state {
@@ -116,7 +126,7 @@ static varve_status run_backup(admin_job *j) {
     varve_backup_options o = {.mode = j->hard_links ? VARVE_BACKUP_LINK : VARVE_BACKUP_COPY,
                               .base_dir = j->base[0] ? j->base : NULL,
                               .must_create = true,
-                              .bytes_per_second = j->admin->options.bytes_per_second,
+                              .bytes_per_second = atomic_load(&j->admin->bytes_per_second),
                               .progress = goes_on,
                               .arg = j};
     return varve_backup(j->admin->db, j->dest, &o, &j->backup, &j->err);
@@ -126,7 +136,7 @@ static varve_status run_verify(admin_job *j) {
     varve_verify_options o = {.damaged = note_damage,
                               .progress = goes_on,
                               .arg = j,
-                              .bytes_per_second = j->admin->options.bytes_per_second};
+                              .bytes_per_second = atomic_load(&j->admin->bytes_per_second)};
     return varve_verify(j->admin->db, &o, &j->verify, &j->err);
 }
 
@@ -150,6 +160,14 @@ static varve_status run_promote(admin_job *j) {
     return (varve_status){.code = VARVE_INVALID_ARGUMENT};
 }
 
+static varve_status run_reload(admin_job *j) {
+    const vv_admin_options *o = &j->admin->options;
+    vv_error err = {""};
+    vv_status st = o->reload(o->reload_arg, &j->reload, &err);
+    snprintf(j->err.text, sizeof j->err.text, "%s", err.text);
+    return (varve_status){.code = st.code, .reason = st.sub, .sys = st.sys};
+}
+
 static void run_job(vv_job *job) {
     admin_job *j = VV_CONTAINER_OF(job, admin_job, job);
     varve_db *db = j->admin->db;
@@ -163,6 +181,7 @@ static void run_job(vv_job *job) {
         case JOB_BACKUP: j->status = run_backup(j); break;
         case JOB_VERIFY: j->status = run_verify(j); break;
         case JOB_PROMOTE: j->status = run_promote(j); break;
+        case JOB_RELOAD: j->status = run_reload(j); break;
         }
     }
     vv_rpc_post_and_wake(j->call);
@@ -170,8 +189,8 @@ static void run_job(vv_job *job) {
 
 /* ---- jobs, on the call's thread ---- */
 
-static const char *const job_names[] = {"flush",  "compact", "set safe compaction LSN",
-                                        "backup", "verify",  "promote"};
+static const char *const job_names[] = {"flush",   "compact", "set safe compaction LSN", "backup", "verify",
+                                        "promote", "reload"};
 
 static _Atomic bool *running_flag(vv_admin *admin, job_kind kind) {
     switch (kind) {
@@ -269,6 +288,20 @@ static void reply_verify(const admin_job *j) {
     vv_codec_reply(j->call, &r.base);
 }
 
+/* protobuf-c has no const texts; what it packs it only reads. */
+static char **texts(const char *const *keys) {
+    return (char **)(uintptr_t)keys;
+}
+
+static void reply_reload(const admin_job *j) {
+    Varve__V1__ReloadResponse r = VARVE__V1__RELOAD_RESPONSE__INIT;
+    r.changed = texts(j->reload.changed);
+    r.n_changed = j->reload.changed_count;
+    r.restart_needed = texts(j->reload.restart_needed);
+    r.n_restart_needed = j->reload.restart_count;
+    vv_codec_reply(j->call, &r.base);
+}
+
 static void job_failed(const admin_job *j) {
     const char *name = job_names[j->kind];
     vv_rpc_status status;
@@ -283,10 +316,24 @@ static void job_failed(const admin_job *j) {
                          "%s: the deadline has passed", name);
     } else if (j->kind == JOB_PROMOTE) {
         vv_rpc_fail(j->call, &j->refusal);
+    } else if (j->kind == JOB_RELOAD && j->status.code != VARVE_NO_MEMORY) {
+        vv_rpc_fail_with(j->call, VV_RPC_FAILED_PRECONDITION, "BAD_CONFIGURATION", 0,
+                         "%s; nothing was changed", j->err.text);
     } else {
         vv_rpc_status_from_engine_words(&status, j->status, j->err.text);
         vv_rpc_fail(j->call, &status);
     }
+}
+
+static void log_end(const admin_job *j) {
+    if (j->kind == JOB_RELOAD) /* who did it has said so */
+        return;
+    vv_log(j->admin->log, varve_ok(j->status) ? VV_LOG_INFO : VV_LOG_WARN, "admin: %s%s%s: %s%s%s",
+           job_names[j->kind], j->dest[0] ? " to " : "", j->dest,
+           varve_ok(j->status)      ? "done"
+           : j->kind == JOB_PROMOTE ? "refused"
+                                    : varve_code_name(j->status.code),
+           j->err.text[0] ? ": " : "", j->err.text);
 }
 
 static void on_posted(vv_rpc_call *call) {
@@ -295,18 +342,15 @@ static void on_posted(vv_rpc_call *call) {
     _Atomic bool *running = running_flag(j->admin, j->kind);
     if (running)
         atomic_store(running, false);
-    vv_log(j->admin->log, varve_ok(j->status) ? VV_LOG_INFO : VV_LOG_WARN, "admin: %s%s%s: %s%s%s",
-           job_names[j->kind], j->dest[0] ? " to " : "", j->dest,
-           varve_ok(j->status)      ? "done"
-           : j->kind == JOB_PROMOTE ? "refused"
-                                    : varve_code_name(j->status.code),
-           j->err.text[0] ? ": " : "", j->err.text);
+    log_end(j);
     if (!varve_ok(j->status)) {
         job_failed(j);
     } else if (j->kind == JOB_BACKUP) {
         reply_backup(j);
     } else if (j->kind == JOB_VERIFY) {
         reply_verify(j);
+    } else if (j->kind == JOB_RELOAD) {
+        reply_reload(j);
     } else if (j->kind == JOB_PROMOTE) {
         Varve__V1__PromoteResponse r = VARVE__V1__PROMOTE_RESPONSE__INIT;
         r.epoch = j->lsn;
@@ -347,6 +391,14 @@ static void on_compact(vv_rpc_call *call, vv_slice request) {
 
 static void on_verify(vv_rpc_call *call, vv_slice request) {
     start_empty(call, request, &varve__v1__verify_request__descriptor, JOB_VERIFY);
+}
+
+static void on_reload(vv_rpc_call *call, vv_slice request) {
+    const vv_admin *admin = call->service;
+    if (admin->options.reload)
+        start_empty(call, request, &varve__v1__reload_request__descriptor, JOB_RELOAD);
+    else
+        vv_rpc_fail_with(call, VV_RPC_UNIMPLEMENTED, "UNKNOWN_METHOD", 0, "nothing to reload from");
 }
 
 static void on_set_safe_lsn(vv_rpc_call *call, vv_slice request) {
@@ -480,6 +532,7 @@ static const vv_rpc_method methods[] = {
     {JOB_METHOD("Verify"), .on_call = on_verify},
     {METHOD("SetRateLimit"), .on_call = on_set_rate_limit},
     {JOB_METHOD("Promote"), .on_call = on_promote},
+    {JOB_METHOD("Reload"), .on_call = on_reload},
 };
 
 vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_db *db, vv_health *health,
@@ -488,6 +541,7 @@ vv_status vv_admin_init(vv_admin *admin, const vv_admin_options *options, varve_
         .name = "varve-admin", .thread_count = THREADS, .queue_max = QUEUE_MAX, .background = true};
     *admin = (vv_admin){
         .options = *options, .db = db, .health = health, .log = log, .started_ns = vv_clock_mono_ns()};
+    atomic_init(&admin->bytes_per_second, options->bytes_per_second);
     vv_workers_options promoter = {.name = "varve-promote", .thread_count = 1, .queue_max = QUEUE_MAX};
     vv_status status = vv_workers_create(&workers, &admin->workers);
     if (vv_ok(status))

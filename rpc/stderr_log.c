@@ -4,16 +4,23 @@
 #include <unistd.h>
 
 void vv_stderr_log_init(vv_stderr_log *l, vv_log_format format, uint32_t lines_per_second) {
-    l->format = format;
+    atomic_init(&l->format, format);
     for (size_t i = 0; i < VV_ARRAY_COUNT(l->limits); i++)
         vv_line_limit_init(&l->limits[i], lines_per_second);
+}
+
+void vv_stderr_log_set(vv_stderr_log *l, vv_log_format format, uint32_t lines_per_second) {
+    atomic_store_explicit(&l->format, format, memory_order_relaxed);
+    for (size_t i = 0; i < VV_ARRAY_COUNT(l->limits); i++)
+        vv_line_limit_set(&l->limits[i], lines_per_second);
 }
 
 void vv_stderr_log_event(void *arg, vv_log_level level, const char *name, const vv_log_field *fields,
                          size_t count) {
     const vv_stderr_log *l = arg;
     char line[VV_LOG_LINE_BYTES];
-    size_t bytes = vv_log_format_line(line, l->format, vv_clock_unix_ms(), level, name, fields, count);
+    vv_log_format format = atomic_load_explicit(&l->format, memory_order_relaxed);
+    size_t bytes = vv_log_format_line(line, format, vv_clock_unix_ms(), level, name, fields, count);
     ssize_t written = write(STDERR_FILENO, line, bytes);
     (void)written; /* there is nobody left to tell */
 }

@@ -12,11 +12,14 @@
 #include "rpc/log_format.h"
 
 typedef struct vv_stderr_log {
-    vv_log_format format;
+    _Atomic vv_log_format format;
     vv_line_limit limits[VV_LOG_ERROR + 1];
 } vv_stderr_log;
 
 void vv_stderr_log_init(vv_stderr_log *l, vv_log_format format, uint32_t lines_per_second);
+
+/* From the next line on. Any thread. */
+void vv_stderr_log_set(vv_stderr_log *l, vv_log_format format, uint32_t lines_per_second);
 
 /* Says what was dropped last. */
 void vv_stderr_log_deinit(vv_stderr_log *l);

@@ -21,7 +21,7 @@ typedef struct vv_tls_options {
     const char *key;         /* not encrypted */
     const char *client_ca;   /* "": clients are not asked for certificates */
     bool client_required;    /* a client without a certificate can't connect */
-    const vv_logger *log;    /* borrowed until destroy, as the paths */
+    const vv_logger *log;    /* borrowed until destroy */
 } vv_tls_options;
 
 /* What is in the files; never NULL. */
@@ -43,7 +43,19 @@ vv_status vv_tls_create(const vv_tls_options *options, vv_tls **out, vv_error *e
 /* No listener is left. NULL is fine. */
 void vv_tls_destroy(vv_tls *tls);
 
+/* Of the start, but for the paths, which are those of now. */
 const vv_tls_options *vv_tls_options_of(const vv_tls *tls);
+
+/*
+ * Read and check the files at the paths of other options; what else these say is for the start alone. They
+ * are in use, and looked at from then on, when they are taken. One at a time.
+ */
+typedef struct vv_tls_next vv_tls_next;
+vv_status vv_tls_prepare(vv_tls *tls, const vv_tls_options *options, vv_tls_next **out,
+                         vv_error *err) VV_CHECKED;
+void vv_tls_take(vv_tls *tls, vv_tls_next *next);
+/* NULL is fine. */
+void vv_tls_drop(vv_tls_next *next);
 
 /* Read the files again; on failure the old ones stay. Any thread. */
 vv_status vv_tls_reload(vv_tls *tls, vv_error *err) VV_CHECKED;

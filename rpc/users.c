@@ -80,8 +80,9 @@ void vv_users_limit(vv_users *u, vv_user *user, const vv_user_limits *limits) {
     vv_mutex_unlock(&u->mu.lock);
 }
 
-void vv_users_reset_limits(vv_users *u) {
+void vv_users_reset_limits(vv_users *u, const vv_user_limits *defaults) {
     vv_mutex_lock(&u->mu.lock);
+    u->mu.defaults = *defaults;
     for (size_t i = 0; i < SLOT_COUNT; i++) {
         vv_user *user = atomic_load_explicit(&u->slots[i], memory_order_relaxed);
         if (user)

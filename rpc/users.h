@@ -62,7 +62,7 @@ void vv_users_limit(vv_users *u, vv_user *user, const vv_user_limits *limits);
 /* Call `see` for each user that there is, `others` last. Thread-safe; no lock is held. */
 void vv_users_each(const vv_users *u, void (*see)(void *arg, const vv_user *user), void *arg);
 
-/* All users are back at the defaults. */
-void vv_users_reset_limits(vv_users *u);
+/* All users are back at the defaults, which are these from now on. */
+void vv_users_reset_limits(vv_users *u, const vv_user_limits *defaults);
 
 #endif

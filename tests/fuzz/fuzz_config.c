@@ -142,7 +142,7 @@ static void limits(const char *path) {
     FUZZ_CHECK(vv_ok(st) || err.text[0]);
     if (!vv_ok(st))
         return;
-    vv_limits_apply(l, users());
+    vv_limits_apply(l, &none, users());
     vv_limits_destroy(l);
 }
 

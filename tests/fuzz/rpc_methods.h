@@ -34,6 +34,7 @@ static const struct {
     {"/varve.v1.Admin/Compact", &varve__v1__compact_request__descriptor},
     {"/varve.v1.Admin/SetSafeCompactionLsn", &varve__v1__set_safe_compaction_lsn_request__descriptor},
     {"/varve.v1.Admin/SetRateLimit", &varve__v1__set_rate_limit_request__descriptor},
+    {"/varve.v1.Admin/Reload", &varve__v1__reload_request__descriptor},
     {"/varve.v1.Admin/Backup", &varve__v1__backup_request__descriptor},
     {"/varve.v1.Admin/Verify", &varve__v1__verify_request__descriptor},
     {"/varve.v1.Admin/Promote", &varve__v1__promote_request__descriptor},

@@ -104,6 +104,7 @@ static const struct {
     {"/varve.v1.Admin/Compact", VV_RPC_ADMIN},
     {"/varve.v1.Admin/SetSafeCompactionLsn", VV_RPC_ADMIN},
     {"/varve.v1.Admin/SetRateLimit", VV_RPC_ADMIN},
+    {"/varve.v1.Admin/Reload", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Backup", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Verify", VV_RPC_ADMIN},
     {"/varve.v1.Admin/Promote", VV_RPC_ADMIN},
@@ -250,7 +251,7 @@ Test(access, reflection_can_be_turned_off) {
 
 static void reload(bool good) {
     vv_error err = {""};
-    vv_status st = vv_server_reload(fx.server, &err);
+    vv_status st = vv_server_reload(fx.server, "test", NULL, &err);
     cr_assert_eq(vv_ok(st), good, "%s", err.text);
     if (!good)
         cr_assert_not_null(strstr(err.text, "tokens"), "%s", err.text);

@@ -247,8 +247,8 @@ Test(admin, the_dashboard_counts_calls_from_the_first_look_on) {
 
 Test(admin, what_is_no_request_is_refused) {
     static const char *const methods[] = {
-        "Status", "Stats",  "Dashboard",    "Flush",  "Compact", "SetSafeCompactionLsn",
-        "Backup", "Verify", "SetRateLimit", "Promote"};
+        "Status", "Stats",  "Dashboard",    "Flush",   "Compact", "SetSafeCompactionLsn",
+        "Backup", "Verify", "SetRateLimit", "Promote", "Reload"};
     fixture_start();
     for (size_t i = 0; i < VV_ARRAY_COUNT(methods); i++) {
         char path[64];

@@ -130,7 +130,7 @@ Test(rate_limit, a_file_sets_single_users_and_applying_it_again_forgets_the_rest
     vv_tempdir();
     cr_assert(vv_ok(vv_users_init(&users, &defaults, NULL)));
     cr_assert(vv_ok(load("a reads=100:200 # fast\n\"b c\" writes=0\n", &limits, &err)), "%s", err.text);
-    vv_limits_apply(limits, &users);
+    vv_limits_apply(limits, &defaults, &users);
     vv_user *a = vv_users_get(&users, vv_slice_str("a")), *b = vv_users_get(&users, vv_slice_str("b c"));
     cr_assert_eq(vv_rate_bucket_get(&a->reads).per_second, 100);
     cr_assert_eq(vv_rate_bucket_get(&a->reads).burst, 200);
@@ -142,12 +142,15 @@ Test(rate_limit, a_file_sets_single_users_and_applying_it_again_forgets_the_rest
     cr_assert(vv_ok(vv_rate_limit_set(&users, vv_slice_str("b c"), &set)));
     cr_assert(vv_ok(vv_rate_limit_set(&users, vv_slice_str("d"), &set)));
     cr_assert_eq(vv_rate_bucket_get(&b->writes).per_second, 9);
-    vv_limits_apply(limits, &users);
+    vv_limits_apply(limits, &defaults, &users);
     cr_assert_eq(vv_rate_bucket_get(&b->writes).per_second, 0);
     cr_assert_eq(vv_rate_bucket_get(&vv_users_get(&users, vv_slice_str("d"))->reads).per_second, 1);
     vv_limits_destroy(limits);
-    vv_limits_apply(NULL, &users);
+    vv_limits_apply(NULL, &defaults, &users);
     cr_assert_eq(vv_rate_bucket_get(&a->reads).per_second, 1);
+    vv_limits_apply(NULL, &set, &users);
+    cr_assert_eq(vv_rate_bucket_get(&a->reads).per_second, 9);
+    cr_assert_eq(vv_rate_bucket_get(&vv_users_get(&users, vv_slice_str("new"))->reads).per_second, 9);
 
     set.reads.per_second = VV_RATE_MAX + 1;
     cr_assert_not(vv_ok(vv_rate_limit_set(&users, vv_slice_str("d"), &set)));

@@ -104,7 +104,7 @@ Test(tls, renewed_files_serve_new_connections_and_old_ones_live_on) {
     be(servers, NULL, NULL);
     expect_put(GRPC_STATUS_OK, NULL); /* nobody has said so yet */
     vv_error err = {""};
-    cr_assert(vv_ok(vv_server_reload(fx.server, &err)), "%s", err.text);
+    cr_assert(vv_ok(vv_server_reload(fx.server, "test", NULL, &err)), "%s", err.text);
     be(next, NULL, NULL);
     expect_put(GRPC_STATUS_OK, NULL);
     be(servers, NULL, NULL);
@@ -133,7 +133,7 @@ Test(tls, broken_files_change_nothing) {
     for (size_t i = 0; i < VV_ARRAY_COUNT(bad); i++) {
         test_write_file(vv_tempdir_path(bad[i].file), bad[i].text);
         vv_error err = {""};
-        cr_expect_not(vv_ok(vv_server_reload(fx.server, &err)));
+        cr_expect_not(vv_ok(vv_server_reload(fx.server, "test", NULL, &err)));
         cr_expect_not_null(strstr(err.text, bad[i].words), "%s: %s", bad[i].words, err.text);
         be(servers, NULL, NULL);
         expect_put(GRPC_STATUS_OK, NULL);
@@ -142,7 +142,7 @@ Test(tls, broken_files_change_nothing) {
     }
     cr_assert_eq(remove(vv_tempdir_path("key")), 0);
     vv_error err = {""};
-    cr_expect_not(vv_ok(vv_server_reload(fx.server, &err)));
+    cr_expect_not(vv_ok(vv_server_reload(fx.server, "test", NULL, &err)));
     cr_expect_not_null(strstr(err.text, "TLS_KEY"), "%s", err.text);
     be(servers, NULL, NULL);
     expect_put(GRPC_STATUS_OK, NULL);
@@ -283,7 +283,7 @@ Test(tls, a_new_ca_for_clients_holds_for_new_connections) {
     expect_put(GRPC_STATUS_UNAVAILABLE, NULL);
     test_write_file(vv_tempdir_path("ca"), test_ca_pem(next));
     vv_error err = {""};
-    cr_assert(vv_ok(vv_server_reload(fx.server, &err)), "%s", err.text);
+    cr_assert(vv_ok(vv_server_reload(fx.server, "test", NULL, &err)), "%s", err.text);
     be(servers, next, "alice");
     expect_put(GRPC_STATUS_OK, NULL);
     be(servers, clients, "alice");
