@@ -15,6 +15,7 @@
 #define MOST       26
 #define US         1e-6
 #define MS         1e-3
+#define MS_PER_S   1000
 
 /* ---- shared with the JSON ---- */
 
@@ -376,8 +377,8 @@ static void configuration(vv_exposition *e, const vv_reload *r) {
     vv_reload_state last = vv_reload_state_get(r);
     one(e, "varve_config_reload_success", "gauge",
         "1: the newest reload of the configuration, or the start, went well; 0: it was refused.", last.ok);
-    one_real(e, "varve_config_reload_success_timestamp_seconds", "gauge",
-             "When the newest one that went well did, Unix time.", (double)last.ok_unix_ms * MS);
+    one(e, "varve_config_reload_success_timestamp_seconds", "gauge",
+        "When the newest one that went well did, Unix time.", last.ok_unix_ms / MS_PER_S);
 }
 
 void vv_metrics_text(const vv_metrics_source *s, vv_exposition *e) {

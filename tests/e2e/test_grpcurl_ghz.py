@@ -67,7 +67,7 @@ class GrpcurlAndGhz(unittest.TestCase):
                  "Snapshots/Open": {"lease_ms": 60000}, "Admin/Status": {}, "Admin/Stats": {}, "Admin/Flush": {},
                  "Admin/Compact": {}, "Admin/SetSafeCompactionLsn": {"lsn": 0}, "Admin/Verify": {},
                  "Admin/SetRateLimit": {"user": b64(b"someone"), "reads_per_second": 5},
-                 "Admin/Backup": {"name": b64(b"backup")}}
+                 "Admin/Backup": {"name": b64(b"backup")}, "Admin/Reload": {}}
         answers = {name: self.call(name, request) for name, request in calls.items()}
         self.assertEqual({name: len(messages) for name, messages in answers.items()}, dict.fromkeys(calls, 1))
         snapshot = answers["Snapshots/Open"][0]

@@ -435,6 +435,9 @@ ADMIN = {
         put(b"k"), put(b"k"),
         get(b"k", found(b"v")), refused("KV/Get", {"key": b"k"}, "RESOURCE_EXHAUSTED", "RATE_LIMITED", retry=True),
         step("Admin/SetRateLimit", {"user": b"default"}, {}), get(b"k", found(b"v")), get(b"k", found(b"v"))],
+    "a reload forgets rate limits": [
+        step("Admin/SetRateLimit", {"user": b"default", "writes_per_second": "1", "write_burst": "1"}, {}),
+        step("Admin/Reload", {}, {}), put(b"k"), put(b"k"), put(b"k")],
     "a bad rate limit": [invalid("Admin/SetRateLimit", {"reads_per_second": "1"}, "BAD_RATE_LIMIT")],
     "backups": [
         put(b"k", b"v", "$a"),
@@ -488,7 +491,8 @@ def as_user(name):
 # A call of each right.
 READS = [("KV/Get", {"key": b"k"}), ("KV/MultiGet", {"keys": [b"k"]}), ("KV/Scan", {"limit": "1"})]
 WRITES = [("KV/Put", {"key": b"k"}), ("KV/Delete", {"key": b"k"}), ("KV/Write", {"ops": [{"put": {"key": b"k"}}]})]
-ADMINS = [("Admin/Status", {}), ("Admin/Flush", {}), ("Admin/SetRateLimit", {"user": b"u"})]
+ADMINS = [("Admin/Status", {}), ("Admin/Flush", {}), ("Admin/SetRateLimit", {"user": b"u"}),
+          ("Admin/Reload", {})]
 REPLICAS = [("Replication/Hello", {}), ("Replication/StreamWal", {"until_end": True}), ("Replication/TakeSnapshot", {})]
 
 ACCESS = {
@@ -653,6 +657,7 @@ PREPARE = {"damaged": ({b"d%04d" % i: b"v" * 200 for i in range(500)}, damage),
 # Reasons that clients meet, but not by what they do or not each time; and where they are tested.
 ELSEWHERE = {
     "ALREADY_RUNNING": "tests/rpc/test_admin.c",
+    "BAD_CONFIGURATION": "test_reload.py",
     "CANCELLED": "nobody sees it, since who has cancelled does not wait",
     "CERTIFICATE_NAME_INVALID": "tests/rpc/test_tls.c",
     "DEADLINE_EXCEEDED": "a client has its own words for it",
