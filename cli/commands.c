@@ -264,6 +264,14 @@ static vv_cli_exit run_backup(const job *j, vv_client *c, vv_client_error *err) 
     return VV_CLI_DONE;
 }
 
+static vv_cli_exit run_reload(const job *j, vv_client *c, vv_client_error *err) {
+    static vv_client_reload_report report;
+    if (!vv_client_reload(c, &report, err))
+        return failed(j->args, err);
+    vv_output_reload(stdout, &report, j->args->json);
+    return VV_CLI_DONE;
+}
+
 static vv_cli_exit run_promote(const job *j, vv_client *c, vv_client_error *err) {
     uint64_t epoch = 0;
     if (!vv_client_promote(c, j->args->force, &epoch, err))
@@ -299,6 +307,7 @@ static vv_cli_exit run_verb(const job *j, vv_client *c, vv_client_error *err) {
     case VV_CLI_WATCH: return run_watch(j, c, err);
     case VV_CLI_COMPACT: return run_compact(j, c, err);
     case VV_CLI_PROMOTE: return run_promote(j, c, err);
+    case VV_CLI_RELOAD: return run_reload(j, c, err);
     case VV_CLI_LOAD: return vv_cli_load(j->args, c);
     case VV_CLI_REPL: return vv_cli_repl(j->args, c);
     case VV_CLI_TOP: return vv_cli_top(j->args, c);

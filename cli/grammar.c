@@ -298,6 +298,16 @@ const vv_cli_command vv_cli_commands[] = {
      .takes_long = true,
      .text = "Flush, merge everything into the last level, and wait for it.\n",
      .uses = {JSON_NONE}},
+    {.name = "reload",
+     .verb = VV_CLI_RELOAD,
+     .usage = "reload",
+     .summary = "take up a changed configuration",
+     .with_server = true,
+     .text = "Have the server read its configuration again, as SIGHUP does: file, tokens, limits, "
+             "certificates. All of it is checked before any of it applies. A line \"changed KEY\" "
+             "stands for each that has changed, and \"restart needed KEY\" for what the server takes "
+             "up only when it is started anew.\n",
+     .uses = {{VV_OPT_JSON, "print {\"changed\": [...], \"restart_needed\": [...]}"}}},
     {.name = "promote",
      .verb = VV_CLI_PROMOTE,
      .usage = "promote",
@@ -424,7 +434,7 @@ const vv_cli_command vv_cli_commands[] = {
      .operands_max = 2,
      .text = "Print a fresh token, which is for USER alone, and the line for the server's "
              "TOKENS_FILE, which has only the token's hash. ROLES are of read,write,admin,replica, "
-             "with commas between. The server takes the line up with SIGHUP.\n",
+             "with commas between. The server takes the line up with varve reload.\n",
      .uses = {{VV_OPT_JSON, "print {\"line\", \"token\"}"}}},
     {
         .name = "completion",

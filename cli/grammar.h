@@ -28,6 +28,7 @@ typedef enum vv_cli_verb {
     VV_CLI_STATS,
     VV_CLI_FLUSH,
     VV_CLI_COMPACT,
+    VV_CLI_RELOAD,
     VV_CLI_PROMOTE,
     VV_CLI_BACKUP,
     VV_CLI_RESTORE,

@@ -322,6 +322,25 @@ void vv_output_restored(FILE *out, const varve_restore_info *r, bool json) {
             text[0] ? ", the last archived at " : "", text);
 }
 
+static json_t *json_keys(const char keys[][48], size_t count) {
+    json_t *list = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, json_string(keys[i]));
+    return list;
+}
+
+void vv_output_reload(FILE *out, const vv_client_reload_report *r, bool json) {
+    if (json) {
+        print_json(out, json_pack("{s:o, s:o}", "changed", json_keys(r->changed, r->changed_count),
+                                  "restart_needed", json_keys(r->restart_needed, r->restart_count)));
+        return;
+    }
+    for (size_t i = 0; i < r->changed_count; i++)
+        fprintf(out, "changed %s\n", r->changed[i]);
+    for (size_t i = 0; i < r->restart_count; i++)
+        fprintf(out, "restart needed %s\n", r->restart_needed[i]);
+}
+
 void vv_output_epoch(FILE *out, uint64_t epoch, bool json) {
     if (json)
         print_json(out, json_pack("{s:I}", "epoch", (json_int_t)epoch));

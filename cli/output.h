@@ -57,6 +57,8 @@ void vv_output_backup(FILE *out, const varve_backup_info *info, bool json);
 
 void vv_output_restored(FILE *out, const varve_restore_info *info, bool json);
 
+void vv_output_reload(FILE *out, const vv_client_reload_report *report, bool json);
+
 void vv_output_epoch(FILE *out, uint64_t epoch, bool json);
 
 /* A line for each damage; then one for all. */

@@ -146,9 +146,9 @@ typedef struct vv_admin_options {
     vv_leases *leases;         /* the same */
     const vv_exports *exports; /* the same */
     vv_replication *replication;
-    varve_archive *archive;         /* for Stats; NULL: none */
-    const vv_server_config *config; /* for Promote: PEERS */
-    vv_users *users;                /* for SetRateLimit */
+    varve_archive *archive;                 /* for Stats; NULL: none */
+    const vv_server_config *config;         /* for Promote: PEERS */
+    vv_users *users;                        /* for SetRateLimit */
     const struct vv_metrics_source *source; /* for Dashboard; filled before the first call */
     /* For Reload; on one of the administration's threads. NULL: it is UNIMPLEMENTED. */
     vv_status (*reload)(void *arg, struct vv_reload_report *report, vv_error *err);

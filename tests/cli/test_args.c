@@ -265,6 +265,7 @@ Test(cli_args, numbers_have_defaults_and_bounds) {
     cr_expect(args.interval_us == 200000 && args.once && args.timeout_us == 30000000);
     expect_bad("top --interval 1ms", "--interval '1ms'");
     expect_bad("top --data d", "asks a server");
+    expect_bad("reload --data d", "asks a server");
     cr_assert_eq(parse("load - --skip 12 --from-json"), VV_CLI_RUN, "%s", err_text);
     cr_expect(args.skip == 12 && args.from_json && args.timeout_us == 0);
     expect_bad("load --skip -1", "--skip '-1'");

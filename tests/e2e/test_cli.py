@@ -237,6 +237,21 @@ class ThroughTheServer(Commands, unittest.TestCase):
         self.assertEqual(result.code, 3)
         self.assertIn("DEADLINE_EXCEEDED", result.err)
 
+    def test_reload(self):
+        config = self.work / "varved.conf"
+        config.write_text("LOG_LEVEL = warn\n")
+        with Varved(self.work / "reloaded", f"--config={config}") as server:
+            target = ["--server", server.address]
+            self.assertEqual(varve(*target, "reload").out, b"")
+            config.write_text("LOG_LEVEL = info\nCACHE_CAPACITY = 1MiB\nMEMTABLE_SIZE = 1MiB\n")
+            self.assertEqual(json.loads(varve(*target, "reload", "--json").out),
+                             {"changed": ["LOG_LEVEL", "CACHE_CAPACITY"], "restart_needed": ["MEMTABLE_SIZE"]})
+            self.assertEqual(varve(*target, "reload").out, b"restart needed MEMTABLE_SIZE\n")
+            config.write_text("LOG_LEVEL = loud\n")
+            result = varve(*target, "reload")
+            self.assertEqual((result.code, result.out), (3, b""))
+            self.assertIn("varved.conf:1: LOG_LEVEL = loud: allowed is", result.err)
+
     def test_administration(self):
         self.ok("put", "k", "1")
         status = json.loads(self.ok("status", "--json"))
