@@ -64,7 +64,8 @@ class GrpcurlAndGhz(unittest.TestCase):
         calls = {"KV/Put": {**key, "value": b64(b"v")}, "KV/Get": key, "KV/MultiGet": {"keys": [b64(b"each")]},
                  "KV/Write": {"ops": [{"put": key}]}, "KV/Scan": {"prefix": b64(b"each")},
                  "KV/Pipeline": {"id": 1, "op": {"get": key}}, "KV/Delete": key,
-                 "Snapshots/Open": {"lease_ms": 60000}, "Admin/Status": {}, "Admin/Stats": {}, "Admin/Flush": {},
+                 "Snapshots/Open": {"lease_ms": 60000}, "Admin/Status": {}, "Admin/Stats": {}, "Admin/Dashboard": {},
+                 "Admin/Flush": {},
                  "Admin/Compact": {}, "Admin/SetSafeCompactionLsn": {"lsn": 0}, "Admin/Verify": {},
                  "Admin/SetRateLimit": {"user": b64(b"someone"), "reads_per_second": 5},
                  "Admin/Backup": {"name": b64(b"backup")}, "Admin/Reload": {}}

@@ -417,6 +417,7 @@ ADMIN = {
     "stats": [step("Admin/Stats", {}, {"stats": ["...", {"name": "memory_bytes", "value": ANY}]}),
               *[step("Admin/Stats", {}, {"stats": ["...", {"name": name, "...": True}]})
                 for name in ("retry_memory_bytes", "retried_writes", "rpc_leases", "rpc_exports")]],
+    "dashboard": [step("Admin/Dashboard", {}, {"json": ANY})],
     "flush and compact": [
         put(b"k", b"v", "$a"), step("Admin/Flush", {}, {"flushed_lsn": "$a"}), step("Admin/Compact", {}, {}),
         step("Admin/Status", {}, {"flushed_lsn": "$a", "...": True}), get(b"k", found(b"v", "$a"))],
@@ -492,7 +493,7 @@ def as_user(name):
 READS = [("KV/Get", {"key": b"k"}), ("KV/MultiGet", {"keys": [b"k"]}), ("KV/Scan", {"limit": "1"})]
 WRITES = [("KV/Put", {"key": b"k"}), ("KV/Delete", {"key": b"k"}), ("KV/Write", {"ops": [{"put": {"key": b"k"}}]})]
 ADMINS = [("Admin/Status", {}), ("Admin/Flush", {}), ("Admin/SetRateLimit", {"user": b"u"}),
-          ("Admin/Reload", {})]
+          ("Admin/Reload", {}), ("Admin/Dashboard", {})]
 REPLICAS = [("Replication/Hello", {}), ("Replication/StreamWal", {"until_end": True}), ("Replication/TakeSnapshot", {})]
 
 ACCESS = {
