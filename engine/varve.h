@@ -181,7 +181,8 @@ VARVE_API varve_status varve_open(const char *path, const varve_options *options
  *
  * NO_MEMORY         there is none for a larger cache; nothing changed.
  *
- * Thread-safe. Does no I/O; takes milliseconds for each GiB that goes out of the cache.
+ * Thread-safe; one at a time. Does no I/O; takes about half a second for each GiB of small blocks that goes
+ * out of the cache.
  */
 VARVE_API varve_status varve_reconfigure(varve_db *db, const varve_options *options,
                                          varve_error *err) VARVE_CHECKED;

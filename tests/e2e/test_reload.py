@@ -317,6 +317,22 @@ class Reload(unittest.TestCase):
         self.serve(text, "--rpc-threads=3")
         self.assertEqual(self.by_call().restart_needed, [])
 
+    def test_a_signal_before_there_is_a_server_is_not_lost(self):
+        with Varved(self.work / "primary") as primary:
+            address = primary.address
+            self.assertEqual(primary.stop(), 0)
+        self.configure("LOG_LEVEL = info\n")
+        self.server = Varved(self.work / "data", f"--config={self.file}", f"--follow={address}", wait=False)
+        self.addCleanup(self.server.__exit__, None)
+        until(lambda: "there is no primary to get a copy from" in self.server.stderr(), "it looks for a primary")
+        self.configure("RATE_LIMIT_READS = 7\n")
+        self.server.process.send_signal(signal.SIGHUP)
+        with Varved(self.work / "primary", listen=(address,)):
+            self.server.await_ready()
+            until(lambda: "SIGHUP: configuration and files read again; changed: RATE_LIMIT_READS" in self.server.stderr(),
+                  "the file is read once it serves")
+            self.assertEqual(self.server.stop(), 0)
+
     # ---- beside calls ----
 
     def test_reloads_under_load(self):
