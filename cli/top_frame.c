@@ -95,6 +95,15 @@ static const char *bytes_text(char buf[32], double bytes) {
     return buf;
 }
 
+/* What a server says of itself does nothing to the terminal. */
+static void print_text(FILE *out, const json_t *object, const char *name, const char *none) {
+    const json_t *text = json_object_get(object, name);
+    if (json_is_string(text))
+        vv_output_word(out, vv_slice_make(json_string_value(text), json_string_length(text)), false);
+    else
+        fputs(none, out);
+}
+
 /* ---- parts ---- */
 
 static const json_t *method_before(const frame *f, const json_t *method) {
@@ -109,6 +118,16 @@ static const json_t *method_before(const frame *f, const json_t *method) {
     return NULL;
 }
 
+/* "KV.Get" */
+static void method_name(const json_t *method, char name[64]) {
+    const char *service = json_string_value(json_object_get(method, "service"));
+    const char *method_text = json_string_value(json_object_get(method, "method"));
+    const char *dot = service ? strrchr(service, '.') : NULL;
+    snprintf(name, 64, "%s.%s", dot ? dot + 1 : service ? service : "", method_text ? method_text : "");
+    for (char *at = name; *at; at++)
+        *at = *at > ' ' && *at < 0x7f ? *at : '?';
+}
+
 static void calls(const frame *f) {
     size_t i, shown = 0;
     json_t *m;
@@ -120,11 +139,8 @@ static void calls(const frame *f) {
         double count = since(number(m, "count"), number(before, "count"));
         if (count == 0 || f->seconds == 0)
             continue;
-        const char *service = json_string_value(json_object_get(m, "service"));
-        const char *short_service = service ? strrchr(service, '.') : NULL;
         char name[64];
-        snprintf(name, sizeof name, "%s.%s", short_service ? short_service + 1 : service,
-                 json_string_value(json_object_get(m, "method")));
+        method_name(m, name);
         fprintf(f->out, "%-28s %10.0f %8.0f", name, count / f->seconds,
                 since(number(m, "failed"), number(before, "failed")) / f->seconds);
         if (spread_count(us, us_before) > 0) {
@@ -250,12 +266,13 @@ static void replicas(const frame *f) {
 void vv_top_frame(FILE *out, const char *server, const json_t *before, const json_t *now) {
     double us = since(number(now, "now_us"), number(before, "now_us"));
     frame f = {.out = out, .before = before, .now = now, .seconds = us / 1e6};
-    const char *role = json_string_value(json_object_get(now, "role"));
-    const char *backend = json_string_value(json_object_get(now, "io_backend"));
-    const char *version = json_string_value(json_object_get(now, "version"));
-    fprintf(out, "%s: %s, %s, %s, version %s\n\n", server, role ? role : "starting",
-            json_is_true(json_object_get(now, "serving")) ? "serving" : "NOT SERVING",
-            backend ? backend : "no database", version ? version : "unknown");
+    fprintf(out, "%s: ", server);
+    print_text(out, now, "role", "starting");
+    fprintf(out, ", %s, ", json_is_true(json_object_get(now, "serving")) ? "serving" : "NOT SERVING");
+    print_text(out, now, "io_backend", "no database");
+    fputs(", version ", out);
+    print_text(out, now, "version", "unknown");
+    fputs("\n\n", out);
     if (!json_is_object(json_object_get(now, "stats")))
         return;
     calls(&f);

@@ -89,3 +89,13 @@ Test(cli_top, a_follower_shows_its_lag_and_one_that_starts_shows_little) {
     expect("h:1: starting, NOT SERVING, no database, version 1.2.3");
     cr_expect_null(strstr(screen, "LOG"));
 }
+
+Test(cli_top, what_a_server_says_does_nothing_to_the_terminal) {
+    draw("{}", "{\"now_us\":1000000,\"role\":\"\\u001b[2J\",\"version\":\"a\\nb\",\"stats\":{},\"methods\":["
+               "{\"service\":\"x.\\u001b]0;y\",\"method\":\"z\\u0007\",\"count\":5,\"failed\":0,\"us\":[]}],"
+               "\"replicas\":[]}");
+    expect("\\x1b[2J");
+    expect("a\\x0ab");
+    expect("?]0;y.z?");
+    cr_expect_null(strchr(screen, '\033'));
+}
