@@ -192,12 +192,14 @@ class Live(Caller):
         shown.expect(r"OK, LSN \d+ +\([0-9.]+ [mu]?s\)\r?\n")
         shown.type("put person:bob x\n")
         shown.expect("OK, LSN")
+        shown.expect("varve> ")
         shown.type("ge\tper\t\t")  # completes commands, and keys as far as they agree
         shown.expect(r"person:alice +person:bob")
         shown.type("a\t\n")
         shown.expect("lice")
         answer = shown.expect(r" +\([0-9.]+ [mu]?s\)")
         self.assertTrue(answer.endswith("some\\x20\\x1b\\x20value"), answer)
+        shown.expect("varve> ")  # from now on Ctrl-C is the line's
         shown.type("this line is left")
         shown.expect("left")
         shown.type("\x03")
