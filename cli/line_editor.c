@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -15,6 +16,10 @@
 #define CANDIDATES_MAX 64
 
 struct vv_line_editor {
+    /* The terminal as it was, which is how commands run: Ctrl-C ends the process; and as lines are read.
+     * libedit shows its prompt some time before the terminal is its own: Ctrl-C and Ctrl-D that are typed
+     * then are for the line as well, and wait. */
+    struct termios outside, inside;
     EditLine *el;
     History *history;
     char *history_path;
@@ -117,7 +122,9 @@ static char *prompt_of(EditLine *el) {
 
 bool vv_line_editor_next(vv_line_editor *e, vv_slice *line_out) {
     int bytes;
+    tcsetattr(STDIN_FILENO, TCSANOW, &e->inside);
     const char *line = el_gets(e->el, &bytes);
+    tcsetattr(STDIN_FILENO, TCSANOW, &e->outside);
     if (!line || bytes <= 0)
         return false;
     size_t length = (size_t)bytes;
@@ -161,6 +168,15 @@ vv_line_editor *vv_line_editor_open(const char *prompt, const char *history_path
     e->complete = complete;
     e->arg = arg;
     e->history_path = history_path ? vv_strdup(history_path) : NULL;
+    if (tcgetattr(STDIN_FILENO, &e->outside) != 0) {
+        vv_free(e->history_path);
+        vv_free(e);
+        return NULL;
+    }
+    e->inside = e->outside;
+    e->inside.c_lflag &= (tcflag_t)~ISIG;
+    e->inside.c_cc[VEOF] = _POSIX_VDISABLE;
+    tcsetattr(STDIN_FILENO, TCSANOW, &e->inside); /* libedit goes by what it finds */
     e->history = history_init();
     e->el = el_init("varve", stdin, stdout, stderr);
     if (!e->history || !e->el) {
@@ -189,6 +205,7 @@ void vv_line_editor_close(vv_line_editor *e) {
         el_end(e->el);
     if (e->history)
         history_end(e->history);
+    tcsetattr(STDIN_FILENO, TCSANOW, &e->outside);
     vv_free(e->history_path);
     vv_free(e);
 }
