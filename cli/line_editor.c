@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #include "base/alloc.h"
 #include "base/compiler.h"
@@ -85,7 +86,7 @@ static unsigned char apply(vv_line_editor *e, candidates *c, size_t word_bytes) 
     return grew ? CC_REFRESH : CC_REDISPLAY;
 }
 
-static unsigned char on_tab(EditLine *el, int key) {
+static unsigned char on_tab(EditLine *el, wint_t key) {
     (void)key;
     vv_line_editor *e;
     candidates c = {0};
@@ -105,7 +106,7 @@ static unsigned char on_tab(EditLine *el, int key) {
 
 /* ---- lines ---- */
 
-static unsigned char on_interrupt(EditLine *el, int key) {
+static unsigned char on_interrupt(EditLine *el, wint_t key) {
     (void)key;
     const LineInfo *info = el_line(el);
     el_cursor(el, (int)(info->lastchar - info->cursor));
@@ -188,9 +189,10 @@ vv_line_editor *vv_line_editor_open(const char *prompt, const char *history_path
     el_set(e->el, EL_PROMPT, prompt_of);
     el_set(e->el, EL_EDITOR, "emacs");
     el_set(e->el, EL_HIST, history, e->history);
-    el_set(e->el, EL_ADDFN, "varve-complete", "complete", on_tab);
+    /* The narrow el_set() would copy these names and never free them. */
+    el_wset(e->el, EL_ADDFN, L"varve-complete", L"complete", on_tab);
     el_set(e->el, EL_BIND, "\t", "varve-complete", NULL);
-    el_set(e->el, EL_ADDFN, "varve-interrupt", "leave the line", on_interrupt);
+    el_wset(e->el, EL_ADDFN, L"varve-interrupt", L"leave the line", on_interrupt);
     el_set(e->el, EL_SETTY, "-d", "-isig", NULL);
     el_set(e->el, EL_BIND, "^C", "varve-interrupt", NULL);
     el_set(e->el, EL_BIND, "^R", "em-inc-search-prev", NULL);

@@ -226,7 +226,8 @@ Test(admin, a_user_s_limit_holds_at_once_and_is_lifted_at_once) {
 static char *dashboard(void) {
     Varve__V1__DashboardResponse *r =
         answer(start("Dashboard", NULL), &varve__v1__dashboard_response__descriptor);
-    char *text = strndup((const char *)r->json.data, r->json.len);
+    char *text = calloc(1, r->json.len + 1);
+    memcpy(text, r->json.data, r->json.len);
     varve__v1__dashboard_response__free_unpacked(r, NULL);
     return text;
 }
