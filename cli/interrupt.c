@@ -2,28 +2,31 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <time.h>
 
 #include "base/clock.h"
 
-static volatile sig_atomic_t interrupted;
+/* Lock-free, as a signal handler needs it; threads look at it, too. */
+static _Atomic bool interrupted;
+_Static_assert(ATOMIC_BOOL_LOCK_FREE == 2, "for signal handlers");
 
 static void remember(int signal) {
     (void)signal;
-    interrupted = 1;
+    atomic_store(&interrupted, true);
 }
 
 void vv_interrupt_catch(void) {
     struct sigaction action = {.sa_handler = remember, .sa_flags = (int)SA_RESETHAND};
-    interrupted = 0;
+    atomic_store(&interrupted, false);
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
 
 bool vv_interrupted(void) {
-    return interrupted != 0;
+    return atomic_load(&interrupted);
 }
 
 void vv_sleep_until(uint64_t deadline_ns) {
