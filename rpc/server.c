@@ -619,12 +619,13 @@ const vv_rpc_service *vv_server_services(const vv_server *s, size_t *count_out) 
 
 static void log_reload(const vv_server *s, const char *who, const vv_reload_report *r) {
     char keys[LIST_BYTES];
-    vv_reload_list(r->changed, r->changed_count, keys, sizeof keys);
-    vv_log(s->log, VV_LOG_INFO, "%s: configuration and files read again; changed: %s", who,
-           r->changed_count > 0 ? keys : "nothing");
     vv_reload_list(r->restart_needed, r->restart_count, keys, sizeof keys);
     if (r->restart_count > 0)
         vv_log(s->log, VV_LOG_WARN, "%s: a restart is needed for %s", who, keys);
+    /* The last line of it, which those wait for who sent the signal. */
+    vv_reload_list(r->changed, r->changed_count, keys, sizeof keys);
+    vv_log(s->log, VV_LOG_INFO, "%s: configuration and files read again; changed: %s", who,
+           r->changed_count > 0 ? keys : "nothing");
 }
 
 vv_status vv_server_reload(vv_server *s, const char *who, vv_reload_report *report, vv_error *err) {

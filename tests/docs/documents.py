@@ -38,8 +38,12 @@ PLAIN = {"c", "text", "ini", "yaml", "json", "proto", "toml"}
 
 
 def documents():
-    return [path for path in sorted(ROOT.rglob("*.md"))
-            if not {"build", "data", ".git", "node_modules"} & set(path.relative_to(ROOT).parts)]
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        # Not looked into at all: other tests make and remove things there meanwhile.
+        folders[:] = set(folders) - {"build", "data", ".git", "node_modules"}
+        found += [Path(folder) / name for name in files if name.endswith(".md")]
+    return sorted(found)
 
 
 class Failure(Exception):
